@@ -1,0 +1,73 @@
+package claims
+
+// The words of the protocol: records, claims, verdicts, outcomes.
+
+import "time"
+
+// Coord is where a record lies in Kafka.
+type Coord struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+}
+
+// Record is what a worker asks about: a task's record as it was fetched.
+type Record struct {
+	TaskID  string
+	Epoch   int
+	Attempt int
+	Run     int64 // the last run that the record knows of; a grant is always higher
+	Coord   Coord
+	Once    bool // effects: once; in doubt it is never run again
+}
+
+// State of a claim.
+type State string
+
+// The states of a claim.
+const (
+	None      State = ""
+	Running   State = "R"
+	Waiting   State = "W"
+	Dead      State = "D"
+	Cancelled State = "C"
+	Done      State = "done"
+)
+
+// Claim is what is known of a task now; the zero Claim is None.
+type Claim struct {
+	State   State
+	Epoch   int
+	Attempt int   // Running: this attempt; Waiting: the attempt that it waits for
+	Run     int64 // the last run granted
+	Owner   string
+	Coord   Coord
+	Crashes int
+	Due     time.Time // Waiting: not before; zero = unknown
+	History []byte    // Waiting and Dead: the bounded failure history, opaque here
+	Cancel  bool      // Running: someone asked to cancel
+	Reason  string    // Dead: the dead letter's reason
+}
+
+// Verdict is what a worker does with a record it asked about.
+type Verdict uint8
+
+// The verdicts. Run carries Grant.Run and Grant.Attempt; all others start nothing.
+const (
+	VerdictRun     Verdict = iota + 1 // run it: Running is written in this worker's name
+	VerdictAck                        // duplicate, stale or cancelled: acknowledge, no run
+	VerdictPark                       // someone may be running it: ask again later, never acknowledge
+	VerdictWait                       // its retry waits at this very record: wait until Claim.Due here, then ask again with Claim.Attempt
+	VerdictRetry                      // the retry's record may be missing: produce attempt Claim.Attempt again, then acknowledge
+	VerdictLetter                     // dead at this epoch: produce the letter again (reason in Claim.Reason), then acknowledge
+	VerdictResolve                    // done at an epoch above 0: produce resolved again, then acknowledge
+)
+
+// Grant is the answer for one Record.
+type Grant struct {
+	Verdict Verdict
+	Run     int64 // VerdictRun: the run granted; higher than every earlier one
+	Attempt int   // VerdictRun: the attempt to run
+	InDoubt bool  // VerdictRun: an earlier owner went silent, its effect may have happened
+	Claim   Claim // the claim as it stands after this call
+}

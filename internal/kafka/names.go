@@ -1,0 +1,31 @@
+// Package kafka holds what every part needs to speak to Kafka the same way:
+// names of topics and groups, client options from the environment, topics made
+// or checked from the catalog. It consumes and produces nothing by itself.
+package kafka
+
+// Names builds topic and group names. The zero value has no prefix.
+type Names struct{ Prefix string }
+
+// Tasks is the topic of a queue.
+func (n Names) Tasks(queue string) string { return n.Prefix + "tasks." + queue }
+
+// Retry is the delay topic of a tier, such as "1m".
+func (n Names) Retry(tier string) string { return n.Prefix + "retry." + tier }
+
+// Events is the topic of what happened to a queue's tasks, the happy path excepted.
+func (n Names) Events(queue string) string { return n.Prefix + "events." + queue }
+
+// DLQ is the topic of a queue's dead letters.
+func (n Names) DLQ(queue string) string { return n.Prefix + "dlq." + queue }
+
+// Control is the compacted topic of facts that must outlive Redis and Postgres.
+func (n Names) Control() string { return n.Prefix + "perdure.control" }
+
+// WorkerGroup is the consumer group of a queue's workers.
+func (n Names) WorkerGroup(queue string) string { return n.Prefix + "perdure." + queue }
+
+// IndexGroup is the consumer group of the dead-letter index.
+func (n Names) IndexGroup() string { return n.Prefix + "perdure.dlq-index" }
+
+// RetryGroup is the consumer group that moves retries back to their queues.
+func (n Names) RetryGroup() string { return n.Prefix + "perdure.retry" }

@@ -1,0 +1,77 @@
+package schemas
+
+// The catalog: every kind, queue and dependency, declared once.
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Defaults that Parse fills in where the catalog is silent.
+const (
+	DefaultPartitions   = 8
+	DefaultRetention    = 168 * time.Hour
+	DefaultDLQRetention = 720 * time.Hour
+	DefaultTimeout      = 30 * time.Second
+	DefaultMaxAttempts  = 10
+	DefaultInitialDelay = time.Second
+	DefaultMaxDelay     = 10 * time.Minute
+)
+
+// Catalog is what Parse returns: complete (defaults filled in), validated and
+// never changed afterwards, so that it may be shared by goroutines.
+type Catalog struct {
+	Queues       map[string]*Queue
+	Dependencies map[string]*Dependency
+	Kinds        map[string]*Kind
+	Hash         string // hex of the first 8 bytes of SHA-256 over the source text and the schemas it names
+}
+
+// Queue is one topic tasks.<name>, the unit of pausing, scaling and weight.
+type Queue struct {
+	Name         string
+	Partitions   int           // default DefaultPartitions
+	Replication  int           // 0 = the broker's default
+	Weight       int           // default 1
+	Retention    time.Duration // age from which finished records may be trimmed
+	DLQRetention time.Duration
+}
+
+// Dependency is something that kinds call and that can fail as one.
+type Dependency struct {
+	Name string
+	Rate float64 // calls per second over the fleet, 0 = no limit; kept, enforced by the resilience part
+}
+
+// Kind is a type of task.
+type Kind struct {
+	Name         string
+	Queue        string
+	SchemaFile   string          // as written; "" = any payload
+	Schema       json.RawMessage // the JSON Schema's text; nil = any payload
+	SchemaURI    string          // ce_dataschema; "" = none
+	Timeout      time.Duration   // of one attempt
+	ExpiresAfter time.Duration   // 0 = never; a deadline given at enqueue wins if earlier
+	Ordered      bool            // order: key
+	BlockOnDead  bool            // on_dead: block
+	Effects      Effects         // default idempotent
+	Retry        Retry
+	Dependency   string // "" = none
+	HTTP         *HTTPExecutor  // nil = a Go handler in the user's own binary
+
+	validator *validator // compiled Schema, nil = any payload
+}
+
+// Retry says how often and how soon a failed attempt is tried again.
+type Retry struct {
+	MaxAttempts  int
+	InitialDelay time.Duration
+	MaxDelay     time.Duration
+}
+
+// HTTPExecutor runs a kind by posting its payload to a URL.
+type HTTPExecutor struct {
+	URL       string
+	SecretEnv string         // environment variable with the Standard Webhooks secret; "" = unsigned
+	Responses map[int]string // status → completed | retry | permanent, over the defaults
+}

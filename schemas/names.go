@@ -1,0 +1,132 @@
+package schemas
+
+// States, outcomes, reasons and header names. They are contracts: other
+// programs compare them as strings.
+
+// State of a task, as users see it.
+type State string
+
+// The states of a task. The last three are terminal.
+const (
+	StateScheduled State = "scheduled"
+	StateQueued    State = "queued"
+	StateRunning   State = "running"
+	StateRetrying  State = "retrying"
+	StateWaiting   State = "waiting"
+	StateDead      State = "dead"
+	StateCompleted State = "completed"
+	StateCancelled State = "cancelled"
+	StateDiscarded State = "discarded"
+)
+
+// WaitReason says why a task is StateWaiting.
+type WaitReason string
+
+// The reasons for waiting.
+const (
+	WaitExternal    WaitReason = "external"
+	WaitInput       WaitReason = "input"
+	WaitBreaker     WaitReason = "breaker"
+	WaitPaused      WaitReason = "paused"
+	WaitUnknownKind WaitReason = "unknown_kind"
+)
+
+// Outcome of one attempt.
+type Outcome string
+
+// The outcomes of an attempt.
+const (
+	OutcomeCompleted  Outcome = "completed"
+	OutcomeRetry      Outcome = "retry"
+	OutcomeDead       Outcome = "dead"
+	OutcomeUnknown    Outcome = "unknown"
+	OutcomeHandedBack Outcome = "handed_back"
+)
+
+// LetterState is the state of a dead letter.
+type LetterState string
+
+// The states of a dead letter.
+const (
+	LetterOpen      LetterState = "open"
+	LetterHeld      LetterState = "held"
+	LetterReplaying LetterState = "replaying"
+	LetterResolved  LetterState = "resolved"
+	LetterDiscarded LetterState = "discarded"
+)
+
+// Reason says why a task is dead.
+type Reason string
+
+// The reasons of a dead letter.
+const (
+	ReasonPermanent   Reason = "permanent"
+	ReasonExhausted   Reason = "exhausted"
+	ReasonExpired     Reason = "expired"
+	ReasonPoison      Reason = "poison"
+	ReasonUndecodable Reason = "undecodable"
+	ReasonSchema      Reason = "schema"
+	ReasonUnknownKind Reason = "unknown_kind"
+	ReasonTooLarge    Reason = "too_large"
+	ReasonUnknown     Reason = "unknown"
+)
+
+// Effects says what a second run of a task can do.
+type Effects string
+
+// The promises a kind makes about its effects.
+const (
+	EffectsIdempotent Effects = "idempotent" // a second run changes nothing
+	EffectsFenced     Effects = "fenced"     // the downstream refuses a lower run
+	EffectsOnce       Effects = "once"       // never run again when in doubt
+)
+
+// Header names of a task record: the CloudEvents Kafka binding, binary mode,
+// then ours, which are about delivery only.
+const (
+	HeaderSpecVersion  = "ce_specversion"
+	HeaderID           = "ce_id"
+	HeaderSource       = "ce_source"
+	HeaderType         = "ce_type"
+	HeaderTime         = "ce_time"
+	HeaderPartitionKey = "ce_partitionkey"
+	HeaderDataSchema   = "ce_dataschema"
+	HeaderExpiry       = "ce_expirytime"
+	HeaderTraceParent  = "ce_traceparent"
+	HeaderContentType  = "content-type"
+
+	HeaderAttempt = "perdure_attempt" // decimal; absent means 1
+	HeaderEpoch   = "perdure_epoch"   // decimal; absent means 0
+	HeaderRun     = "perdure_run"     // the last run granted; absent means 0
+	HeaderDue     = "perdure_due"     // not before, Unix milliseconds; absent means now
+	HeaderQueue   = "perdure_queue"   // on retry.* only: the queue to return to
+	HeaderOrder   = "perdure_order"   // "key": tasks of this key must not overlap
+
+	// Dead letters only; see package dlq.
+	HeaderRecord      = "perdure_record" // letter | resolved
+	HeaderReason      = "perdure_reason"
+	HeaderErrorClass  = "perdure_error_class"
+	HeaderFingerprint = "perdure_fingerprint"
+	HeaderRelease     = "perdure_release"
+	HeaderCatalog     = "perdure_catalog"
+	HeaderAttempts    = "perdure_attempts"
+)
+
+// SpecVersion is the CloudEvents version that we write.
+const SpecVersion = "1.0"
+
+// SourcePrefix stands before the source's name in ce_source.
+const SourcePrefix = "/perdure/"
+
+// Run numbers: epoch × 2^48 + incarnation × 2^24 + n, so that one number alone
+// is the fence of a task.
+const (
+	RunEpochShift       = 48
+	RunIncarnationShift = 24
+)
+
+// FirstRun is the lowest run of an epoch under an incarnation of Redis; a grant
+// gives it plus n, n from 1.
+func FirstRun(epoch int, incarnation int64) int64 {
+	return int64(epoch)<<RunEpochShift + incarnation<<RunIncarnationShift
+}
