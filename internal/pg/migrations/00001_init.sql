@@ -97,7 +97,9 @@ create table perdure.relay_log (
   replays    int not null,             -- rows that were replays
   hops       bytea not null
 );
-create index relay_log_ids on perdure.relay_log (last_id, first_id);
+-- Ranges overlap (late commits, scheduled rows): a B-tree would read every later
+-- batch to find an old id.
+create index relay_log_ids on perdure.relay_log using gist (int8range(first_id, last_id, '[]'));
 create index relay_log_at on perdure.relay_log (relayed_at);
 
 -- Rows that passed through the outbox but are not due, or whose topic is broken.
@@ -239,4 +241,15 @@ create table perdure.inbox (
 );
 
 -- +goose Down
-drop schema perdure cascade;
+-- The schema stays, with the table of migrations.
+-- +goose StatementBegin
+do $$
+declare t text;
+begin
+  for t in select format('%I.%I', schemaname, tablename) from pg_tables
+            where schemaname = 'perdure' and tablename <> 'migrations' loop
+    execute 'drop table if exists ' || t || ' cascade';
+  end loop;
+end $$;
+-- +goose StatementEnd
+drop sequence perdure.outbox_id_seq;
