@@ -76,7 +76,7 @@ func (r *Redis) Close() error {
 }
 
 // runClock ages every TTL by the monotonic time that passed since the last
-// tick, so that a slow tick or a suspended machine ages keys by all of it.
+// tick, so that late ticks do not stretch TTLs.
 func (r *Redis) runClock() {
 	defer close(r.done)
 	ticker := time.NewTicker(redisTick)
