@@ -4,10 +4,12 @@ package schemas
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"time"
 )
 
-// Defaults that Parse fills in where the catalog is silent.
+// Defaults that ParseCatalog fills in where the catalog is silent.
 const (
 	DefaultPartitions   = 8
 	DefaultRetention    = 168 * time.Hour
@@ -18,7 +20,7 @@ const (
 	DefaultMaxDelay     = 10 * time.Minute
 )
 
-// Catalog is what Parse returns: complete (defaults filled in), validated and
+// Catalog is what ParseCatalog returns: complete (defaults filled in), validated and
 // never changed afterwards, so that it may be shared by goroutines.
 type Catalog struct {
 	Queues       map[string]*Queue
@@ -56,8 +58,8 @@ type Kind struct {
 	BlockOnDead  bool            // on_dead: block
 	Effects      Effects         // default idempotent
 	Retry        Retry
-	Dependency   string // "" = none
-	HTTP         *HTTPExecutor  // nil = a Go handler in the user's own binary
+	Dependency   string        // "" = none
+	HTTP         *HTTPExecutor // nil = a Go handler in the user's own binary
 
 	validator *validator // compiled Schema, nil = any payload
 }
@@ -74,4 +76,29 @@ type HTTPExecutor struct {
 	URL       string
 	SecretEnv string         // environment variable with the Standard Webhooks secret; "" = unsigned
 	Responses map[int]string // status → completed | retry | permanent, over the defaults
+}
+
+// Kind returns the kind of that name, nil if the catalog has none.
+func (c *Catalog) Kind(name string) *Kind { return c.Kinds[name] }
+
+// QueueNames returns the names of all queues, sorted.
+func (c *Catalog) QueueNames() []string { return slices.Sorted(maps.Keys(c.Queues)) }
+
+// KindNames returns the names of all kinds, sorted.
+func (c *Catalog) KindNames() []string { return slices.Sorted(maps.Keys(c.Kinds)) }
+
+// ValidatePayload returns what is wrong with a payload of this kind, nil if
+// nothing is. A JSON content type (IsJSON) must hold JSON, at most MaxDepth
+// deep, that matches the kind's schema; any other is opaque bytes and passes.
+func (k *Kind) ValidatePayload(payload []byte, contentType string) []FieldError {
+	if !IsJSON(contentType) {
+		return nil
+	}
+	if errs := checkJSON(payload); errs != nil {
+		return errs
+	}
+	if k.validator == nil {
+		return nil
+	}
+	return k.validator.check(payload)
 }
