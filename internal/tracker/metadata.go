@@ -1,0 +1,239 @@
+package tracker
+
+// The acknowledged offsets above the low watermark, as they travel in the
+// metadata of an offset commit.
+//
+//	base64url( version 1 | form | topic id, 16 bytes | low | leader epoch | span | body )
+//
+// low and span are unsigned varints, the leader epoch a signed one. Offsets from
+// low on that lie below low+span are told by the body; those above are unknown,
+// that is, not acknowledged. The body's form is the shorter of
+//
+//	'r'  alternating run lengths, the first not acknowledged
+//	'b'  a bitmap, lowest offset first, 1 = acknowledged
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// MaxMetadata bounds the metadata of a commit, in bytes: the broker's default
+// offset.metadata.max.bytes. When there is more to say, the lowest offsets stay
+// and the claims answer for the rest.
+const MaxMetadata = 4096
+
+const (
+	version   = 1
+	formRuns  = 'r'
+	formBits  = 'b'
+	maxHeader = 2 + 16 + 3*binary.MaxVarintLen64
+)
+
+// maxBody is what is left of MaxMetadata for the body.
+var maxBody = base64.RawURLEncoding.DecodedLen(MaxMetadata) - maxHeader
+
+// errForeign is returned for metadata that is not ours; kgo, for one, writes its
+// member id there.
+var errForeign = errors.New("tracker: commit metadata is not ours")
+
+// gaps is decoded metadata: acknowledged offsets as sorted, disjoint ranges.
+type gaps struct {
+	epoch  int32 // the highest leader epoch among the acknowledged records; -1 = unknown
+	ranges []span
+	at     int // ranges before it lie below every offset still to come
+}
+
+type span struct{ from, to int64 } // to is exclusive
+
+// done reports whether the metadata says that the record at offset was
+// acknowledged. Offsets are asked in growing order.
+//
+// A log that lost its tail in an unclean election has other records at those
+// offsets, all of a higher leader epoch than any that was lost: the first of
+// them ends what the metadata can say.
+func (g *gaps) done(offset int64, epoch int32) bool {
+	if g == nil {
+		return false
+	}
+	if epoch >= 0 && g.epoch >= 0 && epoch > g.epoch {
+		g.ranges, g.at = nil, 0
+		return false
+	}
+	for g.at < len(g.ranges) && g.ranges[g.at].to <= offset {
+		g.at++
+	}
+	return g.at < len(g.ranges) && g.ranges[g.at].from <= offset
+}
+
+// encode returns the metadata for the tracker's present window; t.mu is held.
+func encode(t *Tracker) string {
+	acked, epoch := t.acked()
+	if len(acked) == 0 {
+		return ""
+	}
+	// Both forms, each as far as it fits: what is left out is only the highest.
+	var runs, bits []byte
+	var runsEnd, bitsEnd int64 // how far each tells, relative to low
+	for _, s := range acked {
+		from, to := s.from-t.low, s.to-t.low
+		grown := binary.AppendUvarint(binary.AppendUvarint(runs, uint64(from-runsEnd)), uint64(to-from))
+		if len(grown) > maxBody {
+			break
+		}
+		runs, runsEnd = grown, to
+	}
+	for _, s := range acked {
+		from, to := s.from-t.low, min(s.to-t.low, int64(maxBody)*8)
+		if from >= to {
+			break
+		}
+		bits, bitsEnd = setBits(bits, from, to), to
+	}
+
+	form, body, reach := byte(formRuns), runs, runsEnd
+	if bitsEnd > runsEnd || bitsEnd == runsEnd && len(bits) < len(runs) {
+		form, body, reach = formBits, bits, bitsEnd
+	}
+	b := make([]byte, 0, maxHeader+len(body))
+	b = append(b, version, form)
+	b = append(b, t.topicID[:]...)
+	b = binary.AppendUvarint(b, uint64(t.low))
+	b = binary.AppendVarint(b, int64(epoch))
+	b = binary.AppendUvarint(b, uint64(reach))
+	return base64.RawURLEncoding.EncodeToString(append(b, body...))
+}
+
+// acked returns the acknowledged offsets above low as sorted, disjoint ranges,
+// and the highest leader epoch among them: those of the window, and what the
+// last commit said of offsets that were not fetched again yet. A gap in the log
+// may count to either side: nothing can be delivered there.
+func (t *Tracker) acked() (ranges []span, epoch int32) {
+	epoch = -1
+	for i := range t.window {
+		e := &t.window[i]
+		if !e.acked {
+			continue
+		}
+		epoch = max(epoch, e.epoch)
+		if i > 0 && t.window[i-1].acked && len(ranges) > 0 {
+			ranges[len(ranges)-1].to = e.offset + 1
+		} else {
+			ranges = append(ranges, span{e.offset, e.offset + 1})
+		}
+	}
+	if t.gaps == nil {
+		return ranges, epoch
+	}
+	for _, s := range t.gaps.ranges[t.gaps.at:] {
+		if s.to <= t.next {
+			continue
+		}
+		s.from = max(s.from, t.next)
+		if k := len(ranges); k > 0 && ranges[k-1].to >= s.from {
+			ranges[k-1].to = s.to
+		} else {
+			ranges = append(ranges, s)
+		}
+		epoch = max(epoch, t.gaps.epoch)
+	}
+	return ranges, epoch
+}
+
+// decode reads what encode wrote; nil, nil when there is nothing to read.
+func decode(s string, topicID [16]byte, committed int64) (*gaps, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if len(s) > MaxMetadata {
+		return nil, fmt.Errorf("tracker: commit metadata of %d bytes, at most %d are ours", len(s), MaxMetadata)
+	}
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || len(b) < 18 {
+		return nil, errForeign
+	}
+	if b[0] != version {
+		return nil, fmt.Errorf("tracker: commit metadata of version %d, this program reads %d", b[0], version)
+	}
+	form := b[1]
+	if [16]byte(b[2:18]) != topicID {
+		return nil, errors.New("tracker: commit metadata of another topic of this name: the topic was deleted and made again")
+	}
+	b = b[18:]
+	low, n := binary.Uvarint(b)
+	if n <= 0 || int64(low) != committed {
+		return nil, errors.New("tracker: commit metadata belongs to another offset than the one committed")
+	}
+	b = b[n:]
+	epoch, n := binary.Varint(b)
+	if n <= 0 || int64(int32(epoch)) != epoch {
+		return nil, errForeign
+	}
+	b = b[n:]
+	reach, n := binary.Uvarint(b)
+	if n <= 0 || reach > 1<<40 {
+		return nil, errForeign
+	}
+	b = b[n:]
+	g := &gaps{epoch: int32(epoch)}
+	switch form {
+	case formRuns:
+		err = g.readRuns(b, committed, int64(reach))
+	case formBits:
+		err = g.readBits(b, committed, int64(reach))
+	default:
+		err = errForeign
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *gaps) readRuns(b []byte, low, reach int64) error {
+	at := int64(0)
+	for acked := false; len(b) > 0; acked = !acked {
+		r, n := binary.Uvarint(b)
+		if n <= 0 || (r == 0 && at > 0) || r > uint64(reach-at) {
+			return errForeign
+		}
+		b = b[n:]
+		if acked {
+			g.ranges = append(g.ranges, span{low + at, low + at + int64(r)})
+		}
+		at += int64(r)
+	}
+	if at != reach {
+		return errForeign
+	}
+	return nil
+}
+
+func (g *gaps) readBits(b []byte, low, reach int64) error {
+	if int64(len(b)) != (reach+7)/8 {
+		return errForeign
+	}
+	for i := int64(0); i < reach; i++ {
+		if b[i/8]&(1<<(i%8)) == 0 {
+			continue
+		}
+		if k := len(g.ranges); k > 0 && g.ranges[k-1].to == low+i {
+			g.ranges[k-1].to++
+		} else {
+			g.ranges = append(g.ranges, span{low + i, low + i + 1})
+		}
+	}
+	return nil
+}
+
+// setBits grows b to hold bits up to to, and sets those from from on.
+func setBits(b []byte, from, to int64) []byte {
+	for int64(len(b)) < (to+7)/8 {
+		b = append(b, 0)
+	}
+	for i := from; i < to; i++ {
+		b[i/8] |= 1 << (i % 8)
+	}
+	return b
+}
