@@ -82,22 +82,23 @@ func (l *schemaLoader) compile(file string) (*validator, []byte, error) {
 	c.AssertFormat()
 	schema, err := c.Compile(schemaRoot + (&url.URL{Path: file}).EscapedPath())
 	if err != nil {
-		return nil, nil, schemaProblem(err)
+		return nil, nil, schemaProblem(file, err)
 	}
 	return &validator{schema}, l.read[file], nil
 }
 
 // schemaProblem shortens the library's errors to what the reader can act on.
-func schemaProblem(err error) error {
+func schemaProblem(file string, err error) error {
 	var load *jsonschema.LoadURLError
 	if errors.As(err, &load) {
-		var missing *fs.PathError
-		if errors.As(load.Err, &missing) || errors.Is(load.Err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot read %s: %w", strings.TrimPrefix(load.URL, schemaRoot), unwrapPath(load.Err))
+		file = strings.TrimPrefix(load.URL, schemaRoot)
+		var unread *fs.PathError
+		if errors.As(load.Err, &unread) || errors.Is(load.Err, fs.ErrNotExist) {
+			return fmt.Errorf("%s cannot be read: %w", file, unwrapPath(load.Err))
 		}
-		return fmt.Errorf("%s: %w", strings.TrimPrefix(load.URL, schemaRoot), load.Err)
+		return fmt.Errorf("%s: %w", file, load.Err)
 	}
-	return fmt.Errorf("is not a valid JSON Schema: %s", strings.ReplaceAll(err.Error(), "\n", " "))
+	return fmt.Errorf("%s is not a valid JSON Schema: %s", file, strings.ReplaceAll(err.Error(), "\n", " "))
 }
 
 func unwrapPath(err error) error {

@@ -1,0 +1,169 @@
+package schemas
+
+// One kind of the catalog.
+
+import (
+	"encoding/json"
+	"io/fs"
+	"net/url"
+	"regexp"
+	"strconv"
+)
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+
+// maxAttempts bounds retry.max_attempts.
+const maxAttempts = 1000
+
+func (b *builder) kind(e entry) {
+	path := "kinds." + clip(e.name)
+	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "expires_after", "order",
+		"on_dead", "effects", "retry", "dependency", "executor", "responses")
+	k := &Kind{Name: e.name}
+	b.out.Kinds[e.name] = k
+
+	if _, ok := o.fields["queue"]; !ok {
+		b.fail(e.key, path, "has no queue: say on which queue it runs")
+	} else if k.Queue = o.text("queue", ""); k.Queue != "" && b.out.Queues[k.Queue] == nil {
+		o.wrong("queue", "is not declared under queues"+didYouMean(k.Queue, keysOf(b.out.Queues)))
+	}
+	k.Timeout = o.duration("timeout", DefaultTimeout)
+	k.ExpiresAfter = o.duration("expires_after", 0)
+	k.Ordered = o.choice("order", "none", "none", "key") == "key"
+	k.BlockOnDead = o.choice("on_dead", "continue", "continue", "block") == "block"
+	if k.BlockOnDead && !k.Ordered {
+		o.wrong("on_dead", "block needs `order: key`: without an order there is nothing to block")
+	}
+	k.Effects = Effects(o.choice("effects", string(EffectsIdempotent),
+		string(EffectsIdempotent), string(EffectsFenced), string(EffectsOnce)))
+	k.Retry = b.retry(o)
+	if k.Dependency = o.text("dependency", ""); k.Dependency != "" && b.out.Dependencies[k.Dependency] == nil {
+		o.wrong("dependency", "is not declared under dependencies"+didYouMean(k.Dependency, keysOf(b.out.Dependencies)))
+	}
+	b.executor(o, k)
+	b.schema(o, k)
+}
+
+func (b *builder) retry(kind object) Retry {
+	r := Retry{DefaultMaxAttempts, DefaultInitialDelay, DefaultMaxDelay}
+	f, ok := kind.fields["retry"]
+	if !ok {
+		return r
+	}
+	o := b.object(f.value, f.at(), kind.path+".retry", "max_attempts", "initial_delay", "max_delay")
+	r.MaxAttempts = o.number("max_attempts", r.MaxAttempts, 1, maxAttempts)
+	r.InitialDelay = o.duration("initial_delay", r.InitialDelay)
+	def := max(r.MaxDelay, r.InitialDelay)
+	if r.MaxDelay = o.duration("max_delay", def); r.MaxDelay < r.InitialDelay {
+		_, written := o.fields["initial_delay"]
+		if !written {
+			r.InitialDelay = r.MaxDelay // the default gives way
+		} else {
+			o.wrong("max_delay", "is less than initial_delay")
+		}
+	}
+	return r
+}
+
+func (b *builder) executor(kind object, k *Kind) {
+	responses := kind
+	f, ok := kind.fields["executor"]
+	if ok {
+		o := b.object(f.value, f.at(), kind.path+".executor", "http")
+		h, ok := o.fields["http"]
+		if !ok {
+			kind.wrong("executor", "names no executor: want http: {url: …}")
+			return
+		}
+		web := b.object(h.value, h.at(), kind.path+".executor.http", "url", "secret_env", "responses")
+		k.HTTP = &HTTPExecutor{URL: web.text("url", ""), SecretEnv: web.text("secret_env", "")}
+		if _, ok := web.fields["url"]; !ok {
+			b.fail(h.key, web.path, "has no url")
+		} else if detail := badURL(k.HTTP.URL); detail != "" && k.HTTP.URL != "" {
+			web.wrong("url", detail)
+		}
+		if k.HTTP.SecretEnv != "" && !envName.MatchString(k.HTTP.SecretEnv) {
+			web.wrong("secret_env", "must be the name of an environment variable, not the secret")
+		}
+		if _, ok := web.fields["responses"]; ok {
+			if _, twice := kind.fields["responses"]; twice {
+				kind.wrong("responses", "is given twice: once for the kind, once under executor.http")
+			}
+			responses = web
+		}
+	}
+	if r, ok := responses.fields["responses"]; ok {
+		if k.HTTP == nil {
+			kind.wrong("responses", "needs an http executor: a Go handler returns its outcome")
+			return
+		}
+		k.HTTP.Responses = b.responses(r, join(responses.path, "responses"))
+	}
+}
+
+func (b *builder) responses(f entry, path string) map[int]string {
+	out := map[int]string{}
+	for _, e := range b.entries(f.value, f.at(), path) {
+		status, err := strconv.Atoi(e.name)
+		if err != nil || status < 200 || status > 599 || strconv.Itoa(status) != e.name {
+			b.fail(e.key, join(path, clip(e.name)), "must be an HTTP status from 200 to 599")
+			continue
+		}
+		o := object{b.source, path, e.key, map[string]entry{e.name: e}}
+		out[status] = o.choice(e.name, "", "completed", "retry", "permanent")
+	}
+	return out
+}
+
+func (b *builder) schema(o object, k *Kind) {
+	if _, ok := o.fields["schema"]; !ok {
+		return
+	}
+	if k.SchemaFile = o.text("schema", ""); k.SchemaFile == "" {
+		return
+	}
+	compiled := b.schemas.get(k.SchemaFile)
+	if compiled.err != nil {
+		o.wrong("schema", compiled.err.Error())
+		return
+	}
+	k.validator, k.Schema, k.SchemaURI = compiled.validator, compiled.text, compiled.uri
+}
+
+// schemaFiles compiles each schema file once, however many kinds name it.
+type schemaFiles struct {
+	loader *schemaLoader
+	done   map[string]schemaFile
+}
+
+type schemaFile struct {
+	validator *validator
+	text      json.RawMessage
+	uri       string // $id, where it is an absolute URI that can stand in a header
+	err       error
+}
+
+func newSchemaFiles(files fs.FS) *schemaFiles {
+	return &schemaFiles{&schemaLoader{files, map[string][]byte{}}, map[string]schemaFile{}}
+}
+
+func (s *schemaFiles) get(name string) schemaFile {
+	if f, ok := s.done[name]; ok {
+		return f
+	}
+	var f schemaFile
+	f.validator, f.text, f.err = s.loader.compile(name)
+	if f.err == nil {
+		var head struct {
+			ID string `json:"$id"`
+		}
+		// A schema may be `true`: then there is no $id to find.
+		if json.Unmarshal(f.text, &head) == nil {
+			if u, err := url.Parse(head.ID); err == nil && u.IsAbs() && len(head.ID) <= maxAttribute {
+				f.uri = head.ID
+			}
+		}
+	}
+	s.done[name] = f
+	return f
+}
