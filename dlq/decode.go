@@ -68,8 +68,8 @@ func decodeLetter(r *kgo.Record, orig, own []kgo.RecordHeader) (*Letter, error) 
 	if !knownReason(l.Reason) {
 		return nil, fmt.Errorf("%w: unknown reason %q", ErrNotALetter, clip(string(l.Reason), 32))
 	}
-	if l.Origin.Topic == "" {
-		return nil, fmt.Errorf("%w: no %s", ErrNotALetter, headerTopic)
+	if t := l.Origin.Topic; t == "" || len(t) > maxTopic || t != clip(t, maxTopic) {
+		return nil, fmt.Errorf("%w: %s is not a topic", ErrNotALetter, headerTopic)
 	}
 	var part, n int64
 	for _, f := range []struct {
@@ -114,6 +114,9 @@ func Stray(r *kgo.Record, why error) *Letter {
 	l.Fingerprint = Fingerprint("", l.ErrorClass, l.Message, "")
 	return l
 }
+
+// maxTopic is Kafka's own bound of a topic's name, in bytes.
+const maxTopic = 249
 
 func knownReason(r schemas.Reason) bool {
 	switch r {

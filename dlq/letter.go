@@ -32,8 +32,8 @@ type Letter struct {
 	Origin  Origin
 
 	// Who died, read from Headers by From and Decode; Encode does not look at
-	// them. TaskID is "" where no id could be read: the letter is then known by
-	// its Origin alone.
+	// them. TaskID is "" where no id could be read. Of a letter with reason
+	// undecodable it is only what the record claims: see ID.
 	TaskID string
 	Epoch  int
 	Kind   string // ce_type; "" = none
@@ -97,9 +97,11 @@ func identity(hs []kgo.RecordHeader) (id string, epoch int) {
 }
 
 // ID is the key of the letter in the index: the same death gives the same ID,
-// however often its record was produced.
+// however often its record was produced. A record that could not be decoded is
+// known by where it lay, also if an id can be read from it: anyone may write
+// one, and the letter of a real task must not find its place taken.
 func (l *Letter) ID() string {
-	if l.TaskID != "" {
+	if l.TaskID != "" && l.Reason != schemas.ReasonUndecodable {
 		return LetterID(l.TaskID, l.Epoch)
 	}
 	o := l.Origin

@@ -129,13 +129,15 @@ create table perdure.unique_keys (
   seq        bigint not null,
   generation int not null,
   hash       bytea not null,           -- sha256 of the stored payload
+  scheduled  boolean not null default false, -- the first answer's state was scheduled, not queued
   expires    timestamptz not null,
   primary key (scope, key)
 );
 create index unique_keys_expires on perdure.unique_keys (expires);
 
 -- Index of the dead-letter topics. letter = '<task id>@<epoch>', or
--- 'kafka:<topic>:<partition>:<offset>' of the record, where no id could be read.
+-- 'kafka:<topic>:<partition>:<offset>' of the record, where no id could be read
+-- or the record as a whole could not (task_id is only what it claims to be then).
 create table perdure.dead_letters (
   letter           text primary key,
   task_id          text,
@@ -167,12 +169,22 @@ create table perdure.dead_letters (
   indexed_at       timestamptz not null default clock_timestamp(),
   changed_at       timestamptz not null default clock_timestamp(),
   replays          int not null default 0,
-  resolved_by      text not null default ''  -- completed | replay | discard …; '' while unresolved
+  resolved_by      text not null default '', -- completed | replay | discard …; '' while unresolved
+  cut              boolean not null default false -- the original was too large to be kept whole
 );
 create index dead_letters_fp on perdure.dead_letters (fingerprint, state, died_at);
 create index dead_letters_task on perdure.dead_letters (task_id, epoch);
 create index dead_letters_state on perdure.dead_letters (state, died_at);
 create index dead_letters_kind on perdure.dead_letters (kind, died_at);
+
+-- Tasks that died and were completed after all, from the resolved records of the
+-- dead-letter topics: a letter of theirs that is produced again stays resolved.
+create table perdure.resolutions (
+  task_id text primary key,
+  epoch   int not null,                -- the epoch that completed
+  at      timestamptz not null
+);
+create index resolutions_at on perdure.resolutions (at);
 
 -- A replay is a managed job over letters that were frozen when it was planned.
 create table perdure.replays (
