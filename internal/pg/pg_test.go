@@ -3,54 +3,20 @@ package pg_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/url"
-	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/internal/pg"
+	"github.com/perdure/perdure/internal/testkit"
 )
 
-var databases atomic.Int64
-
-// emptyDB creates a database of the test's own and returns its URL.
-func emptyDB(t *testing.T) string {
-	t.Helper()
-	admin := os.Getenv("PERDURE_TEST_POSTGRES_URL")
-	if admin == "" {
-		t.Skip("PERDURE_TEST_POSTGRES_URL is not set")
-	}
-	ctx := t.Context()
-	conn, err := pgx.Connect(ctx, admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := fmt.Sprintf("pg_test_%d_%d", os.Getpid(), databases.Add(1))
-	if _, err := conn.Exec(ctx, "create database "+name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx := context.WithoutCancel(ctx)
-		if _, err := conn.Exec(ctx, "drop database "+name+" with (force)"); err != nil {
-			t.Error(err)
-		}
-		conn.Close(ctx)
-	})
-	u, err := url.Parse(admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Path = "/" + name
-	return u.String()
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func TestTwoMigratorsDoNotCollide(t *testing.T) {
-	db := emptyDB(t)
+	db := testkit.Postgres(t).URL
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {
@@ -75,7 +41,7 @@ func TestTwoMigratorsDoNotCollide(t *testing.T) {
 }
 
 func TestDatabaseKeepsItsSource(t *testing.T) {
-	db := emptyDB(t)
+	db := testkit.Postgres(t).URL
 	if err := pg.Migrate(t.Context(), db, "orders"); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +58,7 @@ func TestDatabaseKeepsItsSource(t *testing.T) {
 }
 
 func TestDownAndUpAgain(t *testing.T) {
-	db := emptyDB(t)
+	db := testkit.Postgres(t).URL
 	ctx := t.Context()
 	for _, m := range status(t, db) {
 		if !m.Applied.IsZero() {
@@ -134,7 +100,7 @@ func TestDownAndUpAgain(t *testing.T) {
 }
 
 func TestMigratorGivesUpWithItsContext(t *testing.T) {
-	db := emptyDB(t)
+	db := testkit.Postgres(t).URL
 	conn, err := pgx.Connect(t.Context(), db)
 	if err != nil {
 		t.Fatal(err)
