@@ -1,0 +1,37 @@
+package disputes
+
+// The files of the example, so that the demo runs from any folder.
+
+import (
+	"embed"
+	"fmt"
+
+	"github.com/perdure/perdure/schemas"
+)
+
+//go:generate sh -c "go run ./generate > disputes.ndjson"
+
+//go:embed catalog.yaml schemas/*.json
+var catalogFiles embed.FS
+
+//go:embed disputes.ndjson
+var input []byte
+
+// The kinds of the workflow, in the order of a dispute's life.
+const (
+	KindIntake      = "dispute.intake"
+	KindInvestigate = "dispute.investigate"
+	KindResolve     = "dispute.resolve"
+)
+
+// Input is disputes.ndjson. The caller must not change it.
+func Input() []byte { return input }
+
+// Catalog is catalog.yaml with its schemas.
+func Catalog() (*schemas.Catalog, error) {
+	text, err := catalogFiles.ReadFile("catalog.yaml")
+	if err != nil {
+		return nil, fmt.Errorf("disputes: %w", err)
+	}
+	return schemas.ParseCatalog("examples/disputes/catalog.yaml", text, catalogFiles)
+}
