@@ -38,6 +38,9 @@ func findBinaries(ctx context.Context, major string, owner *serverUser, log *slo
 			return b, nil
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return postgresBinaries{}, fmt.Errorf("embedded postgres: look for its binaries: %w", err)
+	}
 	b, err := fetchBinaries(ctx, major, owner, log)
 	if err != nil {
 		wanted := "PostgreSQL " + major
@@ -114,8 +117,10 @@ func parseVersion(line string) (string, int, error) {
 	if !ok || len(fields) == 0 {
 		return "", 0, fmt.Errorf("not a PostgreSQL version: %q", line)
 	}
-	digits, _, _ := strings.Cut(fields[0], ".")
-	digits = strings.TrimRightFunc(digits, func(r rune) bool { return r < '0' || r > '9' }) // 19beta
+	digits := fields[0] // 15.14, 19beta1
+	if end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		digits = digits[:end]
+	}
 	major, err := strconv.Atoi(digits)
 	if err != nil {
 		return "", 0, errors.Join(fmt.Errorf("not a PostgreSQL version: %q", line), err)

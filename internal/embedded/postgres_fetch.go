@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,6 +93,7 @@ func unpack(version embeddedpostgres.PostgresVersion, cache, home string) error 
 		DataPath(decoy).
 		Logger(io.Discard))
 	startErr := library.Start()
+	http.DefaultClient.CloseIdleConnections() // the library's, of the download
 	if startErr == nil {
 		startErr = library.Stop()
 	}

@@ -26,7 +26,7 @@ type KafkaServer struct {
 	Brokers []string // seed addresses
 	Prefix  string   // for topics, groups, transactional ids: "t<random>-"
 	Real    bool     // false: kfake
-	Version string   // as guessed from the APIs that it serves
+	Version string   // guessed from the APIs that it serves ("v4.3"); "kfake"
 }
 
 type kafkaSource struct {
@@ -52,16 +52,17 @@ var kafkaOnce = sync.OnceValues(func() (kafkaSource, error) {
 		used.keep(k)
 		src.brokers, src.real = k.Brokers(), false
 	}
+	if !src.real {
+		src.version = "kfake"
+		used.tell("kafka     kfake, embedded")
+		return src, nil
+	}
 	version, err := kafkaVersion(src.brokers)
 	if err != nil {
 		return src, err
 	}
 	src.version = version
-	kind := "kfake, embedded"
-	if src.real {
-		kind = "Apache Kafka at " + where
-	}
-	used.tell("kafka     %s (%s)", src.version, kind)
+	used.tell("kafka     %s (Apache Kafka at %s)", version, where)
 	return src, nil
 })
 
