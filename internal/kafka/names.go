@@ -1,7 +1,6 @@
-// Package kafka holds what every part needs to speak to Kafka the same way:
-// names of topics and groups, client options from the environment, topics made
-// or checked from the catalog. It consumes and produces nothing by itself.
 package kafka
+
+// Topic and group names, in one place.
 
 // Names builds topic and group names. The zero value has no prefix.
 type Names struct{ Prefix string }

@@ -1,0 +1,87 @@
+package kafka
+
+// The Kafka client's log lines in ours, without secrets.
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// logger passes the client's lines on to slog, one level lower where they are
+// only news to someone who debugs the client: its "info" tells of every
+// heartbeat's neighbour.
+type logger struct {
+	log    *slog.Logger
+	secret string // never let through, wherever it stands; "" = none
+}
+
+func newLogger(log *slog.Logger, secret string) *logger {
+	return &logger{log.With("part", "kafka"), secret}
+}
+
+// Level implements kgo.Logger: the client then does not even build lower lines.
+func (l *logger) Level() kgo.LogLevel {
+	ctx := context.Background()
+	switch {
+	case l.log.Enabled(ctx, slog.LevelDebug):
+		return kgo.LogLevelInfo
+	case l.log.Enabled(ctx, slog.LevelWarn):
+		return kgo.LogLevelWarn
+	case l.log.Enabled(ctx, slog.LevelError):
+		return kgo.LogLevelError
+	}
+	return kgo.LogLevelNone
+}
+
+// Log implements kgo.Logger.
+func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	to := slog.LevelDebug
+	switch level {
+	case kgo.LogLevelError:
+		to = slog.LevelError
+	case kgo.LogLevelWarn:
+		to = slog.LevelWarn
+	}
+	if !l.log.Enabled(context.Background(), to) {
+		return
+	}
+	safe := make([]any, len(keyvals))
+	for i, v := range keyvals {
+		if i%2 == 1 && secretName(fmt.Sprint(keyvals[i-1])) {
+			safe[i] = "***"
+			continue
+		}
+		safe[i] = l.mask(v)
+	}
+	l.log.Log(context.Background(), to, l.maskText(msg), safe...)
+}
+
+// mask keeps numbers and the like as they are, and text without the secret.
+func (l *logger) mask(v any) any {
+	switch v.(type) {
+	case int, int8, int16, int32, int64, uint32, uint64, bool, nil:
+		return v
+	}
+	return l.maskText(fmt.Sprint(v))
+}
+
+func (l *logger) maskText(s string) string {
+	if l.secret == "" {
+		return s
+	}
+	return strings.ReplaceAll(s, l.secret, "***")
+}
+
+func secretName(key string) bool {
+	key = strings.ToLower(key)
+	for _, word := range []string{"password", "secret", "token", "credential", "sasl_auth"} {
+		if strings.Contains(key, word) {
+			return true
+		}
+	}
+	return false
+}
