@@ -1,0 +1,173 @@
+-- Who may run these records now? PROTOCOL section 2, all rows with a record.
+-- KEYS: inc, hold, grace, own beat; then claim, done chunk for each record.
+-- ARGV: inc, owner, beat prefix, incarnation, call token, max crashes, horizon ms;
+--       then bit, epoch, attempt, coordinate, '1' if once, run for each record.
+-- Reply for each record: a run as a string (granted from none), or
+--       {verdict, run, attempt, in doubt, claim as field, value, ...}.
+local RUN, ACK, PARK, WAIT, RETRY, LETTER, RESOLVE = 1, 2, 3, 4, 5, 6, 7
+
+-- Redis was lost a moment ago: live workers are re-asserting what they hold.
+if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('PERDURE_PAUSED') end
+-- My own beat is missing: then either I was away or Redis was, and nobody
+-- else's silence means anything either.
+if redis.call('EXISTS', KEYS[4]) == 0 then return redis.error_reply('PERDURE_PAUSED') end
+
+local me, beat_prefix, incn, token = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local max_crashes, horizon = tonumber(ARGV[6]), ARGV[7]
+local inc_prefix = ARGV[4] .. '.'
+local beats, grace = {}, nil
+
+local function alive(owner)
+  local p = string.match(owner, '^[^/]*/[^/]*') or owner
+  if beats[p] == nil then beats[p] = redis.call('EXISTS', beat_prefix .. p) == 1 end
+  if beats[p] then return true end
+  if grace == nil then grace = redis.call('EXISTS', KEYS[3]) == 1 end
+  return grace
+end
+
+-- A run above all earlier ones: those the record and the claim know of, and
+-- every run of an earlier epoch or incarnation.
+local function next_run(e, r1, r2)
+  local be, bi, bn = e, incn, 0
+  for _, r in ipairs({r1, r2}) do
+    local re, ri, rn = string.match(r, '^(%d+)%.(%d+)%.(%d+)$')
+    if re then
+      re, ri, rn = tonumber(re), tonumber(ri), tonumber(rn)
+      if re > be or (re == be and (ri > bi or (ri == bi and rn > bn))) then be, bi, bn = re, ri, rn end
+    end
+  end
+  bn = bn + 1
+  if bn == 16777216 then bi, bn = bi + 1, 0 end
+  return be .. '.' .. bi .. '.' .. bn
+end
+
+local function answer(ck, verdict, run, attempt, doubt)
+  return {verdict, run or '', attempt or 0, doubt or 0, redis.call('HGETALL', ck)}
+end
+
+-- Any claim → R(e, a, me, c); the old one is kept aside for a hand-back.
+local function grant(ck, q, was, a, crashes, before, doubt)
+  local run = next_run(q.e, q.run, was.r or '')
+  redis.call('HDEL', ck, 'd', 'l', 'y', 'p', 'ph', 'n', 'i')
+  redis.call('HSET', ck, 's', 'R', 'e', q.e, 'a', a, 'r', run, 'o', me, 'c', q.c, 'k', token)
+  if crashes > 0 then redis.call('HSET', ck, 'n', crashes) end
+  if before then redis.call('HSET', ck, 'p', before) end
+  if doubt then redis.call('HSET', ck, 'i', '1') end
+  redis.call('PERSIST', ck)
+  return answer(ck, RUN, run, a, doubt)
+end
+
+local function dead(ck, q, was, crashes, reason)
+  redis.call('HDEL', ck, 'd', 'l', 'p', 'ph', 'k', 'x', 'i')
+  redis.call('HSET', ck, 's', 'D', 'e', q.e, 'a', was.a, 'o', me, 'c', q.c, 'n', crashes, 'y', reason)
+  redis.call('PEXPIRE', ck, horizon)
+  return answer(ck, LETTER)
+end
+
+-- R of the same epoch.
+local function running(ck, q, was)
+  local same = q.c == was.c
+  -- R | a < A, c ≠ C: stale
+  if q.a < was.a and not same then return answer(ck, ACK) end
+  local present = was.o ~= '' and alive(was.o)
+  -- A claim that its owner did not re-assert under this incarnation is not
+  -- being run by it any more: the outcome was lost with the old Redis.
+  local beating = present and string.sub(was.k, 1, #inc_prefix) == inc_prefix
+  if beating then
+    -- the same call once more (its first answer was lost on the way)
+    if was.o == me and was.k == token and same then return answer(ck, RUN, was.r, was.a, was.doubt) end
+    -- R, owner beats | same a, c ≠ C: duplicate
+    if q.a == was.a and not same then return answer(ck, ACK) end
+    -- R, owner beats | same c, or a > A (a failover lost the W): park
+    return answer(ck, PARK)
+  end
+  -- R, owner silent | a > A: a failover lost the W
+  if q.a > was.a then return grant(ck, q, was, q.a, was.n, 'W|' .. q.a .. '|' .. q.c .. '||1', 1) end
+  -- R, owner silent | same e; a = A, or a < A with c = C: in doubt
+  local crashes = was.n
+  if not present then crashes = crashes + 1 end
+  if q.once then return dead(ck, q, was, crashes, 'unknown') end
+  if crashes >= max_crashes then return dead(ck, q, was, crashes, 'poison') end
+  return grant(ck, q, was, was.a, crashes, 'W|' .. was.a .. '|' .. was.c .. '||1', 1)
+end
+
+-- W of the same epoch.
+local function waiting(ck, q, was)
+  if was.x then -- cancelled while it ran; its owner waited instead of deciding
+    redis.call('HDEL', ck, 'd', 'l', 'h', 'x')
+    redis.call('HSET', ck, 's', 'C')
+    redis.call('PEXPIRE', ck, horizon)
+    return answer(ck, ACK)
+  end
+  -- W(A) | a ≥ A
+  if q.a >= was.a then
+    local before = 'W|' .. was.a .. '|' .. was.c .. '|' .. (was.d or '') .. '|' .. (was.l or '')
+    return grant(ck, q, was, q.a, was.n, before)
+  end
+  -- W(A) | a < A, c ≠ C: duplicate
+  if q.c ~= was.c then return answer(ck, ACK) end
+  -- W(A) | a < A, c = C: wait again in the worker, or produce the retry again
+  if was.l then return answer(ck, WAIT) end
+  return answer(ck, RETRY)
+end
+
+local function decide(ck, dk, bit, q)
+  -- done | record: absorbing
+  if redis.call('GETBIT', dk, bit) == 1 then
+    if q.e > 0 then return {RESOLVE, '', 0, 0, {}} end
+    return {ACK, '', 0, 0, {}}
+  end
+  local s = redis.call('HGET', ck, 's')
+  -- none | record
+  if not s then
+    local run = next_run(q.e, q.run, '')
+    redis.call('HSET', ck, 's', 'R', 'e', q.e, 'a', q.a, 'r', run, 'o', me, 'c', q.c, 'k', token)
+    return run
+  end
+  local v = redis.call('HMGET', ck, 'e', 'a', 'r', 'o', 'c', 'n', 'k', 'd', 'l', 'x', 'y', 'h', 'i')
+  local was = {
+    e = tonumber(v[1] or 0), a = tonumber(v[2] or 0), r = v[3], o = v[4] or '', c = v[5] or '',
+    n = tonumber(v[6] or 0), k = v[7] or '', d = v[8], l = v[9], x = v[10], y = v[11], h = v[12],
+    doubt = v[13] and 1 or 0,
+  }
+  -- cancelled: its record is acked
+  if s == 'C' then
+    redis.call('PEXPIRE', ck, horizon)
+    return answer(ck, ACK)
+  end
+  -- none, with run and crashes kept
+  if s == 'N' then return grant(ck, q, was, q.a, was.n) end
+  -- any but done | e < E: stale epoch
+  if q.e < was.e then return answer(ck, ACK) end
+  if s == 'D' then
+    -- dead(E) | e = E: letter again
+    if q.e == was.e then
+      redis.call('PEXPIRE', ck, horizon)
+      return answer(ck, LETTER)
+    end
+    -- dead(E) | e > E: a replay; crashes count anew
+    local g = grant(ck, q, was, q.a, 0, 'D|' .. was.e .. '|' .. was.a .. '|' .. was.c .. '|' .. (was.y or '') .. '|' .. was.n)
+    if was.h then
+      redis.call('HDEL', ck, 'h')
+      redis.call('HSET', ck, 'ph', was.h)
+      g[5] = redis.call('HGETALL', ck)
+    end
+    return g
+  end
+  -- R or W | e > E: until E is decided
+  if q.e > was.e then return answer(ck, PARK) end
+  if s == 'R' then return running(ck, q, was) end
+  if s == 'W' then return waiting(ck, q, was) end
+  return answer(ck, ACK) -- X whose bit is gone: it was done
+end
+
+local out = {}
+local n = (#KEYS - 4) / 2
+for i = 1, n do
+  local j = 7 + (i - 1) * 6
+  out[i] = decide(KEYS[3 + 2 * i], KEYS[4 + 2 * i], ARGV[j + 1], {
+    e = tonumber(ARGV[j + 2]), a = tonumber(ARGV[j + 3]), c = ARGV[j + 4],
+    once = ARGV[j + 5] == '1', run = ARGV[j + 6],
+  })
+end
+return out

@@ -1,0 +1,37 @@
+-- R, mine, not started | hand-back → the claim before it; run and crashes kept.
+-- KEYS: inc; then claims. ARGV: inc, owner, horizon ms; then for each the field
+-- that must match (r = run, k = token of the call) and its value.
+-- Reply for each: 1 = handed back, 0 = not mine.
+local out = {}
+for i = 1, #KEYS - 1 do
+  local ck, j = KEYS[i + 1], 3 + (i - 1) * 2
+  local v = redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph')
+  if v[1] == 'R' and v[2] == ARGV[2] and v[3] == ARGV[j + 2] then
+    redis.call('HDEL', ck, 'k', 'i', 'p', 'ph')
+    local kind = v[4] and string.sub(v[4], 1, 1)
+    if v[5] then -- cancel was asked meanwhile, and nothing was started
+      redis.call('HDEL', ck, 'x', 'h')
+      redis.call('HSET', ck, 's', 'C')
+      redis.call('PEXPIRE', ck, ARGV[3])
+    elseif kind == 'W' then -- also what was in doubt: its attempt waits at its record, the crash stays counted
+      local a, c, d, l = string.match(v[4], '^W|(%d+)|([^|]*)|([^|]*)|([^|]*)$')
+      redis.call('HSET', ck, 's', 'W', 'a', a, 'c', c)
+      if d ~= '' then redis.call('HSET', ck, 'd', d) end
+      if l ~= '' then redis.call('HSET', ck, 'l', l) end
+    elseif kind == 'D' then
+      local e, a, c, y, n = string.match(v[4], '^D|(%d+)|(%d+)|([^|]*)|([^|]*)|(%d+)$')
+      redis.call('HSET', ck, 's', 'D', 'e', e, 'a', a, 'c', c, 'y', y)
+      if n ~= '0' then redis.call('HSET', ck, 'n', n) end
+      if v[6] then redis.call('HSET', ck, 'h', v[6]) end
+      redis.call('PEXPIRE', ck, ARGV[3])
+    else
+      redis.call('HDEL', ck, 'e', 'a', 'o', 'c')
+      redis.call('HSET', ck, 's', 'N')
+      redis.call('PEXPIRE', ck, ARGV[3])
+    end
+    out[i] = 1
+  else
+    out[i] = 0
+  end
+end
+return out

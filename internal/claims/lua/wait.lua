@@ -1,0 +1,21 @@
+-- R, mine | fails, may retry → CAS W(a+1, C).
+-- KEYS: inc; then claims. ARGV: inc, owner; then run, next attempt, due, '1' if
+-- local, history for each. Reply for each: 1 = W stands, 0 = not mine any more.
+local out = {}
+for i = 1, #KEYS - 1 do
+  local ck, j = KEYS[i + 1], 2 + (i - 1) * 5
+  local v = redis.call('HMGET', ck, 's', 'o', 'r')
+  if v[2] == ARGV[2] and v[3] == ARGV[j + 1] and v[1] == 'R' then
+    redis.call('HDEL', ck, 'k', 'i', 'p', 'ph', 'd', 'l', 'h')
+    redis.call('HSET', ck, 's', 'W', 'a', ARGV[j + 2])
+    if ARGV[j + 3] ~= '' then redis.call('HSET', ck, 'd', ARGV[j + 3]) end
+    if ARGV[j + 4] ~= '' then redis.call('HSET', ck, 'l', '1') end
+    if ARGV[j + 5] ~= '' then redis.call('HSET', ck, 'h', ARGV[j + 5]) end
+    out[i] = 1
+  elseif v[2] == ARGV[2] and v[3] == ARGV[j + 1] and v[1] == 'W' then
+    out[i] = 1 -- said before; the answer was lost
+  else
+    out[i] = 0
+  end
+end
+return out

@@ -1,0 +1,167 @@
+package claims
+
+// The store: one script call a batch, every decision made inside Redis.
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// maxBatch is how many tasks one script call decides: it keeps Redis, which
+// does nothing else meanwhile, busy for a few milliseconds at most.
+const maxBatch = 500
+
+// ErrLost means that this Redis is not the one the store opened: flushed, lost,
+// failed over or raised by another worker. Nothing was changed. Call Open, then
+// Reassert what is held, then go on.
+var ErrLost = errors.New("claims: Redis lost its claims or was replaced: open again and re-assert what is held")
+
+// ErrPaused means that claiming stands still for a moment, so that live workers
+// can show themselves: after Redis was lost, or while this worker's own beat is
+// missing. Nothing was changed; ask again after a beat.
+var ErrPaused = errors.New("claims: paused until every live worker has shown itself")
+
+// ErrNotOpen means that the store was not opened yet.
+var ErrNotOpen = errors.New("claims: the store is not open")
+
+// Store keeps the claims in Redis. Its methods may be called concurrently.
+//
+// An owner is `<instance>/<boot nonce>/<assignment>`: the process part beats,
+// the whole string owns. It must differ for every assignment of a partition to
+// a process, and an owner never asks Claim about a record that it runs.
+//
+// Every error means that nothing may be concluded: never a verdict.
+type Store struct {
+	rdb redis.UniversalClient
+	cfg Config
+	k   keys
+
+	nonce string        // tells this store's calls from all others
+	calls atomic.Uint64 // the last call's number
+
+	current atomic.Pointer[incarnation] // nil = not open
+	opening sync.Mutex
+	dials   atomic.Int64 // connections begun; see identity.go
+	checked atomic.Int64 // value of dials at the last identity check
+
+	mu     sync.Mutex
+	unsure []unsure // see unsure.go
+}
+
+// New returns a store that is not open yet. It adds a hook to rdb that counts
+// new connections, and does no I/O.
+func New(rdb redis.UniversalClient, cfg Config) (*Store, error) {
+	if rdb == nil {
+		return nil, errors.New("claims: a Redis client is required")
+	}
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	var b [5]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return nil, fmt.Errorf("claims: draw a nonce: %w", err)
+	}
+	s := &Store{rdb: rdb, cfg: cfg, k: newKeys(cfg.Prefix, cfg.Cluster), nonce: hex.EncodeToString(b[:])}
+	s.watchDials()
+	return s, nil
+}
+
+// Config returns the configuration with its defaults filled in.
+func (s *Store) Config() Config { return s.cfg }
+
+// Beat shows that the owner's process lives. Call it every Config.Interval and
+// once before the first Claim. ErrLost: Open again.
+func (s *Store) Beat(ctx context.Context, owner string) error {
+	proc, err := process(owner)
+	if err != nil {
+		return err
+	}
+	inc, err := s.opened()
+	if err != nil {
+		return err
+	}
+	_, err = s.run(ctx, beatScript, inc,
+		[]string{s.k.inc, s.k.beat(proc), s.k.grace},
+		[]any{inc.token, s.cfg.BeatTTL.Milliseconds(), s.cfg.pause().Milliseconds()})
+	if err != nil {
+		return fmt.Errorf("claims: beat of %s: %w", proc, err)
+	}
+	if err := s.verify(ctx, inc); err != nil {
+		return fmt.Errorf("claims: beat of %s: %w", proc, err)
+	}
+	return s.settleUnsure(ctx, inc)
+}
+
+// Leave removes the process's beat: a clean stop. Whatever it still holds is in
+// doubt from now on, so hand back first.
+func (s *Store) Leave(ctx context.Context, owner string) error {
+	proc, err := process(owner)
+	if err != nil {
+		return err
+	}
+	if err := s.rdb.Del(ctx, s.k.beat(proc)).Err(); err != nil {
+		return fmt.Errorf("claims: leave of %s: %w", proc, err)
+	}
+	return nil
+}
+
+// run calls one script and turns its refusals into this package's errors.
+func (s *Store) run(ctx context.Context, sc *redis.Script, inc *incarnation, keys []string, args []any) (any, error) {
+	res, err := sc.Run(ctx, s.rdb, keys, args...).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, refusal(err)
+	}
+	// A connection made since the last check may lead to another server, whose
+	// copy of `inc` looks right: its answer counts only after a look at it.
+	if inc != nil && s.dials.Load() != s.checked.Load() {
+		if err := s.verify(ctx, inc); err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
+}
+
+func refusal(err error) error {
+	var re redis.Error
+	if !errors.As(err, &re) {
+		return err
+	}
+	switch msg := strings.TrimPrefix(re.Error(), "ERR "); {
+	case strings.HasPrefix(msg, "PERDURE_LOST"):
+		return ErrLost
+	case strings.HasPrefix(msg, "PERDURE_PAUSED"):
+		return ErrPaused
+	}
+	return err
+}
+
+// token names one Claim call inside a claim, with the incarnation it was made
+// under: "<incarnation>.<store nonce><number>".
+func (s *Store) token(inc *incarnation) string {
+	return strconv.FormatInt(inc.n, 10) + "." + s.nonce + strconv.FormatUint(s.calls.Add(1), 36)
+}
+
+func (s *Store) opened() (*incarnation, error) {
+	inc := s.current.Load()
+	if inc == nil {
+		return nil, ErrNotOpen
+	}
+	return inc, nil
+}
+
+func ms(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return strconv.FormatInt(t.UnixMilli(), 10)
+}
