@@ -29,6 +29,19 @@ type Catalog struct {
 	Hash         string // hex of the first 8 bytes of SHA-256 over the source text and the schemas it names
 }
 
+// CompileSchema gives a kind that was read from elsewhere than a catalog file
+// (a database) its validator. files holds the text of file and of every file
+// that it refers to, as in SchemaFiles.
+func (k *Kind) CompileSchema(file string, files map[string][]byte) error {
+	loader := &schemaLoader{read: files}
+	v, text, err := loader.compile(file)
+	if err != nil {
+		return err
+	}
+	k.SchemaFile, k.Schema, k.SchemaFiles, k.validator = file, text, files, v
+	return nil
+}
+
 // Queue is one topic tasks.<name>, the unit of pausing, scaling and weight.
 type Queue struct {
 	Name         string
@@ -49,14 +62,15 @@ type Dependency struct {
 type Kind struct {
 	Name         string
 	Queue        string
-	SchemaFile   string          // as written; "" = any payload
-	Schema       json.RawMessage // the JSON Schema's text; nil = any payload
-	SchemaURI    string          // ce_dataschema; "" = none
-	Timeout      time.Duration   // of one attempt
-	ExpiresAfter time.Duration   // 0 = never; a deadline given at enqueue wins if earlier
-	Ordered      bool            // order: key
-	BlockOnDead  bool            // on_dead: block
-	Effects      Effects         // default idempotent
+	SchemaFile   string            // as written; "" = any payload
+	Schema       json.RawMessage   // the JSON Schema's text; nil = any payload
+	SchemaURI    string            // ce_dataschema; "" = none
+	SchemaFiles  map[string][]byte // SchemaFile and what it refers to, by path; nil = none
+	Timeout      time.Duration     // of one attempt
+	ExpiresAfter time.Duration     // 0 = never; a deadline given at enqueue wins if earlier
+	Ordered      bool              // order: key
+	BlockOnDead  bool              // on_dead: block
+	Effects      Effects           // default idempotent
 	Retry        Retry
 	Dependency   string        // "" = none
 	HTTP         *HTTPExecutor // nil = a Go handler in the user's own binary

@@ -127,7 +127,7 @@ func (b *builder) schema(o object, k *Kind) {
 		o.wrong("schema", compiled.err.Error())
 		return
 	}
-	k.validator, k.Schema, k.SchemaURI = compiled.validator, compiled.text, compiled.uri
+	k.validator, k.Schema, k.SchemaURI, k.SchemaFiles = compiled.validator, compiled.text, compiled.uri, compiled.files
 }
 
 // schemaFiles compiles each schema file once, however many kinds name it.
@@ -139,12 +139,13 @@ type schemaFiles struct {
 type schemaFile struct {
 	validator *validator
 	text      json.RawMessage
+	files     map[string][]byte
 	uri       string // $id, where it is an absolute URI that can stand in a header
 	err       error
 }
 
 func newSchemaFiles(files fs.FS) *schemaFiles {
-	return &schemaFiles{&schemaLoader{files, map[string][]byte{}}, map[string]schemaFile{}}
+	return &schemaFiles{&schemaLoader{files: files, read: map[string][]byte{}}, map[string]schemaFile{}}
 }
 
 func (s *schemaFiles) get(name string) schemaFile {
@@ -153,6 +154,7 @@ func (s *schemaFiles) get(name string) schemaFile {
 	}
 	var f schemaFile
 	f.validator, f.text, f.err = s.loader.compile(name)
+	f.files = s.loader.used
 	if f.err == nil {
 		var head struct {
 			ID string `json:"$id"`

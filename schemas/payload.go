@@ -31,6 +31,7 @@ const schemaRoot = "file:///"
 type schemaLoader struct {
 	files fs.FS
 	read  map[string][]byte // every file read, for the catalog's hash
+	used  map[string][]byte // files of the schema that is being compiled
 }
 
 // Load implements jsonschema.URLLoader.
@@ -57,6 +58,7 @@ func (l *schemaLoader) Load(ref string) (any, error) {
 
 func (l *schemaLoader) readFile(name string) ([]byte, error) {
 	if b, ok := l.read[name]; ok {
+		l.used[name] = b
 		return b, nil
 	}
 	if l.files == nil {
@@ -66,7 +68,7 @@ func (l *schemaLoader) readFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.read[name] = b
+	l.read[name], l.used[name] = b, b
 	return b, nil
 }
 
@@ -77,6 +79,7 @@ func (l *schemaLoader) compile(file string) (*validator, []byte, error) {
 	if !fs.ValidPath(file) {
 		return nil, nil, errors.New("must be a path below the catalog's folder, with forward slashes")
 	}
+	l.used = map[string][]byte{}
 	c := jsonschema.NewCompiler()
 	c.UseLoader(l)
 	c.AssertFormat()
