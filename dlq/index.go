@@ -1,0 +1,173 @@
+package dlq
+
+// Index: the dead-letter and event topics of the catalog, copied into Postgres.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/schemas"
+)
+
+// Config of an Index. Zero values mean the defaults.
+type Config struct {
+	Instance   string        // static member id of the consumer group, "" = dynamic
+	History    time.Duration // how long events are kept; default 168h
+	PruneEvery time.Duration // default 10 minutes
+	BatchSize  int           // records a transaction; default 1000
+}
+
+// Deps are what an Index uses and does not own.
+type Deps struct {
+	DB       *pgxpool.Pool
+	Kafka    []kgo.Opt // brokers, TLS, SASL, client id
+	Names    kafka.Names
+	Catalog  *schemas.Catalog
+	Log      *slog.Logger          // nil = silent
+	Registry prometheus.Registerer // nil = no metrics
+}
+
+// Index copies letters, resolutions and events from Kafka into Postgres, each
+// once however often it is read, and commits an offset only after Postgres has
+// its row. Any number of processes may run one; they share the partitions.
+type Index struct {
+	cfg     Config
+	deps    Deps
+	queues  map[string]string // dead-letter topic → queue
+	events  map[string]bool   // event topics
+	metrics *metrics
+	log     *slog.Logger
+}
+
+// New returns an Index over the queues of deps.Catalog.
+func New(cfg Config, deps Deps) (*Index, error) {
+	if deps.DB == nil || deps.Catalog == nil {
+		return nil, errors.New("dlq index: it needs a database and a catalog")
+	}
+	if cfg.History <= 0 {
+		cfg.History = 168 * time.Hour
+	}
+	if cfg.PruneEvery <= 0 {
+		cfg.PruneEvery = 10 * time.Minute
+	}
+	if cfg.BatchSize <= 0 {
+		cfg.BatchSize = 1000
+	}
+	x := &Index{cfg: cfg, deps: deps, queues: map[string]string{}, events: map[string]bool{}, log: deps.Log}
+	if x.log == nil {
+		x.log = slog.New(slog.DiscardHandler)
+	}
+	for q := range deps.Catalog.Queues {
+		x.queues[deps.Names.DLQ(q)] = q
+		x.events[deps.Names.Events(q)] = true
+	}
+	var err error
+	if x.metrics, err = newMetrics(deps.Registry); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// Run consumes until ctx ends, and then returns nil. With Postgres away it
+// waits, holding its place; with Kafka away its client tries on by itself.
+func (x *Index) Run(ctx context.Context) error {
+	opts := append(append([]kgo.Opt(nil), x.deps.Kafka...),
+		kgo.ConsumerGroup(x.deps.Names.IndexGroup()),
+		kgo.ConsumeTopics(x.topics()...),
+		// What is older than the log begins is gone either way: checkGap says so.
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+		kgo.FetchMaxBytes(8<<20),
+		kgo.FetchMaxPartitionBytes(4<<20),
+		kgo.MetadataMaxAge(10*time.Second), // a topic made later is found soon
+	)
+	if x.cfg.Instance != "" {
+		opts = append(opts, kgo.InstanceID(x.cfg.Instance))
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return fmt.Errorf("dlq index: kafka client: %w", err)
+	}
+	defer cl.CloseAllowingRebalance()
+
+	ctx, cancel := context.WithCancel(ctx)
+	pruned := make(chan struct{})
+	go func() {
+		defer close(pruned)
+		x.prune(ctx)
+	}()
+	defer func() { cancel(); <-pruned }()
+
+	x.checkGap(ctx, cl)
+	for ctx.Err() == nil {
+		fetches := cl.PollRecords(ctx, x.cfg.BatchSize)
+		if fetches.IsClientClosed() || ctx.Err() != nil {
+			return nil
+		}
+		fetches.EachError(func(topic string, p int32, err error) {
+			x.log.Warn("dlq index: cannot read; tries on", "topic", topic, "partition", p, "err", err)
+		})
+		records := fetches.Records()
+		if len(records) > 0 && x.storeAll(ctx, records) {
+			if err := cl.CommitRecords(ctx, records...); err != nil && ctx.Err() == nil {
+				// They will be read again, and change nothing then.
+				x.log.Warn("dlq index: cannot commit offsets; these records will be read again", "records", len(records), "err", err)
+			}
+		}
+		cl.AllowRebalance()
+	}
+	return nil
+}
+
+// storeAll writes a batch, however long Postgres is away. It reports false only
+// if ctx ended before the batch was committed.
+func (x *Index) storeAll(ctx context.Context, records []*kgo.Record) bool {
+	b := x.rows(records)
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := x.store(ctx, b)
+		if err == nil {
+			x.metrics.stored(b)
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if badData(err) {
+			// A value that Postgres refuses must not stall the rest: find it.
+			if len(records) > 1 {
+				half := len(records) / 2
+				return x.storeAll(ctx, records[:half]) && x.storeAll(ctx, records[half:])
+			}
+			b = x.plain(records[0], err)
+			continue
+		}
+		x.metrics.failures.Inc()
+		x.log.Warn("dlq index: cannot write to Postgres; waits and tries again", "records", len(records), "wait", wait, "err", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (x *Index) topics() []string {
+	topics := make([]string, 0, 2*len(x.queues))
+	for t := range x.queues {
+		topics = append(topics, t)
+	}
+	for t := range x.events {
+		topics = append(topics, t)
+	}
+	return topics
+}

@@ -1,0 +1,171 @@
+package dlq
+
+// Record → row: what a batch writes.
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/schemas"
+)
+
+// batch is what one transaction writes.
+type batch struct {
+	letters  []letterRow
+	resolved []Resolution
+	events   []eventRow
+	strays   int // of letters
+	skipped  int
+}
+
+type letterRow struct {
+	*Letter
+	id, queue, key string
+	contentType    string
+	deadline       *time.Time
+	headers        []byte // JSON
+	attempts       []byte // JSON
+	at             *kgo.Record
+}
+
+type eventRow struct {
+	*Event
+	at *kgo.Record
+}
+
+// rows turns records into what is written of them. Nothing is dropped but what
+// is no event on an event topic.
+func (x *Index) rows(records []*kgo.Record) *batch {
+	b := &batch{}
+	for _, r := range records {
+		queue, dead := x.queues[r.Topic]
+		if !dead {
+			e, err := DecodeEvent(r)
+			if err != nil {
+				b.skipped++
+				x.log.Warn("dlq index: not an event; skipped", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", err)
+				continue
+			}
+			b.events = append(b.events, eventRow{e, r})
+			continue
+		}
+		l, res, err := Decode(r)
+		switch {
+		case err != nil:
+			x.log.Warn("dlq index: not a dead letter; kept as one that cannot be decoded", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", err)
+			b.strays++
+			b.letters = append(b.letters, row(Stray(r, err), queue, r))
+		case res != nil:
+			b.resolved = append(b.resolved, *res)
+		default:
+			b.letters = append(b.letters, row(l, queue, r))
+		}
+	}
+	return b
+}
+
+// plain is the batch for one record whose row Postgres refused with why: as
+// little of it as says where to look.
+func (x *Index) plain(r *kgo.Record, why error) *batch {
+	queue, dead := x.queues[r.Topic]
+	x.log.Error("dlq index: Postgres refuses a value of a record", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", why)
+	if e, err := DecodeEvent(r); !dead && err == nil && e.Data != nil {
+		e.Data = nil // JSON that jsonb cannot hold
+		return &batch{events: []eventRow{{e, r}}}
+	}
+	if !dead {
+		return &batch{skipped: 1}
+	}
+	l := Stray(&kgo.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Value: r.Value, Timestamp: r.Timestamp}, errors.New("a value that Postgres cannot hold"))
+	return &batch{letters: []letterRow{row(l, queue, r)}, strays: 1}
+}
+
+// badData reports whether Postgres refused a value, so that trying again
+// cannot help: data exceptions and limits (an index row too large).
+func badData(err error) bool {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) || len(pe.Code) != 5 {
+		return false
+	}
+	return pe.Code[:2] == "22" || pe.Code[:2] == "54" || pe.Code == "23514" || pe.Code == "23502"
+}
+
+func row(l *Letter, queue string, r *kgo.Record) letterRow {
+	w := letterRow{Letter: l, id: l.ID(), queue: queue, at: r}
+	w.key = clip(header(l.Headers, schemas.HeaderPartitionKey), schemas.MaxKey)
+	w.contentType = clip(header(l.Headers, schemas.HeaderContentType), MaxErrorClass)
+	w.Kind = clip(l.Kind, MaxErrorClass)
+	if t, err := time.Parse(time.RFC3339Nano, header(l.Headers, schemas.HeaderExpiry)); err == nil {
+		t = sane(t)
+		w.deadline = &t
+	}
+	w.headers = encodeHeaders(l.Headers)
+	w.attempts = EncodeAttempts(l.Attempts, MaxAttempts)
+	w.DiedAt = sane(l.DiedAt)
+	return w
+}
+
+// sane brings a time into what Postgres and JSON can hold.
+func sane(t time.Time) time.Time {
+	if t.Year() < 1970 || t.Year() > 9999 {
+		return time.Unix(0, 0)
+	}
+	return t
+}
+
+// encodeHeaders gives [[name, base64 value], …]; a name that is not text is ""
+// with its base64 as a third element. A nil value is null.
+func encodeHeaders(hs []kgo.RecordHeader) []byte {
+	if len(hs) == 0 {
+		return nil
+	}
+	list := make([][]any, len(hs))
+	for i, h := range hs {
+		if utf8.ValidString(h.Key) && h.Key == clip(h.Key, len(h.Key)) {
+			list[i] = []any{h.Key, h.Value}
+		} else {
+			list[i] = []any{"", h.Value, []byte(h.Key)}
+		}
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return nil // strings and bytes always marshal
+	}
+	return b
+}
+
+// DecodeHeaders reads what the index keeps of a record's headers.
+func DecodeHeaders(b []byte) ([]kgo.RecordHeader, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	var list [][]json.RawMessage
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, err
+	}
+	hs := make([]kgo.RecordHeader, len(list))
+	for i, e := range list {
+		if len(e) < 2 || len(e) > 3 {
+			return nil, errors.New("dlq: headers: want pairs")
+		}
+		if err := json.Unmarshal(e[0], &hs[i].Key); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(e[1], &hs[i].Value); err != nil {
+			return nil, err
+		}
+		if len(e) == 3 {
+			var name []byte
+			if err := json.Unmarshal(e[2], &name); err != nil {
+				return nil, err
+			}
+			hs[i].Key = string(name)
+		}
+	}
+	return hs, nil
+}

@@ -1,0 +1,187 @@
+package dlq
+
+// Letters: what people ask of the index. It consumes nothing, so any process
+// that serves the API may have one.
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Errors of Letters.
+var (
+	ErrNoLetter = errors.New("no such dead letter")
+	ErrNoGroup  = errors.New("no such failure group")
+	ErrCursor   = errors.New("not a cursor of this list")
+)
+
+// Letters answers questions about dead letters; safe for concurrent use.
+type Letters struct{ db *pgxpool.Pool }
+
+// NewLetters returns Letters over db, which stays the caller's.
+func NewLetters(db *pgxpool.Pool) *Letters { return &Letters{db: db} }
+
+// Filter chooses letters; the zero Filter chooses all.
+type Filter struct {
+	IDs    []string // letters, or task ids
+	Kind   string
+	Queue  string
+	Group  string // fingerprint
+	State  string
+	Reason string
+	Key    string
+	Since  time.Time // died at or after
+}
+
+// Entry is a letter as the index knows it. Payload and Headers are filled by
+// Get alone.
+type Entry struct {
+	Letter     string          `json:"letter" doc:"<task id>@<epoch>, or kafka:<topic>:<partition>:<offset>"`
+	TaskID     string          `json:"task_id,omitempty"`
+	Epoch      int             `json:"epoch"`
+	Kind       string          `json:"kind,omitempty"`
+	Queue      string          `json:"queue"`
+	Key        string          `json:"key,omitempty"`
+	State      string          `json:"state" enum:"open,held,replaying,resolved,discarded"`
+	Reason     string          `json:"reason"`
+	ErrorClass string          `json:"error_class,omitempty"`
+	Message    string          `json:"message,omitempty"`
+	Group      string          `json:"group" doc:"fingerprint of its cause"`
+	Run        int64           `json:"run"`
+	Release    string          `json:"release,omitempty"`
+	Catalog    string          `json:"catalog,omitempty"`
+	Deadline   *time.Time      `json:"deadline,omitempty"`
+	Origin     string          `json:"origin" doc:"topic/partition/offset of the record that died"`
+	DLQ        string          `json:"dlq" doc:"topic/partition/offset of the letter"`
+	DiedAt     time.Time       `json:"died_at"`
+	ChangedAt  time.Time       `json:"changed_at"`
+	Replays    int             `json:"replays"`
+	ResolvedBy string          `json:"resolved_by,omitempty" doc:"completed, replay or discard"`
+	Size       int             `json:"payload_bytes"`
+	Cut        bool            `json:"cut,omitempty" doc:"the original was too large to be kept whole"`
+	Attempts   json.RawMessage `json:"attempts,omitempty"`
+
+	ContentType string          `json:"content_type,omitempty"`
+	Payload     []byte          `json:"-"`
+	Headers     json.RawMessage `json:"-"`
+}
+
+const entryColumns = `letter, coalesce(task_id, ''), epoch, coalesce(kind, ''), queue, coalesce(key, ''), state, reason, error_class,
+  message, fingerprint, run, release, catalog, deadline, origin_topic || '/' || origin_partition || '/' || origin_offset,
+  dlq_topic || '/' || dlq_partition || '/' || dlq_offset, died_at, changed_at, replays, resolved_by,
+  coalesce(length(payload), 0), cut, content_type`
+
+func (e *Entry) fields() []any {
+	return []any{&e.Letter, &e.TaskID, &e.Epoch, &e.Kind, &e.Queue, &e.Key, &e.State, &e.Reason, &e.ErrorClass,
+		&e.Message, &e.Group, &e.Run, &e.Release, &e.Catalog, &e.Deadline, &e.Origin,
+		&e.DLQ, &e.DiedAt, &e.ChangedAt, &e.Replays, &e.ResolvedBy,
+		&e.Size, &e.Cut, &e.ContentType}
+}
+
+// Latest deaths first; the cursor is the last row seen.
+const listLetters = `select ` + entryColumns + ` from perdure.dead_letters
+where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or fingerprint = $3)
+  and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
+  and ($7::timestamptz is null or died_at >= $7)
+  and ($8::timestamptz is null or (died_at, letter) < ($8, $9))
+  and ($10::text[] is null or letter = any($10) or task_id = any($10))
+order by died_at desc, letter desc limit $11`
+
+// List returns at most limit letters, latest deaths first, and the cursor of
+// the page after them, "" after the last.
+func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) ([]Entry, string, error) {
+	var before *time.Time
+	var beforeID string
+	if cursor != "" {
+		t, id, err := parseCursor(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		before, beforeID = &t, id
+	}
+	rows, err := s.db.Query(ctx, listLetters, f.Kind, f.Queue, f.Group, f.State, f.Reason, f.Key,
+		timeOrNil(f.Since), before, beforeID, f.IDs, limit+1)
+	if err != nil {
+		return nil, "", fmt.Errorf("list dead letters: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) { return e, r.Scan(e.fields()...) })
+	if err != nil {
+		return nil, "", fmt.Errorf("list dead letters: %w", err)
+	}
+	if len(list) <= limit {
+		return list, "", nil
+	}
+	list = list[:limit]
+	last := list[limit-1]
+	return list, formatCursor(last.DiedAt, last.Letter), nil
+}
+
+// Get returns one letter with its attempts, payload and headers. id is a
+// letter's, or a task's: then its latest. The error is ErrNoLetter if there is
+// none.
+func (s *Letters) Get(ctx context.Context, id string) (*Entry, error) {
+	var e Entry
+	err := s.db.QueryRow(ctx, `select `+entryColumns+`, attempts, payload, headers from perdure.dead_letters
+where letter = $1 or task_id = $1 order by letter = $1 desc, epoch desc, died_at desc limit 1`, id).
+		Scan(append(e.fields(), &e.Attempts, &e.Payload, &e.Headers)...)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, ErrNoLetter
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dead letter %s: %w", id, err)
+	}
+	return &e, nil
+}
+
+// OfTask returns the letters of a task, lowest epoch first, with attempts.
+func (s *Letters) OfTask(ctx context.Context, taskID string) ([]Entry, error) {
+	rows, err := s.db.Query(ctx, `select `+entryColumns+`, attempts from perdure.dead_letters
+where task_id = $1 order by epoch, died_at`, taskID)
+	if err != nil {
+		return nil, fmt.Errorf("dead letters of task %s: %w", taskID, err)
+	}
+	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
+		return e, r.Scan(append(e.fields(), &e.Attempts)...)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dead letters of task %s: %w", taskID, err)
+	}
+	return list, nil
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func formatCursor(t time.Time, id string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(t.UnixMicro(), 10) + " " + id))
+}
+
+func parseCursor(s string) (time.Time, string, error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return time.Time{}, "", ErrCursor
+	}
+	us, id, ok := strings.Cut(string(b), " ")
+	n, err := strconv.ParseInt(us, 10, 64)
+	if !ok || err != nil {
+		return time.Time{}, "", ErrCursor
+	}
+	t := time.UnixMicro(n)
+	if t.Year() < 1 || t.Year() > 9999 || id != clip(id, len(id)) {
+		return time.Time{}, "", ErrCursor
+	}
+	return t, id, nil
+}

@@ -1,0 +1,150 @@
+package dlq
+
+// GET /v1/dead-letters and GET /v1/failure-groups.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/perdure/perdure/internal/api"
+)
+
+type listInput struct {
+	Kind   string    `query:"kind"`
+	Queue  string    `query:"queue"`
+	Group  string    `query:"group" doc:"fingerprint of a failure group"`
+	State  string    `query:"state" enum:"open,held,replaying,resolved,discarded" doc:"all states if absent"`
+	Reason string    `query:"reason"`
+	Since  time.Time `query:"since" doc:"died at or after, RFC 3339"`
+}
+
+func (in *listInput) filter() Filter {
+	return Filter{Kind: in.Kind, Queue: in.Queue, Group: in.Group, State: in.State, Reason: in.Reason, Since: in.Since}
+}
+
+type lettersInput struct {
+	listInput
+	Key    string `query:"key"`
+	Cursor string `query:"cursor" doc:"next of the page before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}
+
+type lettersOutput struct {
+	Body struct {
+		Letters []Entry `json:"letters"`
+		Next    string  `json:"next,omitempty" doc:"cursor of the next page; absent on the last"`
+	}
+}
+
+type letterInput struct {
+	ID string `path:"id" doc:"a letter's id, or a task's: its latest letter"`
+}
+
+type letterOutput struct{ Body LetterView }
+
+// LetterView is a letter with what a token may see of its content.
+type LetterView struct {
+	Entry
+	Payload       json.RawMessage `json:"payload,omitempty" doc:"if it is JSON; needs the verb read-payload"`
+	PayloadBase64 []byte          `json:"payload_base64,omitempty" doc:"if it is not JSON; needs the verb read-payload"`
+	Headers       json.RawMessage `json:"headers,omitempty" doc:"[[name, base64 value], …]; needs the verb read-payload"`
+	Hidden        bool            `json:"hidden,omitempty" doc:"payload and headers need the verb read-payload"`
+	Tombstone     bool            `json:"tombstone,omitempty" doc:"the record had no value at all"`
+}
+
+type groupsInput struct {
+	listInput
+	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}
+
+type groupsOutput struct {
+	Body struct {
+		Groups []Group `json:"groups"`
+	}
+}
+
+type groupInput struct {
+	FP string `path:"fp" doc:"fingerprint"`
+}
+
+type groupOutput struct{ Body Group }
+
+// Routes registers the read-only routes of dead letters and failure groups.
+func (s *Letters) Routes(a *api.API) {
+	op := func(id, path, summary string) huma.Operation {
+		return huma.Operation{OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"dead letters"}}
+	}
+	api.Register(a, api.ReadMeta, op("list-dead-letters", "/v1/dead-letters", "List dead letters, latest deaths first"), s.httpList)
+	api.Register(a, api.ReadMeta, op("get-dead-letter", "/v1/dead-letters/{id}", "One dead letter with its attempts"), s.httpGet)
+	api.Register(a, api.ReadMeta, op("list-failure-groups", "/v1/failure-groups", "List causes of death, most open letters first"), s.httpGroups)
+	api.Register(a, api.ReadMeta, op("get-failure-group", "/v1/failure-groups/{fp}", "One cause of death"), s.httpGroup)
+}
+
+func (s *Letters) httpList(ctx context.Context, in *lettersInput) (*lettersOutput, error) {
+	f := in.filter()
+	f.Key = in.Key
+	list, next, err := s.List(ctx, f, in.Cursor, in.Limit)
+	if errors.Is(err, ErrCursor) {
+		return nil, api.NewProblem(http.StatusUnprocessableEntity, "invalid-request", "cursor is not one of this list",
+			api.FieldError{Pointer: "#/query/cursor", Detail: "is not a cursor"}).WithNext("leave cursor out to begin at the first page")
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := &lettersOutput{}
+	out.Body.Letters, out.Body.Next = list, next
+	return out, nil
+}
+
+func (s *Letters) httpGet(ctx context.Context, in *letterInput) (*letterOutput, error) {
+	e, err := s.Get(ctx, in.ID)
+	if errors.Is(err, ErrNoLetter) {
+		return nil, api.NewProblem(http.StatusNotFound, "no-such-letter", "no dead letter has this id").
+			WithNext("perdure dlq ls; a task that is not dead: perdure tasks get ID")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &letterOutput{Body: view(e, api.Can(ctx, api.ReadPayload))}, nil
+}
+
+func view(e *Entry, all bool) LetterView {
+	v := LetterView{Entry: *e, Hidden: !all, Tombstone: e.Payload == nil}
+	if !all {
+		return v
+	}
+	v.Headers = e.Headers
+	if json.Valid(e.Payload) {
+		v.Payload = e.Payload
+	} else {
+		v.PayloadBase64 = e.Payload
+	}
+	return v
+}
+
+func (s *Letters) httpGroups(ctx context.Context, in *groupsInput) (*groupsOutput, error) {
+	list, err := s.Groups(ctx, in.filter(), in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &groupsOutput{}
+	out.Body.Groups = list
+	return out, nil
+}
+
+func (s *Letters) httpGroup(ctx context.Context, in *groupInput) (*groupOutput, error) {
+	g, err := s.Group(ctx, in.FP)
+	if errors.Is(err, ErrNoGroup) {
+		return nil, api.NewProblem(http.StatusNotFound, "no-such-group", "no dead letter has this fingerprint").
+			WithNext("perdure dlq groups")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &groupOutput{Body: *g}, nil
+}

@@ -1,0 +1,82 @@
+package dlq
+
+// Pruning: finished letters by their queue's dlq_retention, events by HISTORY.
+// A letter that nobody has finished is never removed by age.
+
+import (
+	"context"
+	"time"
+
+	"github.com/perdure/perdure/schemas"
+)
+
+// pruneChunk bounds one DELETE, so that it holds no lock for long.
+const pruneChunk = 5000
+
+const (
+	pruneLetters = `
+delete from perdure.dead_letters where letter in (
+  select letter from perdure.dead_letters
+  where queue = $1 and state in ('resolved', 'discarded') and changed_at < clock_timestamp() - $2::interval
+  order by letter limit $3 for update skip locked)`
+	pruneEvents = `
+delete from perdure.events e using (
+  select topic, partition, "offset" from perdure.events where at < clock_timestamp() - $1::interval limit $2) o
+where e.topic = o.topic and e.partition = o.partition and e."offset" = o."offset"`
+	// A resolution is needed as long as a letter of its task can still be read
+	// from Kafka, or stands in the index.
+	pruneResolutions = `
+delete from perdure.resolutions where task_id in (
+  select task_id from perdure.resolutions r
+  where at < clock_timestamp() - $1::interval
+    and not exists (select from perdure.dead_letters d where d.task_id = r.task_id)
+  limit $2)`
+)
+
+// prune removes what is old until ctx ends, first at once.
+func (x *Index) prune(ctx context.Context) {
+	tick := time.NewTicker(x.cfg.PruneEvery)
+	defer tick.Stop()
+	for {
+		if err := x.pruneOnce(ctx); err != nil && ctx.Err() == nil {
+			x.log.Warn("dlq index: cannot prune; tries again later", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (x *Index) pruneOnce(ctx context.Context) error {
+	longest := x.cfg.History
+	for name, q := range x.deps.Catalog.Queues {
+		keep := q.DLQRetention
+		if keep <= 0 {
+			keep = schemas.DefaultDLQRetention
+		}
+		longest = max(longest, keep)
+		if err := x.pruneBy(ctx, pruneLetters, name, keep, pruneChunk); err != nil {
+			return err
+		}
+	}
+	if err := x.pruneBy(ctx, pruneEvents, x.cfg.History, pruneChunk); err != nil {
+		return err
+	}
+	// Kafka deletes whole segments, so records live on past their retention.
+	return x.pruneBy(ctx, pruneResolutions, 2*longest, pruneChunk)
+}
+
+func (x *Index) pruneBy(ctx context.Context, sql string, args ...any) error {
+	for {
+		tag, err := x.deps.DB.Exec(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		x.metrics.pruned.Add(float64(tag.RowsAffected()))
+		if tag.RowsAffected() < pruneChunk {
+			return nil
+		}
+	}
+}
