@@ -32,7 +32,7 @@ type Client struct {
 // New returns a Client for PERDURE_API_URL with PERDURE_API_TOKEN.
 func New(cfg config.Config) (*Client, error) {
 	if cfg.APIURL == "" {
-		return nil, fmt.Errorf("no API to talk to: start `perdure up`, or set PERDURE_API_URL to a dispatcher's address (no %s was found)", config.EnvFile(cfg.DataDir))
+		return nil, errors.New("no API to talk to: start `perdure up`, or set PERDURE_API_URL to a dispatcher's address")
 	}
 	base, err := url.Parse(cfg.APIURL)
 	if err != nil {

@@ -17,7 +17,7 @@ type Config struct {
 	Catalog string `envconfig:"PERDURE_CATALOG" default:"catalog.yaml" desc:"file of kinds, queues and dependencies"`
 
 	HTTPAddr string `envconfig:"PERDURE_HTTP_ADDR" desc:"address to listen on; /v1 only on loopback unless API_TOKENS_FILE is set"`
-	APIURL   string `envconfig:"PERDURE_API_URL" desc:"where the command line finds the API"`
+	APIURL   string `envconfig:"PERDURE_API_URL" default:"http://127.0.0.1:17070" desc:"where the command line finds the API"`
 	DataDir  string `envconfig:"PERDURE_DATA_DIR" desc:"folder for embedded servers, perdure.env and instance slots"`
 	Instance string `envconfig:"PERDURE_INSTANCE" desc:"name of this process, unique in the fleet, the same after a restart"`
 	Release  string `envconfig:"PERDURE_RELEASE" desc:"version of the user's code, kept with each failure"`
