@@ -40,20 +40,20 @@ func runChild(what, dir string) error {
 		if err != nil {
 			return err
 		}
-		defer lock.Release() //nolint:errcheck // the process ends
+		defer lock.Release()
 	case "kafka":
 		k, err := StartKafka(ctx, KafkaConfig{Dir: dir})
 		if err != nil {
 			return err
 		}
-		defer k.Close() //nolint:errcheck // the process ends
+		defer k.Close()
 		told = k.Brokers()[0]
 	case "postgres":
 		p, err := StartPostgres(ctx, PostgresConfig{Dir: dir})
 		if err != nil {
 			return err
 		}
-		defer p.Close() //nolint:errcheck // the process ends
+		defer p.Close()
 		told = fmt.Sprint(p.PID(), " ", p.URL())
 	default:
 		return fmt.Errorf("no such child: %s", what)
@@ -98,6 +98,6 @@ func startChild(t *testing.T, what, dir string) *child {
 
 // kill is kill -9; the child cannot close anything.
 func (c *child) kill() {
-	c.cmd.Process.Kill() //nolint:errcheck // it may be gone
-	c.cmd.Wait()         //nolint:errcheck // "signal: killed" is what we asked for
+	c.cmd.Process.Kill()
+	c.cmd.Wait()
 }

@@ -158,7 +158,7 @@ func TestPostgresStopsAnOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
-	go func() { defer close(ended); orphan.Wait() }() //nolint:errcheck // only its end matters
+	go func() { defer close(ended); orphan.Wait() }()
 	deadline := time.Now().Add(10 * time.Second)
 	for readPID(filepath.Join(p.home.data, "postmaster.pid")) != orphan.Process.Pid {
 		if time.Now().After(deadline) {
@@ -194,7 +194,7 @@ func TestPostgresIgnoresAPIDThatIsSomebodyElse(t *testing.T) {
 		if err := other.Process.Kill(); err != nil {
 			t.Errorf("the other process was killed: %v", err)
 		}
-		other.Wait() //nolint:errcheck // killed by us
+		other.Wait()
 	}()
 	_, rest, _ := strings.Cut(string(content), "\n")
 	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(other.Process.Pid)+"\n"+rest), 0o600); err != nil {

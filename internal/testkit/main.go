@@ -46,7 +46,7 @@ func Main(m *testing.M, leaks ...goleak.Option) {
 // Report writes one line per server that this process's tests used so far.
 func Report(w io.Writer) {
 	for _, line := range used.lines() {
-		fmt.Fprintln(w, line) //nolint:errcheck // a report to a terminal
+		fmt.Fprintln(w, line)
 	}
 }
 

@@ -1,0 +1,45 @@
+# What there is to do, each with what it needs. `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+SHELL := bash
+
+GO       ?= go
+# A package's tests share two cores with real servers; -p above 2 only queues.
+TESTFLAGS ?= -race -timeout 15m -p 2
+PKGS     ?= ./...
+LINT     := $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## the disputes demo on embedded servers, end to end; needs only Go
+	$(GO) run ./cmd/perdure demo
+
+.PHONY: build
+build: ## bin/perdure, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/perdure ./cmd/perdure
+
+.PHONY: test
+test: ## all tests, on the real servers that this machine can run (PKGS=./relay/... for some)
+	.ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
+
+.PHONY: lint
+lint: ## gofmt, go vet, golangci-lint with the import rule
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [[ -n $$unformatted ]]; then echo "not gofmt'd (gofmt -w):"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(LINT) run ./...
+
+.PHONY: generate
+generate: ## rewrite every generated file
+	$(GO) generate ./...
+
+.PHONY: bench
+bench: ## all benchmarks on real servers, tests left out
+	.ci/with-servers $(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 60m $(PKGS)
+
+.PHONY: soak
+soak: ## the long runs (files tagged soak) on three brokers
+	PERDURE_TEST_BROKERS=3 .ci/with-servers $(GO) test -tags soak -run Soak -count 1 -p 1 -timeout 6h $(PKGS)
