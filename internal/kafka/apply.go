@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func visible(ctx context.Context, adm *kadm.Client, topics []string) error {
 	tick := time.NewTicker(visiblePoll)
 	defer tick.Stop()
 	for {
-		details, err := adm.ListTopics(ctx, topics...)
+		details, err := listTopics(ctx, adm, topics)
 		if err != nil {
 			return unreachable("look for the topics just made", err)
 		}
@@ -159,7 +160,7 @@ func Ensure(ctx context.Context, adm *kadm.Client, cat *schemas.Catalog, s Setti
 	if err := Apply(ctx, adm, changes); err != nil {
 		return nil, err
 	}
-	return Plan(ctx, adm, cat, s)
+	return slices.DeleteFunc(changes, func(c Change) bool { return c.Auto }), nil
 }
 
 func mismatch(changes []Change) error {

@@ -19,6 +19,9 @@ type logger struct {
 	secret string // never let through, wherever it stands; "" = none
 }
 
+// levelTrace is for the client's own debug lines, several a request.
+const levelTrace = slog.LevelDebug - 4
+
 func newLogger(log *slog.Logger, secret string) *logger {
 	return &logger{log.With("part", "kafka"), secret}
 }
@@ -27,6 +30,8 @@ func newLogger(log *slog.Logger, secret string) *logger {
 func (l *logger) Level() kgo.LogLevel {
 	ctx := context.Background()
 	switch {
+	case l.log.Enabled(ctx, levelTrace):
+		return kgo.LogLevelDebug
 	case l.log.Enabled(ctx, slog.LevelDebug):
 		return kgo.LogLevelInfo
 	case l.log.Enabled(ctx, slog.LevelWarn):
@@ -39,8 +44,10 @@ func (l *logger) Level() kgo.LogLevel {
 
 // Log implements kgo.Logger.
 func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	to := slog.LevelDebug
+	to := levelTrace
 	switch level {
+	case kgo.LogLevelInfo:
+		to = slog.LevelDebug
 	case kgo.LogLevelError:
 		to = slog.LevelError
 	case kgo.LogLevelWarn:

@@ -48,7 +48,7 @@ func Plan(ctx context.Context, adm *kadm.Client, cat *schemas.Catalog, s Setting
 	for i, t := range wanted {
 		names[i] = t.Name
 	}
-	details, err := adm.ListTopics(ctx, names...)
+	details, err := listTopics(ctx, adm, names)
 	if err != nil {
 		return nil, unreachable("list topics", err)
 	}
@@ -74,6 +74,13 @@ func Plan(ctx context.Context, adm *kadm.Client, cat *schemas.Catalog, s Setting
 		changes = append(changes, t.compareSettings(configs[t.Name])...)
 	}
 	return changes, nil
+}
+
+// listTopics asks the brokers. kadm would answer from the client's cache, seconds
+// old, in which a topic just made is not there yet; asking for what one may do
+// with each topic is what makes it ask.
+func listTopics(ctx context.Context, adm *kadm.Client, names []string) (kadm.TopicDetails, error) {
+	return adm.ListTopics(kadm.WithAuthorizedOps(ctx), names...)
 }
 
 // topicConfigs reads the settings of topics: topic → setting → value.
