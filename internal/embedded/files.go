@@ -48,6 +48,15 @@ func syncDir(dir string) error {
 	return nil
 }
 
+// makePassable creates a folder with this mode, whatever the umask says: a
+// closed one would shut out the unprivileged server.
+func makePassable(dir string, mode os.FileMode) error {
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	return os.Chmod(dir, mode)
+}
+
 // ancestors are the folders from / to the absolute path itself.
 func ancestors(path string) []string {
 	dirs := []string{path}

@@ -1,7 +1,9 @@
 package embedded
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +34,47 @@ func TestKafkaRecordsAndOffsetsSurviveKill9(t *testing.T) {
 		c.kill()
 	}
 	checkKafka(t, startKafka(t, dir).Brokers()[0], 300)
+}
+
+// What was acknowledged is there, also when the kill falls into the writing.
+func TestKafkaAcknowledgedRecordsSurviveKill9(t *testing.T) {
+	dir := t.TempDir()
+	c := startChild(t, "kafka", dir)
+	fillKafka(t, c.told, 1)
+	cl, _ := dialKafka(t, c.told, kgo.MaxBufferedRecords(1000))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var highest atomic.Int64
+	produced := make(chan struct{})
+	go func() {
+		defer close(produced)
+		for ctx.Err() == nil {
+			cl.Produce(ctx, &kgo.Record{Topic: testTopic, Value: make([]byte, 1024)}, func(r *kgo.Record, err error) {
+				if err == nil {
+					highest.Store(r.Offset)
+				}
+			})
+		}
+	}()
+	deadline := time.Now().Add(10 * time.Second)
+	for highest.Load() < 5000 {
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d records were acknowledged", highest.Load())
+		}
+		time.Sleep(pollEvery) // poll
+	}
+	c.kill()
+	cancel()
+	<-produced
+	cl.Close()
+	_, adm := dialKafka(t, startKafka(t, dir).Brokers()[0])
+	ends, err := adm.ListEndOffsets(t.Context(), testTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, _ := ends.Lookup(testTopic, 0); end.Offset <= highest.Load() {
+		t.Fatalf("offset %d was acknowledged, the log ends at %d", highest.Load(), end.Offset)
+	}
 }
 
 func TestKafkaInMemoryLeavesNothing(t *testing.T) {

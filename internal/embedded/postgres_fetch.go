@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -100,10 +101,32 @@ func unpack(version embeddedpostgres.PostgresVersion, cache, home string) error 
 	if _, err := os.Stat(filepath.Join(unpacked, "bin", "postgres")); err != nil {
 		return errors.Join(startErr, os.RemoveAll(part))
 	}
+	if err := openToAll(unpacked); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(home); err != nil {
 		return err
 	}
 	return errors.Join(os.Rename(unpacked, home), os.RemoveAll(part))
+}
+
+// openToAll lets every user read the folder and run what is in it, whatever
+// the umask was while it was unpacked.
+func openToAll(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		mode := info.Mode().Perm() | 0o444
+		if mode&0o100 != 0 {
+			mode |= 0o111
+		}
+		return os.Chmod(path, mode)
+	})
 }
 
 // binariesCache is a folder that both we and the server's user can enter.
@@ -119,8 +142,11 @@ func binariesCache(owner *serverUser) (string, error) {
 	}
 	if !ok {
 		dir = filepath.Join(rootDataDir, "binaries")
+		if err := makePassable(rootDataDir, 0o711); err != nil {
+			return "", fmt.Errorf("create cache for binaries: %w", err)
+		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makePassable(dir, 0o755); err != nil {
 		return "", fmt.Errorf("create cache for binaries: %w", err)
 	}
 	return dir, nil

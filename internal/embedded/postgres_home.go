@@ -49,12 +49,9 @@ func openPostgresHome(dir string, owner *serverUser) (*postgresHome, error) {
 		return nil, fmt.Errorf("embedded postgres: %w", err)
 	}
 	h.dir = abs
-	if err := os.MkdirAll(h.dir, 0o711); err != nil {
-		return nil, fmt.Errorf("embedded postgres: create directory: %w", err)
-	}
 	// Passable for the server, readable only for us.
-	if err := os.Chmod(h.dir, 0o711); err != nil {
-		return nil, fmt.Errorf("embedded postgres: open directory to the server: %w", err)
+	if err := makePassable(h.dir, 0o711); err != nil {
+		return nil, fmt.Errorf("embedded postgres: create directory: %w", err)
 	}
 	// Symlinks are resolved once: processes are recognised by this path.
 	if h.dir, err = filepath.EvalSymlinks(h.dir); err != nil {
@@ -81,7 +78,7 @@ func (h *postgresHome) place(owner *serverUser) (string, error) {
 		return here, err
 	}
 	parent := filepath.Join(rootDataDir, "postgres-"+strings.ToLower(rand.Text()))
-	if err := os.MkdirAll(parent, 0o711); err != nil {
+	if err := errors.Join(makePassable(rootDataDir, 0o711), makePassable(parent, 0o711)); err != nil {
 		return "", fmt.Errorf("embedded postgres: user %s, who must run it, cannot reach %s, and there is no place elsewhere: set PERDURE_DATA_DIR to a directory whose parents all can be entered, or PERDURE_POSTGRES_URL: %w", owner.name, h.dir, err)
 	}
 	there := filepath.Join(parent, "data")
