@@ -49,6 +49,7 @@ create table perdure.outbox (
   content_type text not null default 'application/json',
   headers      jsonb,                 -- null: none; values are strings
   payload      bytea not null,
+  checked      boolean not null default false, -- payload was held against its schema before; false: the relay does it
   primary key (id)
 ) partition by range (id);
 create index outbox_xid_id on perdure.outbox (xid, id);
@@ -109,7 +110,7 @@ create table perdure.scheduled (
   due timestamptz not null,
   generation int not null, epoch int not null, created_at timestamptz not null, deadline timestamptz,
   kind text not null, queue text not null, key text, task_id text,
-  content_type text not null, headers jsonb, payload bytea not null
+  content_type text not null, headers jsonb, payload bytea not null, checked boolean not null
 );
 create index scheduled_due on perdure.scheduled (due, id);
 create table perdure.parked (
@@ -118,7 +119,7 @@ create table perdure.parked (
   why text not null,
   generation int not null, epoch int not null, created_at timestamptz not null, deadline timestamptz,
   kind text not null, queue text not null, key text, task_id text,
-  content_type text not null, headers jsonb, payload bytea not null
+  content_type text not null, headers jsonb, payload bytea not null, checked boolean not null
 );
 create index parked_queue on perdure.parked (queue, id);
 

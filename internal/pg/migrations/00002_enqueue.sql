@@ -109,7 +109,7 @@ begin
       'store the data elsewhere and send where it is');
   end if;
   if content_type is distinct from 'application/json'
-     and (content_type is null or length(content_type) > 255
+     and (content_type is null or length(content_type) > 256
           or content_type !~ '^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[ -~]*)?$') then
     perform perdure.refuse('PD400', 'perdure.enqueue: content_type is not a media type', 'write it as in application/json');
   end if;

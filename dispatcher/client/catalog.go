@@ -1,0 +1,192 @@
+package client
+
+// The catalog as the database has it: loaded once, looked at again from time
+// to time and when a kind is not known.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/schemas"
+)
+
+const (
+	lookAgain = 30 * time.Second // a changed kind is noticed after this
+	lookSoon  = time.Second      // an unknown kind makes us look, but not more often
+)
+
+// snapshot is the catalog at one moment; never changed.
+type snapshot struct {
+	*schemas.Catalog
+	maxPayload map[string]int // by kind, bytes
+	source     string
+	version    string // of the rows
+}
+
+// kinds holds the newest snapshot.
+type kinds struct {
+	db     DB
+	now    func() time.Time
+	latest atomic.Pointer[snapshot]
+	looked atomic.Int64 // Unix ns
+	mu     sync.Mutex   // one look at a time
+}
+
+// get returns a snapshot that was looked at lately and, if the database knows
+// it, has the kind.
+func (k *kinds) get(ctx context.Context, kind string) (*snapshot, error) {
+	s := k.latest.Load()
+	age := time.Duration(k.now().UnixNano() - k.looked.Load())
+	if s != nil && age < lookAgain && (s.Kinds[kind] != nil || age < lookSoon) {
+		return s, nil
+	}
+	return k.look(ctx, s)
+}
+
+// look reads the rows again if they changed since old.
+func (k *kinds) look(ctx context.Context, old *snapshot) (*snapshot, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s := k.latest.Load(); s != old {
+		return s, nil // another looked while we waited
+	}
+	s, err := k.read(ctx, old)
+	if err != nil {
+		return nil, err
+	}
+	k.latest.Store(s)
+	k.looked.Store(k.now().UnixNano())
+	return s, nil
+}
+
+func (k *kinds) read(ctx context.Context, old *snapshot) (*snapshot, error) {
+	var source, version string
+	err := k.db.QueryRow(ctx, sqlCatalogVersion).Scan(&source, &version)
+	if err != nil {
+		return nil, wrap("read the catalog", err)
+	}
+	if source == "" {
+		return nil, fmt.Errorf("enqueue: %w", ErrNotMigrated)
+	}
+	if old != nil && old.version == version {
+		return old, nil
+	}
+	s := &snapshot{
+		Catalog:    &schemas.Catalog{Queues: map[string]*schemas.Queue{}, Kinds: map[string]*schemas.Kind{}},
+		maxPayload: map[string]int{}, source: source, version: version,
+	}
+	rows, err := k.db.Query(ctx, sqlCatalogQueues)
+	if err != nil {
+		return nil, wrap("read perdure.queues", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, wrap("read perdure.queues", err)
+	}
+	for _, name := range names {
+		s.Queues[name] = &schemas.Queue{Name: name}
+	}
+	if rows, err = k.db.Query(ctx, sqlCatalogKinds); err != nil {
+		return nil, wrap("read perdure.kinds", err)
+	}
+	if _, err := pgx.CollectRows(rows, s.kind); err != nil {
+		return nil, wrap("read perdure.kinds", err)
+	}
+	return s, nil
+}
+
+// kind reads one row of perdure.kinds into s.
+func (s *snapshot) kind(row pgx.CollectableRow) (struct{}, error) {
+	var (
+		kind     schemas.Kind
+		limit    int
+		expires  *time.Duration
+		settings []byte
+		stored   StoredSchema
+	)
+	if err := row.Scan(&kind.Name, &kind.Queue, &kind.Ordered, &limit, &expires, &settings); err != nil {
+		return struct{}{}, err
+	}
+	if expires != nil {
+		kind.ExpiresAfter = *expires
+	}
+	if err := json.Unmarshal(settings, &stored); err != nil {
+		return struct{}{}, fmt.Errorf("settings of kind %s: %w", kind.Name, err)
+	}
+	if stored.File != "" {
+		if err := kind.CompileSchema(stored.File, stored.Files); err != nil {
+			return struct{}{}, fmt.Errorf("schema of kind %s: %w: run `perdure catalog apply`", kind.Name, err)
+		}
+	}
+	s.Kinds[kind.Name] = &kind
+	s.maxPayload[kind.Name] = limit
+	return struct{}{}, nil
+}
+
+// StoredSchema is the part of perdure.kinds.settings from which a kind's
+// schema is compiled again. `perdure catalog apply` writes it.
+type StoredSchema struct {
+	File  string            `json:"schema_file,omitempty"`
+	Files map[string][]byte `json:"schema_files,omitempty"` // by path; base64 in JSON
+}
+
+// row checks a task against the catalog and turns it into a row.
+func (s *snapshot) row(t *Task, now time.Time) (row, error) {
+	sub, err := t.submission()
+	if err != nil {
+		return row{}, err
+	}
+	limit := s.maxPayload[sub.Kind]
+	errs := schemas.ValidateTask(s.Catalog, &sub, now, limit)
+	if t.UniqueKey != "" {
+		errs = append(errs, schemas.FieldError{Pointer: "#/unique_key", Detail: "cannot be used: no kind declares unique; for one task a request use idempotency_key"})
+	}
+	if strings.ContainsAny(t.Producer, "\x00\x1f") {
+		errs = append(errs, schemas.FieldError{Pointer: "#/producer", Detail: "holds a control character"})
+	}
+	kind := s.Kinds[sub.Kind]
+	if len(errs) > 0 {
+		invalid := &InvalidError{Errors: errs}
+		if kind == nil {
+			invalid.cause = ErrUnknownKind
+		} else if len(sub.Payload) > limit {
+			invalid.cause = ErrTooLarge
+		}
+		return row{}, invalid
+	}
+	r := row{
+		kind: sub.Kind, queue: sub.Queue, key: sub.Key, contentType: sub.ContentType, payload: sub.Payload,
+		runAt: sub.RunAt, deadline: sub.Deadline, idempotencyKey: sub.IdempotencyKey, producer: t.Producer,
+	}
+	if r.queue == "" {
+		r.queue = kind.Queue
+	}
+	if r.contentType == "" {
+		r.contentType = schemas.JSONContentType
+	}
+	if kind.ExpiresAfter > 0 {
+		from := now
+		if sub.RunAt.After(now) {
+			from = sub.RunAt
+		}
+		if d := from.Add(kind.ExpiresAfter); r.deadline.IsZero() || d.Before(r.deadline) {
+			r.deadline = d
+		}
+	}
+	if len(sub.Headers) > 0 {
+		b, err := json.Marshal(sub.Headers)
+		if err != nil {
+			return row{}, fmt.Errorf("enqueue: headers: %w", err)
+		}
+		r.headers = string(b)
+	}
+	r.scheduled = sub.RunAt.After(now)
+	return r, nil
+}

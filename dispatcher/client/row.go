@@ -1,0 +1,125 @@
+package client
+
+// A checked task, and its columns.
+
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/schemas"
+)
+
+// row is a task that may be written. Zero times and empty strings are nulls.
+type row struct {
+	kind, queue, key, contentType string
+	headers                       string // a JSON object
+	payload                       []byte
+	runAt, deadline               time.Time
+	scheduled                     bool
+
+	idempotencyKey, producer string
+}
+
+func nullText(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func nullTime(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t
+}
+
+func textPtr(s *string) *string {
+	if *s == "" {
+		return nil
+	}
+	return s
+}
+
+func timePtr(t *time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return t
+}
+
+func ref(source string, generation int, seq int64, scheduled, replayed bool) Ref {
+	state := schemas.StateQueued
+	if scheduled {
+		state = schemas.StateScheduled
+	}
+	return Ref{
+		ID:  schemas.ID{Source: source, Generation: generation, Seq: seq}.String(),
+		Seq: seq, State: state, Replayed: replayed,
+	}
+}
+
+// columns are rows turned on their side, for unnest.
+type columns struct {
+	ids             []int64
+	runAt, deadline []*time.Time
+	kind, queue     []string
+	key, headers    []*string
+	contentType     []string
+	payload         [][]byte
+	producer        []*string
+	idempotencyKey  []string
+	scheduled       []bool
+}
+
+func (c *columns) add(id int64, r *row) {
+	c.ids = append(c.ids, id)
+	c.runAt = append(c.runAt, timePtr(&r.runAt))
+	c.deadline = append(c.deadline, timePtr(&r.deadline))
+	c.kind = append(c.kind, r.kind)
+	c.queue = append(c.queue, r.queue)
+	c.key = append(c.key, textPtr(&r.key))
+	c.contentType = append(c.contentType, r.contentType)
+	c.headers = append(c.headers, textPtr(&r.headers))
+	c.payload = append(c.payload, r.payload)
+	c.producer = append(c.producer, textPtr(&r.producer))
+	c.idempotencyKey = append(c.idempotencyKey, r.idempotencyKey)
+	c.scheduled = append(c.scheduled, r.scheduled)
+}
+
+// args are those of sqlInsertMany; sqlInsertManyKeyed takes three more.
+func (c *columns) args(generation int) []any {
+	return []any{c.ids, generation, c.runAt, c.deadline, c.kind, c.queue, c.key, c.contentType, c.headers, c.payload}
+}
+
+var copyColumns = []string{"id", "generation", "run_at", "deadline", "kind", "queue", "key", "content_type", "headers", "payload"}
+
+// copySource feeds rows to COPY without a slice per row.
+type copySource struct {
+	rows       []*row
+	ids        []int64
+	generation int
+	at         int
+	values     []any
+}
+
+func newCopySource(rows []*row, ids []int64, generation int) *copySource {
+	return &copySource{rows: rows, ids: ids, generation: generation, at: -1, values: make([]any, len(copyColumns))}
+}
+
+var _ pgx.CopyFromSource = (*copySource)(nil)
+
+// Next implements pgx.CopyFromSource.
+func (s *copySource) Next() bool { s.at++; return s.at < len(s.rows) }
+
+// Values implements pgx.CopyFromSource.
+func (s *copySource) Values() ([]any, error) {
+	r := s.rows[s.at]
+	s.values = append(s.values[:0], s.ids[s.at], s.generation, nullTime(r.runAt), nullTime(r.deadline),
+		r.kind, r.queue, nullText(r.key), r.contentType, nullText(r.headers), r.payload)
+	return s.values, nil
+}
+
+// Err implements pgx.CopyFromSource.
+func (s *copySource) Err() error { return nil }

@@ -1,0 +1,81 @@
+package client
+
+// What a caller hands in and gets back.
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/perdure/perdure/schemas"
+)
+
+// Task is one unit of work to be accepted. Kind and Payload are required.
+type Task struct {
+	Kind string // as in the catalog
+
+	// Payload is marshalled to JSON, except Raw and json.RawMessage, which are
+	// sent as they are.
+	Payload     any
+	ContentType string // "" is application/json; anything else needs Raw
+
+	Queue    string            // "" is the kind's
+	Key      string            // orders and partitions; "" is none
+	RunAt    time.Time         // not before; zero is now
+	Deadline time.Time         // zero is the kind's expires_after, if it has one
+	Headers  map[string]string // the user's own; nil is none
+
+	// IdempotencyKey makes the same request twice one task, for 168 h within
+	// the scope of producer, kind and queue. "" is none.
+	IdempotencyKey string
+	// Producer is the scope of IdempotencyKey; "" is the database's
+	// session_user. It is for gateways that accept tasks for others.
+	Producer string
+	// UniqueKey is refused so far: no kind can declare unique yet.
+	UniqueKey string
+}
+
+// Raw is a payload that is sent byte for byte.
+type Raw []byte
+
+// Ref is an accepted task.
+type Ref struct {
+	ID       string        // <source>-<generation>-<seq>, on every wire
+	Seq      int64         // what SQL returns
+	State    schemas.State // queued or scheduled, as it was first accepted
+	Replayed bool          // the idempotency key was known: this is the first answer again
+}
+
+// Outcome is what became of one task of EnqueueEach: Ref, or why not.
+type Outcome struct {
+	Ref Ref
+	Err error // nil: accepted. *InvalidError, ErrKeyReuse, …
+}
+
+// submission turns the task into what schemas checks.
+func (t *Task) submission() (schemas.Submission, error) {
+	s := schemas.Submission{
+		Kind: t.Kind, ContentType: t.ContentType, Queue: t.Queue, Key: t.Key,
+		IdempotencyKey: t.IdempotencyKey, UniqueKey: t.UniqueKey,
+		RunAt: t.RunAt, Deadline: t.Deadline, Headers: t.Headers,
+	}
+	switch p := t.Payload.(type) {
+	case nil:
+	case Raw:
+		s.Payload = p
+	case json.RawMessage:
+		s.Payload = p
+	case []byte:
+		return s, &InvalidError{Errors: []schemas.FieldError{{Pointer: "#/payload", Detail: "is a []byte: say client.Raw to send bytes as they are"}}}
+	default:
+		if !schemas.IsJSON(t.ContentType) {
+			return s, &InvalidError{Errors: []schemas.FieldError{{Pointer: "#/payload", Detail: "must be client.Raw for a content type that is not JSON"}}}
+		}
+		b, err := json.Marshal(p)
+		if err != nil {
+			return s, &InvalidError{Errors: []schemas.FieldError{{Pointer: "#/payload", Detail: fmt.Sprintf("%T cannot be written as JSON", p)}}}
+		}
+		s.Payload = b
+	}
+	return s, nil
+}
