@@ -1,0 +1,155 @@
+package replayer
+
+// May this letter be replayed? The rule of I7: never a task that is completed,
+// and never one of which that cannot be ruled out where it would matter.
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/schemas"
+)
+
+// letter is what is looked at before a letter moves; its payload stays in Postgres.
+type letter struct {
+	n       int64 // place in the job
+	id      string
+	found   bool
+	taskID  string
+	epoch   int
+	kind    string
+	queue   string
+	state   schemas.LetterState
+	reason  schemas.Reason
+	run     int64
+	cut     bool
+	size    int // bytes of payload
+	key     []byte
+	headers []byte // dlq.DecodeHeaders
+	expired bool   // by the database's clock
+	named   bool   // the selector named it by id
+}
+
+// refusal says why a letter is not replayed: a word that stays, and a text.
+// "" = it may go.
+type refusal string
+
+func refuse(word, format string, args ...any) refusal {
+	return refusal(word + ": " + fmt.Sprintf(format, args...))
+}
+
+// completedWord begins the refusal of a task that is completed.
+const completedWord = "completed"
+
+func (r refusal) completed() bool { return strings.HasPrefix(string(r), completedWord+":") }
+
+// before is judged without Redis: letters that cannot move whatever it says.
+func before(l *letter, cat *schemas.Catalog) refusal {
+	switch {
+	case !l.found:
+		return refuse("not-found", "no dead letter has this id")
+	case l.state == schemas.LetterResolved:
+		return refuse("resolved", "this letter is settled already")
+	case l.state == schemas.LetterReplaying:
+		return refuse("replaying", "another replay took this letter")
+	case l.state != schemas.LetterOpen:
+		return refuse(string(l.state), "only open letters are replayed")
+	case l.reason == schemas.ReasonUndecodable || l.taskID == "":
+		return refuse("undecodable", "nothing says which task this was; enqueue its content as a new task")
+	case l.cut || l.size == 0:
+		return refuse("cut", "the letter does not hold the whole payload")
+	case cat.Kinds[l.kind] == nil:
+		return refuse("unknown_kind", "kind %s is not in the catalog", l.kind)
+	case cat.Queues[l.queue] == nil:
+		return refuse("unknown_queue", "queue %s is not in the catalog", l.queue)
+	case l.expired:
+		return refuse("expired", "its deadline has passed: it would only die again; enqueue it as a new task")
+	case l.reason == schemas.ReasonUnknown && !l.named:
+		return refuse("unknown", "its effect may have happened; look at it, then replay it by its id")
+	}
+	return ""
+}
+
+// judge adds what Redis knows. Positive proof that the task is not completed is
+// a claim that is dead at this very epoch, or a letter that was made before any
+// run was granted. Where Redis no longer knows, a second run of an idempotent or
+// fenced kind is harmless; one of `effects: once` is not.
+//
+// The claim is read before the letter moves, and may change in between: a task
+// that is completed meanwhile has done, which absorbs the replay's record too.
+func judge(l *letter, c claims.Claim, kind *schemas.Kind) refusal {
+	switch c.State {
+	case claims.Done:
+		return refuse(completedWord, "the task is completed")
+	case claims.Cancelled:
+		return refuse("cancelled", "the task was cancelled")
+	case claims.Running, claims.Waiting:
+		return refuse("running", "the task is running or waits for a retry (epoch %d); look again later", c.Epoch)
+	case claims.Dead:
+		if c.Epoch == l.epoch {
+			return ""
+		}
+		if c.Epoch > l.epoch {
+			return refuse("newer", "the task died again at epoch %d; replay that letter", c.Epoch)
+		}
+	}
+	if l.run == 0 || kind.Effects != schemas.EffectsOnce {
+		return ""
+	}
+	return refuse("unproven", "Redis no longer knows the task, and its effect must not happen twice; it needs a person or the reconcile hook")
+}
+
+// outboxRow is what a replay's row takes from the letter's headers; task id,
+// epoch, queue and payload are taken in SQL.
+type outboxRow struct {
+	key         *string
+	contentType string
+	headers     []byte // JSON; nil = none
+}
+
+// rebuild reads the original's headers as a worker would.
+func rebuild(l *letter) (outboxRow, refusal) {
+	var row outboxRow
+	hs, err := dlq.DecodeHeaders(l.headers)
+	if err != nil {
+		return row, refuse("undecodable", "the headers kept with the letter cannot be read")
+	}
+	return rebuildFrom(l, hs)
+}
+
+func rebuildFrom(l *letter, hs []kgo.RecordHeader) (row outboxRow, _ refusal) {
+	// The value is checked by its size alone, so that it need not travel.
+	t, err := schemas.DecodeRecord(l.key, []byte{'0'}, hs)
+	if err != nil {
+		return row, refuse("undecodable", "%v", err)
+	}
+	if t.ID != l.taskID || t.Epoch != l.epoch || t.Kind != l.kind {
+		return row, refuse("undecodable", "the headers kept with the letter are another task's")
+	}
+	if l.size > schemas.MaxPayload {
+		return row, refuse(string(schemas.ReasonTooLarge), "its payload is larger than %d bytes", schemas.MaxPayload)
+	}
+	if t.Key != "" {
+		row.key = &t.Key
+	}
+	row.contentType = t.ContentType
+	user := map[string]string{}
+	for name, value := range t.Headers {
+		user[name] = value
+	}
+	if t.TraceParent != "" {
+		// As the producer gave it: the hop's own belong to the run that died.
+		user["traceparent"] = t.TraceParent
+	}
+	if len(user) > 0 {
+		if row.headers, err = json.Marshal(user); err != nil {
+			return row, refuse("undecodable", "%v", err)
+		}
+	}
+	return row, ""
+}

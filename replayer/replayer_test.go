@@ -1,0 +1,471 @@
+package replayer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/api"
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/pg"
+	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/schemas"
+)
+
+func TestMain(m *testing.M) {
+	if url := os.Getenv("REPLAYER_TEST_CHILD"); url != "" {
+		child(url)
+		return
+	}
+	testkit.Main(m)
+}
+
+// known are claims as a test wants them; what is not named is dead at epoch 0.
+type known struct {
+	mu  sync.Mutex
+	at  map[string]claims.Claim
+	err error
+}
+
+func (k *known) Get(_ context.Context, ids ...string) ([]claims.Claim, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.err != nil {
+		return nil, k.err
+	}
+	out := make([]claims.Claim, len(ids))
+	for i, id := range ids {
+		c, ok := k.at[id]
+		if !ok {
+			c = claims.Claim{State: claims.Dead}
+		}
+		out[i] = c
+	}
+	return out, nil
+}
+
+type rig struct {
+	t    *testing.T
+	url  string
+	db   *pgxpool.Pool
+	jobs *Jobs
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	url := testkit.MigratedPostgres(t).URL
+	db, err := pg.Pool(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return &rig{t: t, url: url, db: db, jobs: NewJobs(db)}
+}
+
+func (r *rig) exec(sql string, args ...any) {
+	r.t.Helper()
+	if _, err := r.db.Exec(r.t.Context(), sql, args...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) count(sql string, args ...any) (n int) {
+	r.t.Helper()
+	if err := r.db.QueryRow(r.t.Context(), sql, args...).Scan(&n); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// letters puts open letters of main-1-<from…to> into the index, as it would.
+func (r *rig) letters(from, to int, change func(*schemas.Task)) {
+	r.t.Helper()
+	for n := from; n <= to; n++ {
+		task := &schemas.Task{ID: fmt.Sprintf("main-1-%d", n), Kind: "idem", Key: "k", Payload: []byte(`{"n":` + strconv.Itoa(n) + `}`),
+			Time: time.Unix(1e9, 0), Headers: map[string]string{"x-user": "u"}}
+		if change != nil {
+			change(task)
+		}
+		hs := "["
+		for i, h := range schemas.AppendRecordHeaders[kgo.RecordHeader](nil, task) {
+			if i > 0 {
+				hs += ","
+			}
+			hs += fmt.Sprintf(`[%q, "%s"]`, h.Key, b64(h.Value))
+		}
+		var deadline *time.Time
+		if !task.Deadline.IsZero() {
+			deadline = &task.Deadline
+		}
+		r.exec(`insert into perdure.dead_letters (letter, task_id, epoch, kind, queue, key, reason, fingerprint, run, record_key, headers, payload,
+  deadline, origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at)
+values ($1, $2, $3, $4, 'payments', 'k', 'permanent', 'fp1:aa', 5, $5, $6::jsonb, $7, $8, 't', 0, 0, 'd', 0, 0, now())`,
+			dlq.LetterID(task.ID, task.Epoch), task.ID, task.Epoch, task.Kind, []byte(task.RecordKey()), hs+"]", task.Payload, deadline)
+	}
+}
+
+func (r *rig) plan(p Plan) string {
+	r.t.Helper()
+	p.Who = "tester"
+	id, err := r.jobs.Plan(r.t.Context(), p)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return id
+}
+
+func (r *rig) replayer(name string, c Claims) *Replayer {
+	r.t.Helper()
+	x, err := New(Config{Instance: name, Slice: 7, Poll: time.Millisecond, Lease: 2 * time.Second}, Deps{DB: r.db, Claims: c, Catalog: catalog(), Log: testkit.Logger(r.t)})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return x
+}
+
+// run works until all jobs are over.
+func (r *rig) run(xs ...*Replayer) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	var wg sync.WaitGroup
+	for _, x := range xs {
+		wg.Go(func() {
+			if err := x.Run(ctx); err != nil {
+				r.t.Error(err)
+			}
+		})
+	}
+	testkit.Eventually(r.t, 30*time.Second, func() (bool, string) {
+		n := r.count(`select count(*) from perdure.replays where state = 'running'`)
+		return n == 0, fmt.Sprint(n, " replays are running")
+	})
+	cancel()
+	wg.Wait()
+}
+
+func (r *rig) get(id string) *Replay {
+	r.t.Helper()
+	j, err := r.jobs.Get(r.t.Context(), id)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return j
+}
+
+func TestReplayMovesLettersWholeAndSaysWhatItRefused(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 20, nil)
+	r.letters(21, 21, func(t *schemas.Task) { t.Epoch = 3; t.Deadline = time.Now().Add(time.Hour) })
+	r.letters(22, 22, func(t *schemas.Task) { t.Deadline = time.Now().Add(-time.Hour) })
+	r.letters(23, 23, func(t *schemas.Task) { t.Kind = "gone" })
+	r.letters(24, 25, nil)
+	k := &known{at: map[string]claims.Claim{"main-1-21": {State: claims.Dead, Epoch: 3}, "main-1-24": {State: claims.Done}, "main-1-25": {State: claims.Running}}}
+
+	// A dry run says the same and changes nothing.
+	dry := r.plan(Plan{Selector: Selector{Group: "fp1:aa"}, DryRun: true})
+	r.run(r.replayer("a", k))
+	if j := r.get(dry); j.Replayed != 21 || j.Refused != 4 || j.State != Done {
+		t.Errorf("dry run: %+v", j)
+	}
+	if n := r.count(`select count(*) from perdure.outbox`); n != 0 {
+		t.Fatalf("a dry run wrote %d outbox rows", n)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); n != 25 {
+		t.Fatalf("a dry run changed %d letters", 25-n)
+	}
+
+	id := r.plan(Plan{Selector: Selector{Group: "fp1:aa"}, Why: "bank is back"})
+	if j := r.get(id); j.State != Planned || j.Letters != 25 || j.Left != 25 {
+		t.Errorf("planned: %+v", j)
+	}
+	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
+		t.Fatal(err)
+	}
+	r.run(r.replayer("a", k))
+	j := r.get(id)
+	words := map[string]int64{}
+	for _, x := range j.Refusals {
+		word, _, _ := strings.Cut(x.Why, ":")
+		words[word] = x.Letters
+	}
+	if j.State != Done || j.Replayed != 21 || words["completed"] != 1 || words["running"] != 1 || words["expired"] != 1 || words["unknown_kind"] != 1 {
+		t.Errorf("%+v %v", j, words)
+	}
+	if j.Became.UnderWay != 21 {
+		t.Errorf("became: %+v", j.Became)
+	}
+	if n := r.count(`select count(*) from perdure.outbox o join perdure.dead_letters d using (task_id)
+where o.epoch = d.epoch + 1 and o.payload = d.payload and o.kind = d.kind and o.queue = d.queue and o.key = 'k' and o.headers = '{"x-user": "u"}'
+  and o.content_type = 'application/json' and o.deadline is not distinct from d.deadline and d.state = 'replaying' and d.replays = 1`); n != 21 {
+		t.Errorf("%d of 21 outbox rows are their letters' originals", n)
+	}
+	if n := r.count(`select count(*) from perdure.audit where what = 'letter.replay' and who = 'tester' and why = 'bank is back' and replay = $1`, id); n != 21 {
+		t.Errorf("%d audit rows, want 21", n)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where task_id = 'main-1-24' and state = 'resolved' and resolved_by = 'completed'`); n != 1 {
+		t.Error("the letter of a completed task is still open")
+	}
+	// Again: everything is refused, nothing moves.
+	again := r.plan(Plan{Selector: Selector{IDs: []string{"main-1-1", "main-1-2@0", "main-1-24", "nobody"}}, Start: true})
+	r.run(r.replayer("b", k))
+	if j := r.get(again); j.Replayed != 0 || j.Refused != 4 {
+		t.Errorf("again: %+v", j)
+	}
+	if n := r.count(`select count(*) from perdure.outbox`); n != 21 {
+		t.Errorf("%d outbox rows, want 21", n)
+	}
+}
+
+// Two replays, two processes, the same letters, fifty times: one run each.
+func TestRivalReplaysMoveALetterOnce(t *testing.T) {
+	r := newRig(t)
+	const races, each = 50, 12
+	for race := range races {
+		r.letters(race*each+1, (race+1)*each, nil)
+		a := r.plan(Plan{Selector: Selector{Kind: "idem"}, Start: true})
+		b := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+		r.run(r.replayer("a", &known{}), r.replayer("b", &known{}))
+		if ja, jb := r.get(a), r.get(b); ja.Replayed+jb.Replayed != each || ja.Refused+jb.Refused != each {
+			t.Fatalf("race %d: %+v %+v", race, ja, jb)
+		}
+	}
+	if n := r.count(`select count(*) from (select task_id from perdure.outbox group by task_id having count(*) = 1) x`); n != races*each {
+		t.Errorf("%d of %d tasks have exactly one outbox row", n, races*each)
+	}
+}
+
+// Two processes that believe to hold the same job (a lease that ran out).
+func TestTwoRunnersOfOneJobMoveALetterOnce(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 60, nil)
+	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	a, b := r.replayer("a", &known{}), r.replayer("b", &known{})
+	for left := true; left; {
+		var wg sync.WaitGroup
+		var more [2]bool
+		for i, x := range []*Replayer{a, b} {
+			wg.Go(func() {
+				var err error
+				if more[i], err = x.slice(t.Context(), &job{id: id, who: "t"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		left = more[0] || more[1]
+	}
+	if n := r.count(`select count(distinct task_id) from perdure.outbox`); n != 60 || r.count(`select count(*) from perdure.outbox`) != 60 {
+		t.Errorf("%d tasks, %d rows, want 60", n, r.count(`select count(*) from perdure.outbox`))
+	}
+	if j := r.get(id); j.Replayed != 60 || j.Refused != 0 {
+		t.Errorf("%+v", j)
+	}
+}
+
+// The process is SIGKILLed at random moments, again and again, until the job is done.
+func TestKilledReplayerReplaysEveryLetterOnce(t *testing.T) {
+	r := newRig(t)
+	const n = 120
+	r.letters(1, n, nil)
+	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	kills := 0
+	for r.get(id).State == Running {
+		if kills > 200 {
+			t.Fatal("it makes no progress")
+		}
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "REPLAYER_TEST_CHILD="+r.url, fmt.Sprintf("REPLAYER_TEST_STEPS=%d", 1+rand.IntN(40)))
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+			kills++
+		} else if err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+	}
+	if kills < 3 {
+		t.Errorf("only %d kills", kills)
+	}
+	if got := r.count(`select count(distinct task_id) from perdure.outbox where epoch = 1`); got != n || r.count(`select count(*) from perdure.outbox`) != n {
+		t.Errorf("%d tasks, %d rows after %d kills, want %d", got, r.count(`select count(*) from perdure.outbox`), kills, n)
+	}
+	if j := r.get(id); j.Replayed != n || j.State != Done {
+		t.Errorf("%+v", j)
+	}
+	if got := r.count(`select count(*) from perdure.audit where what = 'letter.replay'`); got != n {
+		t.Errorf("%d audit rows, want %d", got, n)
+	}
+}
+
+// child is a replayer that kills its process after some steps, between them or
+// in the middle of a statement.
+func child(url string) {
+	steps, _ := strconv.Atoi(os.Getenv("REPLAYER_TEST_STEPS"))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	db, err := pg.Pool(ctx, url)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	x, err := New(Config{Instance: "child", Slice: 7}, Deps{DB: db, Claims: &known{}, Catalog: catalog()})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	x.steps = func(string) {
+		if steps--; steps > 0 {
+			return
+		}
+		if rand.IntN(2) == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+		go func() { // while a statement is under way
+			time.Sleep(time.Duration(rand.IntN(1500)) * time.Microsecond)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}()
+	}
+	for {
+		busy, err := x.turn(ctx)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		if !busy {
+			return
+		}
+	}
+}
+
+// The context ends between any two steps: what began is whole, the rest waits.
+func TestStoppedReplayerGoesOnWhereItWas(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 30, nil)
+	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	for at := 1; r.get(id).State == Running; at = at%11 + 1 {
+		ctx, cancel := context.WithCancel(t.Context())
+		x := r.replayer("a", &known{})
+		left := at
+		x.steps = func(string) {
+			if left--; left == 0 {
+				cancel()
+			}
+		}
+		done := make(chan error, 1)
+		go func() { done <- x.Run(ctx) }()
+		testkit.Eventually(t, 10*time.Second, func() (bool, string) {
+			return ctx.Err() != nil || r.count(`select count(*) from perdure.replays where state = 'running'`) == 0, "still running"
+		})
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := r.count(`select count(*) from perdure.outbox`); n != 30 || r.count(`select count(distinct task_id) from perdure.outbox`) != 30 {
+		t.Errorf("%d outbox rows, want 30", n)
+	}
+}
+
+// With Redis away nothing moves and nothing is refused.
+func TestNoLetterMovesWithoutItsClaim(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 5, nil)
+	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	k := &known{err: errors.New("redis: connection refused")}
+	x := r.replayer("a", k)
+	for range 3 {
+		if _, err := x.turn(t.Context()); err == nil {
+			t.Fatal("no error")
+		}
+	}
+	if j := r.get(id); j.Left != 5 || r.count(`select count(*) from perdure.outbox`) != 0 {
+		t.Errorf("%+v", j)
+	}
+	k.mu.Lock()
+	k.err = nil
+	k.mu.Unlock()
+	r.run(x)
+	if j := r.get(id); j.Replayed != 5 {
+		t.Errorf("%+v", j)
+	}
+}
+
+func TestCancelledReplayMovesNoMore(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 20, nil)
+	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	x := r.replayer("a", &known{})
+	n := 0
+	x.steps = func(step string) {
+		if n++; step == "judged" && n == 4 {
+			if err := r.jobs.Cancel(t.Context(), id, "tester"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	r.run(x)
+	j := r.get(id)
+	if j.State != Cancelled || j.Replayed != 2 || j.Left != 18 {
+		t.Errorf("%+v", j)
+	}
+	if open := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); open != 18 {
+		t.Errorf("%d letters are open, want 18", open)
+	}
+	if err := r.jobs.Start(t.Context(), id, "tester"); !errors.Is(err, ErrState) {
+		t.Errorf("a cancelled replay was started: %v", err)
+	}
+}
+
+func TestReplaysOverHTTP(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 3, nil)
+	a := api.New(http.NewServeMux(), "test", nil, testkit.Logger(t))
+	r.jobs.Routes(a)
+	call := func(method, path, body string) (int, string) {
+		w := httptest.NewRecorder()
+		req := httptest.NewRequest(method, "http://127.0.0.1"+path, strings.NewReader(body))
+		if body != "" {
+			req.Header.Set("Content-Type", "application/json")
+		}
+		a.ServeHTTP(w, req)
+		return w.Code, w.Body.String()
+	}
+	code, body := call("POST", "/v1/replays", `{"selector":{"kind":"idem"},"why":"x"}`)
+	if code != 202 || !strings.Contains(body, `"letters":3`) {
+		t.Fatal(code, body)
+	}
+	id := body[strings.Index(body, `"r-`)+1:][:14]
+	for _, c := range []struct {
+		method, path, body string
+		code               int
+		want               string
+	}{
+		{"GET", "/v1/replays/" + id, "", 200, `"state":"planned"`},
+		{"POST", "/v1/replays/" + id + "/start", "", 200, `"state":"running"`},
+		{"GET", "/v1/replays", "", 200, id},
+		{"POST", "/v1/replays/" + id + "/cancel", "", 200, `"state":"cancelled"`},
+		{"POST", "/v1/replays/" + id + "/start", "", 409, "replay-state"},
+		{"GET", "/v1/replays/r-none", "", 404, "no-such-replay"},
+		{"POST", "/v1/replays", `{"selector":{}}`, 422, "#/selector"},
+		{"POST", "/v1/replays", `{"selector":{"kid":"x"}}`, 422, "kid"},
+	} {
+		if code, body := call(c.method, c.path, c.body); code != c.code || !strings.Contains(body, c.want) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, code, body)
+		}
+	}
+}
