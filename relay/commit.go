@@ -1,0 +1,132 @@
+package relay
+
+// Moving on: one transaction that moves or holds the cursor under its fence,
+// logs what was acknowledged, and files what was not.
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/relaylog"
+)
+
+// The first statement of every commit: it locks the cursor's row or changes
+// nothing. $1 shard, $2 fence.
+const (
+	moveWithin = `update perdure.relay_cursor set upto = $3::text::pg_snapshot, at_id = $4, moved_at = clock_timestamp()
+where shard = $1 and fence = $2`
+	moveBeyond = `update perdure.relay_cursor set prev = $3::text::pg_snapshot, upto = null, at_id = 0, moved_at = clock_timestamp()
+where shard = $1 and fence = $2`
+	holdCursor = `select 1 from perdure.relay_cursor where shard = $1 and fence = $2 for update`
+)
+
+// The others take effect only where the fence holds; the row is locked by then.
+const fenced = ` exists (select 1 from perdure.relay_cursor where shard = $1 and fence = $2)`
+
+const (
+	logBatch = `insert into perdure.relay_log (shard, first_id, last_id, tasks, replays, hops)
+select $1::text, $3::bigint, $4::bigint, $5::int, $6::int, $7::bytea where` + fenced
+	fileColumns  = `id, generation, epoch, created_at, deadline, kind, queue, key, task_id, content_type, headers, payload, checked`
+	fileSchedule = `insert into perdure.scheduled (due, ` + fileColumns + `)
+select run_at, ` + fileColumns + ` from perdure.outbox where id = any($3::bigint[]) and` + fenced
+	fileParked = `insert into perdure.parked (why, ` + fileColumns + `)
+select w.why, ` + fileColumns + ` from perdure.outbox o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
+where id = any($3::bigint[]) and` + fenced
+	moveParked = `insert into perdure.parked (why, ` + fileColumns + `)
+select w.why, ` + fileColumns + ` from perdure.scheduled o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
+where id = any($3::bigint[]) and` + fenced
+	dropScheduled = `delete from perdure.scheduled where id = any($3::bigint[]) and` + fenced
+	dropParked    = `delete from perdure.parked where id = any($3::bigint[]) and` + fenced
+)
+
+// commit is the statements of one such transaction, sent in one round trip.
+type commit struct {
+	t     *term
+	batch pgx.Batch
+}
+
+func (t *term) commit(first string, args ...any) *commit {
+	c := &commit{t: t}
+	c.add(first, args...)
+	return c
+}
+
+func (c *commit) add(sql string, args ...any) {
+	c.batch.Queue(sql, append([]any{c.t.r.cfg.Source, c.t.fence}, args...)...)
+}
+
+// log adds a row of the relay log. A row never spans two partitions of the
+// outbox: which of them are still needed is asked by range.
+func (c *commit) log(d *delivery) {
+	replay := make(map[int64]bool)
+	for i := range d.rows {
+		if d.rows[i].taskID != "" {
+			replay[d.rows[i].id] = true
+		}
+	}
+	slices.SortFunc(d.hops, func(a, b relaylog.Hop) int { return cmp.Compare(a.ID, b.ID) })
+	for hops := d.hops; len(hops) > 0; {
+		n, replays := 0, 0
+		for n < len(hops) && hops[n].ID/partitionSize == hops[0].ID/partitionSize {
+			if replay[hops[n].ID] {
+				replays++
+			}
+			n++
+		}
+		c.add(logBatch, hops[0].ID, hops[n-1].ID, n-replays, replays, relaylog.Encode(hops[:n]))
+		hops = hops[n:]
+	}
+}
+
+// ids are those of the rows with this fate.
+func (d *delivery) ids(f fate) []int64 {
+	var ids []int64
+	for i := range d.rows {
+		if d.fates[i] == f {
+			ids = append(ids, d.rows[i].id)
+		}
+	}
+	return ids
+}
+
+// done is the ids of rows that Kafka has.
+func (d *delivery) done() []int64 {
+	ids := make([]int64, len(d.hops))
+	for i := range d.hops {
+		ids[i] = d.hops[i].ID
+	}
+	return ids
+}
+
+// whys are the broken queues and their reasons, as two arrays.
+func (t *term) whys() (queues, whys []string) {
+	for q, why := range t.parked {
+		queues, whys = append(queues, q), append(whys, why)
+	}
+	return queues, whys
+}
+
+// run sends the transaction. errLeaseLost: the fence is another's and nothing
+// was changed.
+func (c *commit) run(ctx context.Context) error {
+	results := c.t.conn.SendBatch(ctx, &c.batch)
+	tag, err := results.Exec()
+	held := tag.RowsAffected() > 0
+	for n := c.batch.Len(); err == nil && n > 1; n-- {
+		_, err = results.Exec()
+	}
+	if cerr := results.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("postgres: move the relay's cursor: %w", err)
+	}
+	if !held {
+		return fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
+	}
+	return nil
+}

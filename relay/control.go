@@ -1,0 +1,139 @@
+package relay
+
+// perdure.control, key relayed/<source>: the highest id that Kafka has, kept
+// where a restore of the database does not reach it.
+//
+// It may lag by up to a second. It is needed only where the database comes back
+// without commits that it had reported as flushed, on the same timeline and
+// cluster: a restored disk snapshot, a disk that lies about flushing. Everything
+// else that loses commits (a promoted standby, a point-in-time restore, a dump)
+// changes the timeline or the system identifier, which the cursor knows. While
+// this process lives it remembers its highest id itself and compares that too. So
+// ids could be used twice only if, within one second, a batch is relayed, the
+// relay dies, and the database forgets that same second. Writing it before every
+// batch would close that, at a round trip to Kafka in the latency of every task.
+//
+// It is never ahead of the database: ids come from rows that were flushed.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// controlEvery bounds the lag, and the growth of the topic between compactions.
+const controlEvery = time.Second
+
+// relayed is the value of relayed/<source>.
+type relayed struct {
+	Generation int    `json:"generation"`
+	Seq        int64  `json:"seq"`
+	SystemID   string `json:"system_id"`
+}
+
+func (r *Relay) controlKey() string { return "relayed/" + r.cfg.Source }
+
+// controlRecord is the record to send with a batch, nil if none is due. now does
+// not wait for its time.
+func (p *producer) controlRecord(is identity, seq int64, now bool) *kgo.Record {
+	if seq <= p.controlSeq || (!now && time.Since(p.controlAt) < controlEvery) {
+		return nil
+	}
+	value, err := json.Marshal(relayed{Generation: is.generation, Seq: seq, SystemID: is.systemID})
+	if err != nil {
+		return nil // cannot be: two numbers and a string
+	}
+	p.controlAt, p.controlSeq = time.Now(), seq
+	return &kgo.Record{Topic: p.r.deps.Names.Control(), Key: []byte(p.r.controlKey()), Value: value}
+}
+
+// writeControl writes what the last batch did not, when the outbox is idle or
+// the term ends. A failure only lengthens the lag; it is told and tried again.
+func (p *producer) writeControl(ctx context.Context, is identity, seq int64, now bool) {
+	rec := p.controlRecord(is, seq, now)
+	if rec == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	errs, err := p.send(ctx, []*kgo.Record{rec})
+	if err == nil {
+		err = errs[rec]
+	}
+	if err != nil {
+		p.controlSeq = 0
+		p.r.metrics.produceErrors.WithLabelValues("control").Inc()
+		p.r.log.Warn("cannot write the highest relayed id, trying again", "topic", rec.Topic, "cause", err)
+	}
+}
+
+// readControl returns what Kafka has of this source, nil if nothing.
+func (r *Relay) readControl(ctx context.Context, p *producer) (*relayed, error) {
+	name := r.deps.Names.Control()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	failed := func(err error) error {
+		if errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return fmt.Errorf("kafka: topic %s is missing, without it a restored database cannot be noticed: run `perdure topics plan`", name)
+		}
+		return fmt.Errorf("kafka: read %s: %w", name, r.broker.because(err))
+	}
+	r.broker.begin()
+	defer r.broker.end()
+	ends, err := p.adm.ListEndOffsets(ctx, name)
+	if err != nil {
+		return nil, failed(err)
+	}
+	end, ok := ends.Lookup(name, 0)
+	if !ok {
+		return nil, failed(kerr.UnknownTopicOrPartition)
+	}
+	if end.Err != nil {
+		return nil, failed(end.Err)
+	}
+	starts, err := p.adm.ListStartOffsets(ctx, name)
+	if err != nil {
+		return nil, failed(err)
+	}
+	start, _ := starts.Lookup(name, 0)
+	if start.Offset >= end.Offset {
+		return nil, nil
+	}
+
+	opts := append(append([]kgo.Opt{}, r.deps.Kafka...), kgo.WithHooks(&r.broker), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
+		name: {0: kgo.NewOffset().AtStart()},
+	}))
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, failed(err)
+	}
+	defer cl.Close()
+	var last *relayed
+	for at := start.Offset; at < end.Offset; {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			return nil, failed(err)
+		}
+		for _, e := range fetches.Errors() {
+			return nil, failed(e.Err)
+		}
+		for rec := range fetches.RecordsAll() {
+			at = rec.Offset + 1
+			if string(rec.Key) != r.controlKey() {
+				continue
+			}
+			v := &relayed{}
+			if err := json.Unmarshal(rec.Value, v); err != nil {
+				return nil, halt(HaltSequence, "write a right record with that key, or run `perdure outbox reset`",
+					"%s offset %d: key %s has a value that is not ours", name, rec.Offset, rec.Key)
+			}
+			last = v
+		}
+	}
+	return last, nil
+}

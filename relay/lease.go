@@ -1,0 +1,131 @@
+package relay
+
+// The lease: one row, on the database's clock. Whoever takes it writes its new
+// fence into the cursor too, in the same transaction, so that a holder which was
+// stopped for long can move nothing when it wakes.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// $4 is the fence of this process's last term: it may go on where its own lease
+// has not run out. A namesake that starts anew waits like anyone else.
+const takeLease = `
+insert into perdure.relay_lease as l (shard, owner, fence, until)
+values ($1, $2, 1, clock_timestamp() + $3::interval)
+on conflict (shard) do update
+  set owner = excluded.owner, fence = l.fence + 1, until = excluded.until
+  where l.until <= clock_timestamp() or (l.owner = $2 and l.fence = $4)
+returning fence`
+
+// A first cursor has seen nothing: no transaction id lies below 3.
+const takeCursor = `
+insert into perdure.relay_cursor as c (shard, fence, prev, system_id, database, timeline)
+values ($1, $2, '3:3:', $3, $4, $5)
+on conflict (shard) do update set fence = excluded.fence
+returning c.prev::text, c.upto is not null, c.system_id, c.database, c.timeline,
+  greatest(pg_snapshot_xmax(c.prev), pg_snapshot_xmax(coalesce(c.upto, c.prev)))
+    > pg_snapshot_xmax(pg_current_snapshot())`
+
+const renewLease = `
+update perdure.relay_lease set until = clock_timestamp() + $4::interval
+where shard = $1 and owner = $2 and fence = $3`
+
+const releaseLease = `
+update perdure.relay_lease set until = clock_timestamp()
+where shard = $1 and owner = $2 and fence = $3`
+
+// cursor is what the take found in relay_cursor.
+type cursor struct {
+	prev     string
+	large    bool // a window larger than a chunk is under way
+	systemID string
+	database uint32
+	timeline string
+	ahead    bool // its snapshots are ahead of the server's
+}
+
+// take takes the lease if it is free. ok is false while another holds it.
+func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence int64, c cursor, ok bool, err error) {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
+
+	err = tx.QueryRow(ctx, takeLease, r.cfg.Source, r.cfg.Owner, interval(r.cfg.LeaseTTL), r.fence).Scan(&fence)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, c, false, nil
+	}
+	if err != nil {
+		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)
+	}
+	err = tx.QueryRow(ctx, takeCursor, r.cfg.Source, fence, is.systemID, is.database, is.timeline).
+		Scan(&c.prev, &c.large, &c.systemID, &c.database, &c.timeline, &c.ahead)
+	if err != nil {
+		return 0, c, false, fmt.Errorf("postgres: take the cursor: %w", err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)
+	}
+	return fence, c, true, nil
+}
+
+// keepLease renews until ctx ends. It returns errLeaseLost when another took the
+// lease, or when renewing failed for a whole TTL by this process's own monotonic
+// clock: then another may have.
+func (t *term) keepLease(ctx context.Context) error {
+	ttl := t.r.cfg.LeaseTTL
+	tick := time.NewTicker(ttl / 4)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		began := time.Now()
+		err := t.renewOnce(ctx, ttl)
+		switch {
+		case err == nil:
+			last = began
+		case errors.Is(err, errLeaseLost):
+			return err
+		case ctx.Err() != nil:
+			return nil
+		case time.Since(last) >= ttl:
+			return fmt.Errorf("%w: not renewed for %v: %w", errLeaseLost, ttl, err)
+		default:
+			t.r.log.Warn("cannot renew the lease, trying again", "cause", err)
+		}
+	}
+}
+
+func (t *term) renewOnce(ctx context.Context, ttl time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, ttl/2)
+	defer cancel()
+	tag, err := t.r.deps.DB.Exec(ctx, renewLease, t.r.cfg.Source, t.r.cfg.Owner, t.fence, interval(ttl))
+	if err != nil {
+		return fmt.Errorf("postgres: renew the lease: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return fmt.Errorf("%w: another relay took it", errLeaseLost)
+	}
+	return nil
+}
+
+// release gives the lease back, so that a standby need not wait for its end.
+func (t *term) release(ctx context.Context) {
+	if _, err := t.r.deps.DB.Exec(ctx, releaseLease, t.r.cfg.Source, t.r.cfg.Owner, t.fence); err != nil {
+		t.r.log.Warn("could not give the lease back, a standby waits for its end", "cause", err)
+	}
+}
+
+// interval is d as Postgres reads it.
+func interval(d time.Duration) string { return fmt.Sprintf("%d microseconds", d.Microseconds()) }

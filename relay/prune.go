@@ -1,0 +1,118 @@
+package relay
+
+// Work beside the passes that needs no fence: rows nobody asks for any more, and
+// finished records of task topics.
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// Deleted in small steps, so that no statement holds locks or a snapshot for long.
+const (
+	pruneStep = 5000
+	pruneLog  = `delete from perdure.relay_log where batch in (
+  select batch from perdure.relay_log where relayed_at < now() - $1::interval order by relayed_at limit $2)`
+	pruneKeys = `delete from perdure.unique_keys k using (
+  select scope, key from perdure.unique_keys where expires < clock_timestamp()
+  order by scope, key limit $1 for update skip locked) old
+where k.scope = old.scope and k.key = old.key`
+)
+
+// runChores prunes and trims until ctx ends. What fails is told and tried again.
+func (r *Relay) runChores(ctx context.Context, adm *kadm.Client) {
+	tick := time.NewTicker(r.cfg.Upkeep)
+	defer tick.Stop()
+	trim := time.Time{}
+	for {
+		if err := r.prune(ctx); err != nil && ctx.Err() == nil {
+			r.log.Warn("cannot prune, trying again", "cause", err)
+		}
+		if time.Since(trim) >= r.cfg.Trim {
+			trim = time.Now()
+			if err := r.trim(ctx, adm); err != nil && ctx.Err() == nil {
+				r.log.Warn("cannot trim task topics, trying again", "cause", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (r *Relay) prune(ctx context.Context) error {
+	for n := int64(pruneStep); n == pruneStep; {
+		tag, err := r.deps.DB.Exec(ctx, pruneLog, interval(r.cfg.History), pruneStep)
+		if err != nil {
+			return fmt.Errorf("postgres: prune the relay log: %w", err)
+		}
+		n = tag.RowsAffected()
+	}
+	for n := int64(pruneStep); n == pruneStep; {
+		tag, err := r.deps.DB.Exec(ctx, pruneKeys, pruneStep)
+		if err != nil {
+			return fmt.Errorf("postgres: prune idempotency keys: %w", err)
+		}
+		n = tag.RowsAffected()
+	}
+	return nil
+}
+
+// trim deletes records of tasks.* that lie below the offset that the queue's
+// workers committed and are older than the queue's retention, and of retry.*
+// those moved back that are older than the longest retention.
+func (r *Relay) trim(ctx context.Context, adm *kadm.Client) error {
+	var longest time.Duration
+	for _, name := range r.deps.Catalog.QueueNames() {
+		q := r.deps.Catalog.Queues[name]
+		longest = max(longest, q.Retention)
+		if err := r.trimTopics(ctx, adm, r.deps.Names.WorkerGroup(name), q.Retention, r.deps.Names.Tasks(name)); err != nil {
+			return err
+		}
+	}
+	return r.trimTopics(ctx, adm, r.deps.Names.RetryGroup(), longest, r.retryTopics()...)
+}
+
+func (r *Relay) trimTopics(ctx context.Context, adm *kadm.Client, group string, age time.Duration, names ...string) error {
+	committed, err := adm.FetchOffsetsForTopics(ctx, group, names...)
+	if err != nil {
+		return fmt.Errorf("kafka: offsets of group %s: %w", group, err)
+	}
+	// The first record younger than age; the end, if there is none.
+	young, err := adm.ListOffsetsAfterMilli(ctx, time.Now().Add(-age).UnixMilli(), names...)
+	if err != nil {
+		return fmt.Errorf("kafka: offsets by time: %w", err)
+	}
+	starts, err := adm.ListStartOffsets(ctx, names...)
+	if err != nil {
+		return fmt.Errorf("kafka: start offsets: %w", err)
+	}
+	below := kadm.Offsets{}
+	committed.Each(func(c kadm.OffsetResponse) {
+		y, ok := young.Lookup(c.Topic, c.Partition)
+		s, has := starts.Lookup(c.Topic, c.Partition)
+		if !ok || !has || c.Err != nil || y.Err != nil || s.Err != nil || c.At < 0 {
+			return // never committed: nothing is known to be finished
+		}
+		if at := min(c.At, y.Offset); at > s.Offset {
+			below.AddOffset(c.Topic, c.Partition, at, -1)
+		}
+	})
+	if len(below) == 0 {
+		return nil
+	}
+	done, err := adm.DeleteRecords(ctx, below)
+	if err == nil {
+		err = done.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("kafka: delete finished records of %v: %w", names, err)
+	}
+	r.log.Info("trimmed finished records", "topics", names)
+	return nil
+}

@@ -1,0 +1,105 @@
+package relay
+
+// Outbox row → Kafka record, or the reason why it is dead before it begins.
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/schemas"
+)
+
+// traceParent is W3C's header; a producer's own is also kept as ce_traceparent.
+const traceParent = "traceparent"
+
+// task is the envelope of a row. The error says that its headers are not a JSON
+// object of strings; the task is then whole but for them.
+func (r *Relay) task(o *row) (*schemas.Task, error) {
+	t := &schemas.Task{
+		ID: o.taskID, Kind: o.kind, Queue: o.queue, Key: o.key,
+		Payload: o.payload, ContentType: o.contentType,
+		Time: o.created, Deadline: o.deadline,
+		Attempt: 1, Epoch: o.epoch,
+	}
+	if t.ID == "" {
+		t.ID = schemas.ID{Source: r.cfg.Source, Generation: o.generation, Seq: o.id}.String()
+	}
+	if k := r.deps.Catalog.Kind(o.kind); k != nil {
+		t.DataSchema, t.Ordered = k.SchemaURI, k.Ordered
+	}
+	if o.headers == nil {
+		return t, nil
+	}
+	if err := json.Unmarshal(o.headers, &t.Headers); err != nil {
+		t.Headers = nil
+		return t, fmt.Errorf("headers of the outbox row are not a JSON object of strings: %w", err)
+	}
+	t.TraceParent = t.Headers[schemas.HeaderTraceParent]
+	if t.TraceParent == "" {
+		t.TraceParent = t.Headers[traceParent]
+	}
+	return t, nil
+}
+
+// record makes the record of a row for its queue.
+func (r *Relay) record(t *schemas.Task) *kgo.Record {
+	return &kgo.Record{
+		Topic:   r.deps.Names.Tasks(t.Queue),
+		Key:     []byte(t.RecordKey()),
+		Value:   t.Payload,
+		Headers: schemas.AppendRecordHeaders([]kgo.RecordHeader(nil), t),
+	}
+}
+
+// recordSize is at least what a batch with only this record takes, uncompressed.
+func recordSize(r *kgo.Record) int {
+	n := 61 + 40 + len(r.Key) + len(r.Value) // a batch's head; lengths and deltas of the record
+	for _, h := range r.Headers {
+		n += 10 + len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+// death is why a row becomes a letter instead of a record.
+type death struct {
+	reason  schemas.Reason
+	class   string
+	message string
+}
+
+// examine looks for what no worker could run. Rows that were held against their
+// schema before acceptance (HTTP, Go) say so and are not held against it again.
+func (r *Relay) examine(o *row, rec *kgo.Record, limit int32, bad error) *death {
+	if bad != nil {
+		return &death{schemas.ReasonUndecodable, "headers", bad.Error()}
+	}
+	if n := recordSize(rec); n > int(limit) {
+		return &death{schemas.ReasonTooLarge, "record", fmt.Sprintf("the record has %d bytes, topic %s takes %d", n, rec.Topic, limit)}
+	}
+	if k := r.deps.Catalog.Kind(o.kind); k != nil && !o.checked {
+		if errs := k.ValidatePayload(o.payload, o.contentType); len(errs) > 0 {
+			parts := make([]string, len(errs))
+			for i, e := range errs {
+				parts[i] = e.Pointer + " " + e.Detail
+			}
+			return &death{schemas.ReasonSchema, "schema", strings.Join(parts, "; ")}
+		}
+	}
+	return nil
+}
+
+// letter is the dead letter of a row. Its origin has the queue's topic,
+// partition -1 and the row's id: no record of it was ever produced there.
+func (r *Relay) letter(o *row, rec *kgo.Record, d *death) *kgo.Record {
+	l := dlq.From(rec, "")
+	l.Origin = dlq.Origin{Topic: rec.Topic, Partition: -1, Offset: o.id}
+	l.Reason, l.ErrorClass, l.Message = d.reason, d.class, d.message
+	l.Release, l.Catalog = r.cfg.Release, r.deps.Catalog.Hash
+	out := dlq.Encode(l)
+	out.Topic = r.deps.Names.DLQ(o.queue)
+	return out
+}

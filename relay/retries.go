@@ -1,0 +1,216 @@
+package relay
+
+// The delay topics: records of retry.<tier> go back to their queues when due.
+// Every relay shares in it, active or standby, by a consumer group.
+//
+// Records of a partition leave in the order they came, because all of a tier
+// wait equally long; so an offset is committed only when everything below it was
+// acknowledged elsewhere. A commit for a partition just lost can therefore
+// repeat records, never skip one.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/internal/kafka"
+)
+
+// How much is held in memory, and how long a dead relay's partitions wait.
+const (
+	movePoll      = 2000
+	moveFetch     = 16 << 20
+	movePartition = 1 << 20
+	moveSession   = 10 * time.Second
+)
+
+// mover holds fetched records until they are due. A partition with records in
+// memory is paused, so that a long delay costs neither memory nor fetches.
+type mover struct {
+	r     *Relay
+	cl    *kgo.Client
+	tiers map[string]kafka.Tier // by topic
+
+	stopped error // a partition that a person must look after
+
+	mu    sync.Mutex
+	lanes map[lane]*waiting
+}
+
+type lane struct {
+	topic     string
+	partition int32
+}
+
+// waiting are one partition's fetched records, oldest first.
+type waiting struct {
+	records []*kgo.Record
+	seen    []time.Time // when each was fetched
+	tier    kafka.Tier
+}
+
+func (r *Relay) retryTopics() []string {
+	names := make([]string, len(kafka.Tiers))
+	for i, tier := range kafka.Tiers {
+		names[i] = r.deps.Names.Retry(tier.Name)
+	}
+	return names
+}
+
+// runRetries moves records until ctx ends.
+func (r *Relay) runRetries(ctx context.Context) error {
+	m := &mover{r: r, tiers: map[string]kafka.Tier{}, lanes: map[lane]*waiting{}}
+	for _, tier := range kafka.Tiers {
+		m.tiers[r.deps.Names.Retry(tier.Name)] = tier
+	}
+	opts := append(append([]kgo.Opt{}, r.deps.Kafka...),
+		kgo.ConsumerGroup(r.deps.Names.RetryGroup()),
+		kgo.ConsumeTopics(r.retryTopics()...),
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), // a new group begins at the beginning
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),       // nothing is ever skipped silently
+		kgo.DisableAutoCommit(),
+		kgo.SessionTimeout(moveSession),
+		kgo.FetchMaxBytes(moveFetch),
+		kgo.FetchMaxPartitionBytes(movePartition),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
+		kgo.RecordDeliveryTimeout(r.cfg.Delivery),
+		kafka.BatchLimit(r.deps.Names, kafka.MaxTaskRecord),
+		kgo.OnPartitionsAssigned(m.assigned),
+		kgo.OnPartitionsRevoked(m.lost),
+		kgo.OnPartitionsLost(m.lost),
+	)
+	var err error
+	if m.cl, err = kgo.NewClient(opts...); err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	defer m.cl.Close()
+	return m.run(ctx)
+}
+
+func (m *mover) run(ctx context.Context) error {
+	pause := newBackoff(50*time.Millisecond, 5*time.Second)
+	for ctx.Err() == nil {
+		m.fetch(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := m.moveDue(ctx); err != nil && ctx.Err() == nil {
+			m.r.setRetries(err)
+			m.r.log.Warn("cannot move retries back, trying again", "cause", err)
+			sleep(ctx, pause.next())
+			continue
+		}
+		pause.reset()
+	}
+	return nil
+}
+
+// fetch waits for records, or until one that is held is due.
+func (m *mover) fetch(ctx context.Context) {
+	wait := time.Minute
+	if at, ok := m.nextDue(); ok {
+		wait = min(wait, max(0, time.Until(at)))
+	}
+	pctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	fetches := m.cl.PollRecords(pctx, movePoll)
+	m.note(fetches.Errors())
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	paused := map[string][]int32{}
+	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		if len(p.Records) == 0 {
+			return
+		}
+		at := lane{p.Topic, p.Partition}
+		w := m.lanes[at]
+		if w == nil {
+			w = &waiting{tier: m.tiers[p.Topic]}
+			m.lanes[at] = w
+		}
+		for _, rec := range p.Records {
+			w.records, w.seen = append(w.records, rec), append(w.seen, now)
+		}
+		paused[p.Topic] = append(paused[p.Topic], p.Partition)
+	})
+	if len(paused) > 0 {
+		m.cl.PauseFetchPartitions(paused)
+	}
+}
+
+// note tells what stops partitions. Out of range means that records were
+// deleted which nobody moved: that partition stays stopped until a person looks.
+func (m *mover) note(errs []kgo.FetchError) {
+	var now error
+	for _, e := range errs {
+		switch {
+		case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, context.Canceled), kgo.IsRetryableBrokerErr(e.Err):
+		case errors.Is(e.Err, kerr.OffsetOutOfRange):
+			m.r.metrics.outOfRange.Inc()
+			m.stopped = fmt.Errorf("kafka: %s partition %d: the committed offset of group %s is out of range, records were deleted that nobody moved: set the group's offset by hand, then restart the relay: %w",
+				e.Topic, e.Partition, m.r.deps.Names.RetryGroup(), e.Err)
+			m.r.log.Error("a delay topic has stopped", "cause", m.stopped)
+		default:
+			now = fmt.Errorf("kafka: fetch %s: %w", e.Topic, e.Err)
+			m.r.log.Warn("cannot fetch retries, trying again", "partition", e.Partition, "cause", now)
+		}
+	}
+	m.r.setRetries(errors.Join(m.stopped, now))
+}
+
+// nextDue is when the first held record is due.
+func (m *mover) nextDue() (at time.Time, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.lanes {
+		if len(w.records) == 0 {
+			continue
+		}
+		if d := w.ready(0); !ok || d.Before(at) {
+			at, ok = d, true
+		}
+	}
+	return at, ok
+}
+
+// ready is when record i may move on: when the tier's delay has passed since it
+// was appended, or it is due, whichever is first. A timestamp ahead of this
+// clock counts as now: one skewed producer must not hold up the others.
+func (w *waiting) ready(i int) time.Time {
+	at := w.records[i].Timestamp
+	if w.seen[i].Before(at) {
+		at = w.seen[i]
+	}
+	at = at.Add(w.tier.Delay)
+	due, ok := dueOf(w.records[i])
+	if !ok {
+		return time.Time{} // garbage, or due at once
+	}
+	if due.Before(at) {
+		return due
+	}
+	return at
+}
+
+// assigned may get back a partition that was paused when it was lost.
+func (m *mover) assigned(_ context.Context, cl *kgo.Client, got map[string][]int32) {
+	cl.ResumeFetchPartitions(got)
+}
+
+// lost forgets records whose partition another relay has now.
+func (m *mover) lost(_ context.Context, _ *kgo.Client, gone map[string][]int32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for topic, partitions := range gone {
+		for _, p := range partitions {
+			delete(m.lanes, lane{topic, p})
+		}
+	}
+}

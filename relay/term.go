@@ -1,0 +1,233 @@
+package relay
+
+// A term: from taking the lease to losing it or giving it back. Everything that
+// the cursor's fence guards happens on one connection and in one goroutine.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+)
+
+type term struct {
+	r     *Relay
+	conn  *pgx.Conn // its session has synchronous_commit on
+	is    identity
+	fence int64
+	out   *producer
+
+	limit  int               // rows of the next chunk
+	large  bool              // the next chunk continues a window by primary key
+	words  map[string]string // see word
+	parked map[string]string // queue → why, of queues whose rows go to perdure.parked
+	due    time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
+	probe  time.Time         // when to try parked queues again
+	upkeep time.Time         // when to look after partitions
+}
+
+// oneTerm waits for the lease, relays until ctx ends or something fails, and
+// gives the lease back.
+func (r *Relay) oneTerm(ctx context.Context) (err error) {
+	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}}
+	if t.conn, err = r.connect(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		t.conn.Close(cctx) //nolint:errcheck // the server drops the session either way
+	}()
+	if t.is, err = r.identify(ctx, t.conn); err != nil {
+		return err
+	}
+	c, err := t.standby(ctx)
+	if err != nil {
+		return err
+	}
+	r.fence, t.large = t.fence, c.large
+
+	defer func() {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		t.release(cctx)
+	}()
+	if err := checkCursor(t.is, c); err != nil {
+		return err
+	}
+
+	// The pass under way when ctx ends is finished; hence a context of its own.
+	g, work := errgroup.WithContext(context.WithoutCancel(ctx))
+	rest, ended := context.WithCancel(work) // ends with the loop
+	g.Go(func() error { return t.keepLease(rest) })
+	g.Go(func() error { return r.grace(ctx, rest) })
+	g.Go(func() error {
+		defer ended()
+		return t.relay(ctx, work)
+	})
+	return g.Wait()
+}
+
+// grace ends the work that does not end by itself after ctx did.
+func (r *Relay) grace(ctx, rest context.Context) error {
+	select {
+	case <-rest.Done():
+		return nil
+	case <-ctx.Done():
+	}
+	if sleep(rest, r.cfg.Grace); rest.Err() == nil {
+		return fmt.Errorf("relay: told to stop, and the pass under way did not end within %v: it will be repeated", r.cfg.Grace)
+	}
+	return nil
+}
+
+// connect opens the term's own connection. It is not the pool's: a session's
+// settings must not leak, and a term must not wait for the pool.
+func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
+	cfg := r.deps.DB.Config().ConnConfig.Copy()
+	for name, value := range map[string]string{
+		"application_name":                    "perdure-relay",
+		"synchronous_commit":                  "on", // the cursor must survive what it has passed
+		"default_transaction_isolation":       "read committed",
+		"idle_in_transaction_session_timeout": fmt.Sprint(r.cfg.LeaseTTL.Milliseconds()), // a stopped holder keeps no lock
+		"max_parallel_workers_per_gather":     "0",
+		"work_mem":                            "64MB",
+		"jit":                                 "off",
+	} {
+		cfg.RuntimeParams[name] = value
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
+	}
+	return conn, nil
+}
+
+// standby waits until the lease is free and takes it.
+func (t *term) standby(ctx context.Context) (cursor, error) {
+	r := t.r
+	for {
+		fence, c, ok, err := r.take(ctx, t.conn, t.is)
+		if err != nil {
+			return c, err
+		}
+		if ok {
+			t.fence = fence
+			r.log.Info("took the lease", "fence", fence)
+			return c, nil
+		}
+		r.setState(StateStandby, nil)
+		sleep(ctx, r.cfg.Standby)
+		if ctx.Err() != nil {
+			return c, ctx.Err()
+		}
+	}
+}
+
+// relay is the active relay's loop. ctx says when to stop, work when to let go.
+func (t *term) relay(ctx, work context.Context) error {
+	r := t.r
+	out, err := r.newProducer(work)
+	if err != nil {
+		return err
+	}
+	t.out = out
+	defer func() { t.out.close() }() // not out: see reopen
+
+	known, err := r.readControl(work, out)
+	if err != nil {
+		return err
+	}
+	if err := checkControl(t.is, known, r.high); err != nil {
+		return err
+	}
+	if err := t.resume(work); err != nil {
+		return err
+	}
+	t.setActive()
+	defer r.metrics.active.Set(0)
+
+	admin, err := kgo.NewClient(r.deps.Kafka...)
+	if err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	defer admin.Close()
+	chores, stopChores := context.WithCancel(work)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.runChores(chores, kadm.NewClient(admin))
+	}()
+	defer func() { stopChores(); <-done }()
+
+	defer func() { t.out.writeControl(work, t.is, r.high, true) }()
+	idle := newBackoff(time.Millisecond, r.cfg.Idle)
+	trouble := newBackoff(50*time.Millisecond, 5*time.Second)
+	for ctx.Err() == nil {
+		busy, err := t.turn(work)
+		var wait *waitError
+		switch {
+		case errors.As(err, &wait):
+			r.setState(StateWaiting, err)
+			r.metrics.produceErrors.WithLabelValues(wait.class).Inc()
+			r.log.Warn("cannot relay now, trying again", "cause", err)
+			sleep(ctx, trouble.next())
+		case err != nil:
+			return fmt.Errorf("%w%s", err, causeOf(work))
+		case busy:
+			idle.reset()
+			trouble.reset()
+			t.setActive()
+		default:
+			trouble.reset()
+			t.setActive()
+			sleep(ctx, idle.next())
+		}
+	}
+	return nil
+}
+
+// causeOf says why work was ended, if it was.
+func causeOf(ctx context.Context) string {
+	if cause := context.Cause(ctx); cause != nil {
+		return ": " + cause.Error()
+	}
+	return ""
+}
+
+// turn does once what is due. busy says that there may be more at once.
+func (t *term) turn(ctx context.Context) (busy bool, err error) {
+	if busy, err = t.pass(ctx); err != nil {
+		return busy, err
+	}
+	now := time.Now()
+	if !t.due.IsZero() && !now.Before(t.due) {
+		n, err := t.promote(ctx)
+		if err != nil {
+			return busy, err
+		}
+		busy = busy || n > 0
+	}
+	if len(t.parked) > 0 && !now.Before(t.probe) {
+		n, err := t.unpark(ctx)
+		if err != nil {
+			return busy, err
+		}
+		busy = busy || n > 0
+	}
+	if !now.Before(t.upkeep) {
+		t.upkeep = now.Add(t.r.cfg.Upkeep)
+		if err := t.lookAfterPartitions(ctx); err != nil {
+			return busy, err
+		}
+	}
+	if !busy {
+		t.out.writeControl(ctx, t.is, t.r.high, false)
+	}
+	return busy, nil
+}
