@@ -14,7 +14,7 @@ type CatalogError struct {
 	Column  int    // from 1, in characters
 	Path    string // such as kinds.refund.issue.timeout; "" for the whole file
 	Detail  string
-	Excerpt string // the line with a caret under the column, "" without a line
+	Excerpt string // the line with a caret under the column; "" where there is none, or it may hold a secret
 }
 
 // Error is "file:line:column: path: detail" and the excerpt.

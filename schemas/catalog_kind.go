@@ -80,10 +80,10 @@ func (b *builder) executor(kind object, k *Kind) {
 		if _, ok := web.fields["url"]; !ok {
 			b.fail(h.key, web.path, "has no url")
 		} else if detail := badURL(k.HTTP.URL); detail != "" && k.HTTP.URL != "" {
-			web.wrong("url", detail)
+			web.wrongSecret("url", detail)
 		}
 		if k.HTTP.SecretEnv != "" && !envName.MatchString(k.HTTP.SecretEnv) {
-			web.wrong("secret_env", "must be the name of an environment variable, not the secret")
+			web.wrongSecret("secret_env", "must be the name of an environment variable, not the secret")
 		}
 		if _, ok := web.fields["responses"]; ok {
 			if _, twice := kind.fields["responses"]; twice {

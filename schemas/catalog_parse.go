@@ -204,10 +204,11 @@ func (b *builder) dependency(e entry) {
 	o := b.object(e.value, e.at(), "dependencies."+e.name, "rate")
 	d := &Dependency{Name: e.name}
 	b.out.Dependencies[e.name] = d
-	if _, ok := o.fields["rate"]; !ok {
+	f, ok := o.fields["rate"]
+	if !ok {
 		return
 	}
-	s := o.text("rate", "1/s")
+	s, _ := textOf(f.value)
 	m := ratePattern.FindStringSubmatch(s)
 	if m == nil {
 		o.wrong("rate", "must be a rate such as 200/s, 90/m or 10/h")

@@ -4,12 +4,13 @@ package schemas
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
 	"path"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -101,7 +102,7 @@ func schemaProblem(file string, err error) error {
 		}
 		return fmt.Errorf("%s: %w", file, load.Err)
 	}
-	return fmt.Errorf("%s is not a valid JSON Schema: %s", file, strings.ReplaceAll(err.Error(), "\n", " "))
+	return fmt.Errorf("%s is not a valid JSON Schema: %s", file, strings.NewReplacer("\n", " ", schemaRoot, "").Replace(err.Error()))
 }
 
 func unwrapPath(err error) error {
@@ -131,7 +132,9 @@ func (v *validator) check(payload []byte) []FieldError {
 	}
 	var errs []FieldError
 	leaves(violation, func(e *jsonschema.ValidationError) { errs = append(errs, fieldErrors(e)...) })
-	sort.SliceStable(errs, func(i, j int) bool { return errs[i].Pointer < errs[j].Pointer })
+	slices.SortFunc(errs, func(a, b FieldError) int {
+		return cmp.Or(strings.Compare(a.Pointer, b.Pointer), strings.Compare(a.Detail, b.Detail))
+	})
 	if len(errs) > maxPayloadErrors {
 		n := len(errs) - maxPayloadErrors
 		errs = append(errs[:maxPayloadErrors], FieldError{"#/payload", fmt.Sprintf("and %d more", n)})
@@ -140,10 +143,11 @@ func (v *validator) check(payload []byte) []FieldError {
 }
 
 // leaves visits the violations that say what is wrong. Alternatives (anyOf,
-// oneOf) are told as one: the reasons of each would contradict one another.
+// oneOf) are told as one: the reasons of each would contradict one another; a
+// property's name has no place of its own.
 func leaves(e *jsonschema.ValidationError, visit func(*jsonschema.ValidationError)) {
 	switch e.ErrorKind.(type) {
-	case *kind.AnyOf, *kind.OneOf, *kind.Not, *kind.Contains:
+	case *kind.AnyOf, *kind.OneOf, *kind.Not, *kind.Contains, *kind.PropertyNames:
 		visit(e)
 		return
 	}

@@ -119,7 +119,12 @@ func (s *source) entries(n ast.Node, at *token.Token, path string) []entry {
 			continue
 		}
 		seen[name] = true
-		list = append(list, entry{name, tk, s.resolve(i.Value())})
+		value := s.resolve(i.Value())
+		if value == nil && i.Value() != nil {
+			s.fail(i.Value().GetToken(), join(path, clip(name)), "is an alias of nothing: no anchor has that name")
+			continue
+		}
+		list = append(list, entry{name, tk, value})
 	}
 	return list
 }
@@ -164,6 +169,12 @@ func (o object) wrong(name, detail string) {
 		at = e.at()
 	}
 	o.fail(at, join(o.path, name), detail)
+}
+
+// wrongSecret is wrong without the excerpt: the line may hold a secret.
+func (o object) wrongSecret(name, detail string) {
+	o.wrong(name, detail)
+	o.errs[len(o.errs)-1].Excerpt = ""
 }
 
 // text returns a string field, def where it is not written.
