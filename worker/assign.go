@@ -1,0 +1,154 @@
+package worker
+
+// Partitions come and go: assigned, revoked, lost.
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/perdure/perdure/internal/tracker"
+)
+
+// committed is what stands in the group for a partition.
+type committed struct {
+	offset   int64 // -1 = nothing
+	metadata string
+}
+
+// onOffsetsFetched keeps the metadata beside the committed offsets for the
+// trackers. It runs after assign, and before any record of these partitions
+// can be polled.
+func (in *intake) onOffsetsFetched(_ context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	note := func(partition int32, code int16, offset int64, metadata *string) {
+		if code != 0 {
+			return
+		}
+		c := committed{offset: offset}
+		if metadata != nil {
+			c.metadata = *metadata
+		}
+		in.found[partition] = c
+	}
+	for _, g := range resp.Groups {
+		for _, t := range g.Topics {
+			for _, p := range t.Partitions {
+				note(p.Partition, p.ErrorCode, p.Offset, p.Metadata)
+			}
+		}
+	}
+	for partition := range in.found {
+		asg := in.assigned[partition]
+		if asg == nil || asg.tracker != nil {
+			delete(in.found, partition)
+		}
+	}
+	return nil
+}
+
+// assign begins a generation of each partition. The tracker is made when the
+// first record comes, for only then the committed offset is known.
+func (w *Worker) assign(in *intake, partitions []int32) {
+	if len(partitions) == 0 {
+		return
+	}
+	owner := fmt.Sprintf("%s/%s/%d", w.cfg.Instance, w.boot, w.generation.Add(1))
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, partition := range partitions {
+		delete(in.found, partition)
+		in.assigned[partition] = &assignment{intake: in, partition: partition, owner: owner, drained: make(chan struct{}), position: -1}
+	}
+	w.log.Info("partitions assigned", "queue", in.queue, "partitions", partitions)
+}
+
+// track makes the tracker of an assignment from what the group has committed.
+func (w *Worker) track(in *intake, asg *assignment, topicID [16]byte) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if asg.tracker != nil {
+		return
+	}
+	c, ok := in.found[asg.partition]
+	if !ok {
+		c.offset = -1
+	}
+	delete(in.found, asg.partition)
+	t, err := tracker.New(c.offset, c.metadata, topicID)
+	if err != nil && c.metadata != "" {
+		w.log.Info("completed offsets above the committed one are not known; claims stop what ran already",
+			"queue", in.queue, "partition", asg.partition, "why", err)
+	}
+	asg.tracker, asg.topicID = t, topicID
+	asg.position = max(asg.position, c.offset)
+}
+
+// revoke gives partitions back while they are still ours: nothing of them
+// starts any more, what runs may end within the grace period, what is complete
+// is committed, and from then on no acknowledgement counts.
+func (w *Worker) revoke(ctx context.Context, in *intake, partitions []int32) {
+	asgs := w.take(in, partitions)
+	if len(asgs) == 0 {
+		return
+	}
+	began := time.Now()
+	w.drain(ctx, asgs, w.cfg.Grace)
+	w.commitLast(in, asgs)
+	w.log.Info("partitions revoked", "queue", in.queue, "partitions", partitions, "took", time.Since(began).Round(time.Millisecond))
+}
+
+// lose notes that partitions are somebody else's already: nothing may be
+// committed, and what runs goes on under its claim.
+func (w *Worker) lose(in *intake, partitions []int32) {
+	asgs := w.take(in, partitions)
+	for _, a := range asgs {
+		if a.tracker != nil {
+			a.tracker.Revoke()
+		}
+	}
+	if len(asgs) > 0 {
+		w.p.orders.put(func(now time.Time) { w.p.drain(asgs, now) })
+		w.log.Warn("partitions lost", "queue", in.queue, "partitions", partitions)
+	}
+}
+
+// take removes assignments, so that polled records no longer find them.
+func (w *Worker) take(in *intake, partitions []int32) (asgs []*assignment) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, partition := range partitions {
+		if a := in.assigned[partition]; a != nil {
+			asgs = append(asgs, a)
+			delete(in.assigned, partition)
+		}
+		delete(in.found, partition)
+	}
+	return asgs
+}
+
+// drain waits until nothing of asgs is busy, for at most grace.
+func (w *Worker) drain(ctx context.Context, asgs []*assignment, grace time.Duration) {
+	var drained []chan struct{}
+	for _, a := range asgs {
+		drained = append(drained, a.drained)
+	}
+	w.p.orders.put(func(now time.Time) { w.p.drain(asgs, now) })
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	for _, c := range drained {
+		select {
+		case <-c:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		case <-w.loopEnded:
+			return
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package worker
+
+// A breaker an endpoint: opened by answers that say that the endpoint itself is
+// wrong or being deployed, not the task.
+
+import "time"
+
+const (
+	breakerFirst = time.Second
+	breakerMost  = time.Minute
+)
+
+// breaker is open until a time, then lets single probes through, and closes at
+// the first answer that says anything else. The nil breaker is always closed.
+// It belongs to the pipeline's loop.
+type breaker struct {
+	endpoint string
+	until    time.Time // zero = closed
+	pause    time.Duration
+	probing  bool
+}
+
+// allow reports whether a task may start now; when the breaker is open and its
+// time has come, the one task that it lets through is the probe.
+func (b *breaker) allow(now time.Time) bool {
+	if b == nil || b.until.IsZero() {
+		return true
+	}
+	if b.probing || now.Before(b.until) {
+		return false
+	}
+	b.probing = true
+	return true
+}
+
+// probeAt is when the next probe may start; zero = closed, or a probe is out.
+func (b *breaker) probeAt(now time.Time) time.Time {
+	if b == nil || b.until.IsZero() || b.probing || b.until.Before(now) {
+		return time.Time{}
+	}
+	return b.until
+}
+
+func (b *breaker) open() bool { return b != nil && !b.until.IsZero() }
+
+// unprobe takes back a probe that did not start.
+func (b *breaker) unprobe() {
+	if b != nil {
+		b.probing = false
+	}
+}
+
+// report tells how an attempt ended, and says whether the breaker changed.
+func (b *breaker) report(misconfigured bool, now time.Time) (changed bool) {
+	if b == nil {
+		return false
+	}
+	b.probing = false
+	if !misconfigured {
+		changed = !b.until.IsZero()
+		b.until, b.pause = time.Time{}, 0
+		return changed
+	}
+	if now.Before(b.until) {
+		return false // one of those that ran when it opened
+	}
+	changed = b.until.IsZero()
+	b.pause = min(max(2*b.pause, breakerFirst), breakerMost)
+	b.until = now.Add(b.pause)
+	return changed
+}

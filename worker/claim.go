@@ -1,0 +1,241 @@
+package worker
+
+// Stage claim: may it run, and by whose leave? One call for all that start now.
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
+)
+
+const (
+	parkFor     = 500 * time.Millisecond // before a parked record is asked about again
+	redisPause  = 100 * time.Millisecond // after a call that failed, doubled up to
+	redisPauses = 2 * time.Second
+)
+
+// claimCall asks for deliveries of one or more owners.
+type claimCall struct{ batch []*delivery }
+
+// claimAnswer is what came of a claimCall: a grant for each, or err for all.
+type claimAnswer struct {
+	batch  []*delivery
+	grants []claims.Grant
+	err    error
+}
+
+// stepClaim acts on answers, then asks for as many as can start.
+func (p *pipeline) stepClaim(now time.Time) {
+	for _, a := range p.answers.take() {
+		p.asking = false
+		if a.err != nil {
+			p.claimFailed(a, now)
+			continue
+		}
+		p.claimsWork(now)
+		for i, d := range a.batch {
+			p.granted1(d, &a.grants[i], now)
+		}
+	}
+	if p.asking || p.stopping || p.slots == 0 || p.ready.size == 0 || now.Before(p.redisOff) {
+		return
+	}
+	batch := p.ready.pop(p.slots, now, make([]*delivery, 0, min(p.slots, p.ready.size)))
+	if len(batch) == 0 {
+		return
+	}
+	p.slots -= len(batch)
+	for _, d := range batch {
+		p.hold(d)
+	}
+	p.asking = true
+	p.claimCalls <- claimCall{batch} // capacity one, and one is asked at a time
+}
+
+// claimLoop is the goroutine that waits for Redis.
+func (w *Worker) claimLoop(ctx context.Context) {
+	recs := make([]claims.Record, 0, w.cfg.Concurrency)
+	for call := range w.claimCalls {
+		began := time.Now()
+		grants, err := w.ask(ctx, call.batch, recs)
+		w.met.claimSeconds.Observe(time.Since(began).Seconds())
+		w.p.answers.put(claimAnswer{call.batch, grants, err})
+	}
+}
+
+// ask makes one call for each owner in the batch: an owner is an assignment's.
+func (w *Worker) ask(ctx context.Context, batch []*delivery, recs []claims.Record) ([]claims.Grant, error) {
+	grants := make([]claims.Grant, len(batch))
+	asked := make([]bool, len(batch))
+	var part []claims.Grant
+	for i := range batch {
+		if asked[i] {
+			continue
+		}
+		owner := batch[i].asg.owner
+		recs = recs[:0]
+		for j := i; j < len(batch); j++ {
+			if batch[j].asg.owner == owner {
+				recs = append(recs, batch[j].record())
+			}
+		}
+		var err error
+		if part, err = w.deps.Claims.Claim(ctx, owner, recs, part[:0]); err != nil {
+			if i > 0 {
+				// The answers of other owners stand; a zero verdict asks again.
+				return grants, nil
+			}
+			return nil, err
+		}
+		k := 0
+		for j := i; j < len(batch); j++ {
+			if batch[j].asg.owner == owner {
+				grants[j], asked[j] = part[k], true
+				k++
+			}
+		}
+	}
+	return grants, nil
+}
+
+// claimFailed puts everything back: nothing runs unclaimed.
+func (p *pipeline) claimFailed(a claimAnswer, now time.Time) {
+	for i := len(a.batch) - 1; i >= 0; i-- {
+		p.unclaimed(a.batch[i], now)
+	}
+	p.redisPause = min(max(2*p.redisPause, redisPause), redisPauses)
+	p.redisOff = now.Add(p.redisPause)
+	if errors.Is(a.err, claims.ErrPaused) {
+		p.redisOff = now.Add(redisPause)
+	}
+	p.redisTrouble(a.err)
+}
+
+// unclaimed gives a slot back and puts a delivery at the head of its line.
+func (p *pipeline) unclaimed(d *delivery, now time.Time) {
+	p.slots++
+	d.kind.breaker.unprobe()
+	p.letGo(d)
+	if d.asg.draining {
+		p.release(d, now)
+		return
+	}
+	p.ready.push(d, true)
+}
+
+// claimsWork notes that Redis answers.
+func (p *pipeline) claimsWork(time.Time) {
+	p.redisPause = 0
+	p.redisFine()
+}
+
+// granted1 acts on one verdict. Every case ends in exactly one of: executed,
+// settled, waiting, acknowledged.
+func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
+	if g.Verdict == 0 { // another owner's call failed
+		p.unclaimed(d, now)
+		return
+	}
+	p.met.verdicts.WithLabelValues(d.asg.intake.queue, verdictName(g.Verdict)).Inc()
+	d.crashes = g.Claim.Crashes
+	if g.Verdict == claims.VerdictRun {
+		d.run, d.attempt, d.inDoubt, d.local = g.Run, g.Attempt, g.InDoubt, false
+		p.claimed[d] = nil
+		d.history = decodeHistory(g.Claim.History)
+		p.start(d, now)
+		return
+	}
+	p.slots++
+	d.kind.breaker.unprobe()
+	switch g.Verdict {
+	case claims.VerdictAck:
+		p.ack(d, now)
+	case claims.VerdictPark:
+		p.park(d, now.Add(parkFor))
+	case claims.VerdictWait:
+		d.attempt, d.run, d.local = max(g.Claim.Attempt, 1), g.Claim.Run, true
+		d.history = decodeHistory(g.Claim.History)
+		p.park(d, p.waitUntil(d, g.Claim.Due, now))
+	case claims.VerdictRetry:
+		d.attempt, d.run = max(g.Claim.Attempt, 1), g.Claim.Run
+		due := g.Claim.Due
+		if due.IsZero() {
+			due = p.waitUntil(d, due, now)
+		}
+		p.hopRetry(d, due, now)
+	case claims.VerdictLetter:
+		p.letterAgain(d, g, now)
+	case claims.VerdictResolve:
+		p.hopResolved(d, now)
+	default:
+		p.log.Error("unknown verdict: parked", "verdict", g.Verdict, "task_id", d.task.ID)
+		p.park(d, now.Add(parkFor))
+	}
+}
+
+// start sends a granted delivery on: to its executor, unless it came too late.
+func (p *pipeline) start(d *delivery, now time.Time) {
+	switch {
+	case d.asg.draining || p.stopping:
+		p.slots++
+		d.kind.breaker.unprobe()
+		p.settle(settlement{op: opHandBack, d: d})
+	case d.condemn != "":
+		p.slots++
+		p.settleDead(d, d.condemn)
+	case d.task.Expired(now):
+		p.slots++
+		d.kind.breaker.unprobe()
+		d.why = execution.Result{Class: "expired", Message: "the deadline passed before the task could run"}
+		p.settleDead(d, schemas.ReasonExpired)
+	default:
+		p.granted = append(p.granted, d)
+	}
+}
+
+// park keeps a delivery unacknowledged and asks again later.
+func (p *pipeline) park(d *delivery, until time.Time) {
+	p.letGo(d)
+	if d.asg.draining {
+		p.release(d, time.Now())
+		return
+	}
+	p.wait(d, until)
+}
+
+// waitUntil is when a wait in the worker ends: as noted in the claim, but never
+// longer than the policy's longest, whatever another host's clock said.
+func (p *pipeline) waitUntil(d *delivery, due, now time.Time) time.Time {
+	longest := now.Add(d.kind.Retry.MaxDelay)
+	if due.IsZero() {
+		return now.Add(backoff(d.kind.Retry, max(d.attempt-1, 1), 0))
+	}
+	if due.After(longest) {
+		return longest
+	}
+	return due
+}
+
+func verdictName(v claims.Verdict) string {
+	switch v {
+	case claims.VerdictRun:
+		return "run"
+	case claims.VerdictAck:
+		return "ack"
+	case claims.VerdictPark:
+		return "park"
+	case claims.VerdictWait:
+		return "wait"
+	case claims.VerdictRetry:
+		return "retry"
+	case claims.VerdictLetter:
+		return "letter"
+	case claims.VerdictResolve:
+		return "resolve"
+	}
+	return "unknown"
+}

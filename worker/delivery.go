@@ -1,0 +1,81 @@
+package worker
+
+// A delivery: one record of a task in this worker's hands.
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/tracker"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
+)
+
+// assignment is one partition for as long as it is ours: one generation. What
+// is below the line belongs to the pipeline's loop.
+type assignment struct {
+	intake    *intake
+	partition int32
+	owner     string           // of its claims: <instance>/<boot nonce>/<generation>
+	tracker   *tracker.Tracker // nil until the first fetch
+	topicID   [16]byte
+	position  int64 // of the next fetch, as far as records tell; the poller's own
+
+	draining bool // it goes away: nothing of it starts any more
+	busy     int  // deliveries between their claim and their last word
+	drained  chan struct{}
+}
+
+// delivery belongs to the pipeline's loop, except while an executor runs it.
+type delivery struct {
+	task schemas.Task
+	kind *kind // nil: this worker's catalog does not have it
+	asg  *assignment
+	rec  *kgo.Record
+	size int
+	line *keyLine // order: key; nil = none
+
+	due     time.Time // in the waiting heap: when to go on
+	seen    time.Time // of an unknown kind: since when it waits here
+	heapAt  int       // index there, -1 = not in it
+	local   bool      // its claim waits here (W): re-asserted if Redis is lost
+	condemn schemas.Reason
+	why     execution.Result // of the condemnation, or of the last attempt
+	attempt int              // to ask for, then the one granted
+	run     int64
+	crashes int
+	inDoubt bool
+	history []dlq.Attempt
+	started time.Time
+
+	hop   []*kgo.Record // what Kafka must have before the acknowledgement
+	rehop bool          // Kafka refused it: try the hop again, not the claim
+}
+
+func (d *delivery) coord() claims.Coord {
+	return claims.Coord{Topic: d.rec.Topic, Partition: d.rec.Partition, Offset: d.rec.Offset}
+}
+
+func (d *delivery) record() claims.Record {
+	return claims.Record{
+		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: max(d.task.Run, d.run), Coord: d.coord(),
+		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce,
+	}
+}
+
+// ordered reports whether tasks of its key must not overlap.
+func (d *delivery) ordered() bool {
+	return d.task.Key != "" && (d.task.Ordered || d.kind != nil && d.kind.Ordered)
+}
+
+// remember adds the attempt that just failed to the history.
+func (d *delivery) remember(r execution.Result, instance string, now time.Time) {
+	d.why = r
+	d.history = append(d.history, dlq.Attempt{
+		N: d.attempt, Run: d.run, Start: d.started.UTC(), End: now.UTC(), Worker: instance,
+		ErrorClass: r.Class, Message: r.Message, Stack: r.Stack,
+	})
+}

@@ -1,0 +1,150 @@
+package worker
+
+// Stage execute: a bounded pool of goroutines runs attempts.
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
+)
+
+// patrolEvery is how often running attempts are looked at.
+const patrolEvery = 500 * time.Millisecond
+
+// tryOut is one attempt under way. late: it had been abandoned when it ended.
+type tryOut struct {
+	d        *delivery
+	attempt  execution.Attempt
+	deadline time.Time
+	result   execution.Result
+	state    atomic.Int32 // exactly one of executor and watchdog ends it
+	late     bool
+}
+
+// States of a try.
+const (
+	tryRunning int32 = iota
+	tryFinished
+	tryAbandoned
+)
+
+// stepExecute starts what was granted, gives up what does not end, and passes
+// on what has ended.
+func (p *pipeline) stepExecute(now time.Time) {
+	for _, d := range p.granted {
+		d.started = now
+		a := &tryOut{d: d, attempt: execution.Attempt{
+			Task: &d.task, Kind: d.kind.Kind, N: d.attempt, Run: d.run, InDoubt: d.inDoubt,
+		}}
+		a.deadline = now.Add(execution.Timeout(&a.attempt, now))
+		p.claimed[d] = a
+		p.running++
+		p.pool.run(a)
+	}
+	clear(p.granted)
+	p.granted = p.granted[:0]
+
+	if now.After(p.patrol) {
+		p.patrol = now.Add(patrolEvery)
+		for d, a := range p.claimed {
+			if a != nil && now.After(a.deadline.Add(p.cfg.AbandonAfter)) && a.state.CompareAndSwap(tryRunning, tryAbandoned) {
+				p.abandon(d, a, now)
+			}
+		}
+	}
+
+	for _, f := range p.finished.take() {
+		if f.late {
+			p.lateOutcome(f)
+			continue
+		}
+		p.ended(f.d)
+		p.judge(f.d, f.deadline, f.result, now)
+	}
+}
+
+// abandon gives up an attempt whose handler ignores its context: its slot is
+// free, its goroutine is lost, its task is in doubt.
+func (p *pipeline) abandon(d *delivery, a *tryOut, now time.Time) {
+	p.ended(d)
+	p.pool.replace()
+	p.executors.Done()
+	p.met.abandoned.WithLabelValues(d.kind.Name).Inc()
+	p.log.Error("a handler did not return after its context ended: abandoned, its goroutine is lost",
+		"task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "run", d.run,
+		"running", now.Sub(d.started).Round(time.Millisecond))
+	r := execution.Result{
+		Outcome: execution.Retry, Class: "abandoned",
+		Message: "the handler did not return after its context ended",
+	}
+	if d.kind.Effects == schemas.EffectsOnce {
+		r.Outcome = execution.Unknown
+	}
+	p.judge(d, a.deadline, r, now)
+}
+
+// ended gives the slot of an attempt back; the claim is still held.
+func (p *pipeline) ended(d *delivery) {
+	p.claimed[d] = nil
+	p.running--
+	p.slots++
+}
+
+// lateOutcome takes what an abandoned handler came to in the end: a success is a
+// success whoever owns the task now.
+func (p *pipeline) lateOutcome(f *tryOut) {
+	if f.result.Outcome != execution.Completed {
+		return
+	}
+	p.settle(settlement{op: opLateDone, d: f.d, late: claims.Outcome{
+		TaskID: f.attempt.Task.ID, Epoch: f.attempt.Task.Epoch, Run: f.attempt.Run,
+	}})
+}
+
+// pool runs attempts on at most Concurrency goroutines, made when first needed.
+// run and replace are the loop's.
+type pool struct {
+	w       *Worker
+	ctx     context.Context // of the work; outlives the fetch's
+	work    chan *tryOut
+	spawned int
+}
+
+func newPool(ctx context.Context, w *Worker) *pool {
+	return &pool{w: w, ctx: ctx, work: make(chan *tryOut, w.cfg.Concurrency)}
+}
+
+func (p *pool) run(a *tryOut) {
+	if p.spawned < p.w.cfg.Concurrency {
+		p.spawned++
+		p.w.executors.Add(1)
+		go p.executor()
+	}
+	p.work <- a // never blocks: no more are running than slots
+}
+
+// replace makes up for a goroutine that is lost.
+func (p *pool) replace() { p.spawned-- }
+
+func (p *pool) executor() {
+	for a := range p.work {
+		if !p.one(a) {
+			return // abandoned meanwhile: not counted, not waited for any more
+		}
+	}
+	p.w.executors.Done()
+}
+
+// one runs an attempt and reports whether this goroutine still counts.
+func (p *pool) one(a *tryOut) bool {
+	ctx, cancel := context.WithDeadline(p.ctx, a.deadline)
+	a.result = a.d.kind.exec.Execute(ctx, &a.attempt)
+	cancel()
+	a.late = !a.state.CompareAndSwap(tryRunning, tryFinished)
+	p.w.p.finished.put(a)
+	return !a.late
+}

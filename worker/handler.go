@@ -1,0 +1,140 @@
+package worker
+
+// Handlers in Go: what they are given, and how one attempt is run.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
+	"github.com/perdure/perdure/worker/internal/httpexec"
+)
+
+// Task is what a handler is given. It is valid until the handler returns.
+type Task[T any] struct {
+	ID       string // <source>-<generation>-<seq>
+	Kind     string
+	Key      string // "" = none
+	Queue    string
+	Attempt  int       // from 1
+	Epoch    int       // grows by one with each replay
+	Run      int64     // the fence: higher than at every earlier start of this task
+	Deadline time.Time // zero = none
+	InDoubt  bool      // an earlier worker went silent while it ran this task: its effect may have happened
+	Payload  T         // decoded from JSON; a []byte or json.RawMessage is as it came
+	Headers  map[string]string
+}
+
+// TaskID returns ID; with Fence it makes a Task what the inbox needs.
+func (t *Task[T]) TaskID() string { return t.ID }
+
+// Fence returns Run, decimal and zero-padded to 19 digits: a downstream that
+// compares fences as strings refuses every lower one.
+func (t *Task[T]) Fence() string { return httpexec.Fence(t.Run) }
+
+// Handle registers fn for a kind of w's catalog; call it before Run. A mistake
+// (an unknown kind, a kind with an executor of its own, a second handler) is
+// returned by Run, so that a list of Handle calls needs no error checks.
+//
+// fn returns nil when the task is done. An error is retried by the kind's
+// policy unless marked by Permanent, RetryAfter or Unknown; a panic counts as an
+// error. ctx ends at the attempt's timeout, the deadline, or a stop's end of
+// grace: a handler that does not return then is abandoned and counted.
+// Payloads that are not the JSON of a T are permanent failures.
+func Handle[T any](w *Worker, kind string, fn func(context.Context, *Task[T]) error) {
+	w.register(kind, goHandler[T]{fn})
+}
+
+// goHandler is a handler as an Executor.
+type goHandler[T any] struct {
+	fn func(context.Context, *Task[T]) error
+}
+
+// Execute implements execution.Executor.
+func (h goHandler[T]) Execute(ctx context.Context, a *execution.Attempt) (r execution.Result) {
+	t := Task[T]{
+		ID: a.Task.ID, Kind: a.Task.Kind, Key: a.Task.Key, Queue: a.Task.Queue,
+		Attempt: a.N, Epoch: a.Task.Epoch, Run: a.Run, InDoubt: a.InDoubt,
+		Deadline: a.Task.Deadline, Headers: a.Task.Headers,
+	}
+	if err := decodePayload(a.Task.Payload, &t.Payload); err != nil {
+		return execution.Result{Outcome: execution.Permanent, Class: "payload", Message: err.Error()}
+	}
+	once := a.Kind.Effects == schemas.EffectsOnce
+	defer func() {
+		if p := recover(); p != nil {
+			r = execution.Result{Outcome: execution.Retry, Class: "panic", Message: fmt.Sprint(p), Stack: stack()}
+			if err, ok := p.(error); ok {
+				r.Class = "panic: " + errorClass(err)
+			}
+			if once {
+				r.Outcome = execution.Unknown
+			}
+		}
+	}()
+	return judge(ctx, h.fn(ctx, &t), once)
+}
+
+// judge says what the handler's error means.
+func judge(ctx context.Context, err error, once bool) execution.Result {
+	if err == nil {
+		return execution.Result{Outcome: execution.Completed}
+	}
+	r := execution.Result{Outcome: execution.Retry, Class: errorClass(err), Message: err.Error()}
+	var m *marked
+	switch marked := errors.As(err, &m); {
+	case marked && m.permanent:
+		r.Outcome = execution.Permanent
+	case marked && m.unknown:
+		r.Outcome = execution.Unknown
+	case ctx.Err() != nil && once:
+		// It was cut off: whatever it called may have gone through.
+		r.Outcome = execution.Unknown
+	case marked:
+		r.After = m.after
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && errors.Is(err, context.DeadlineExceeded) {
+		r.Class = "timeout"
+	}
+	return r
+}
+
+// decodePayload fills dst from JSON, or as it is for raw types.
+func decodePayload(payload []byte, dst any) error {
+	switch p := dst.(type) {
+	case *[]byte:
+		*p = payload
+		return nil
+	case *json.RawMessage:
+		*p = payload
+		return nil
+	}
+	if err := json.Unmarshal(payload, dst); err != nil {
+		// The message names field and type; encoding/json shows no values but
+		// the offending character and number.
+		return fmt.Errorf("payload does not decode into %T: %w", dst, err)
+	}
+	return nil
+}
+
+// stack is the panicking goroutine's, innermost frame first, one frame a line.
+func stack() string {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
+	var b strings.Builder
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, "runtime.") && f.Function != "" {
+			fmt.Fprintf(&b, "%s %s:%d\n", f.Function, f.File, f.Line)
+		}
+		if !more {
+			return b.String()
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package worker
+
+// The next hop of a record: a delay topic, the dead-letter topic, the events.
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
+)
+
+// hopAgain is the wait before a hop that Kafka refused is tried again.
+const hopAgain = 2 * time.Second
+
+// hopResult is Kafka's answer to the records of one delivery.
+type hopResult struct {
+	d   *delivery
+	err error
+}
+
+// produce sends d.hop; the delivery is acknowledged once Kafka has it.
+func (p *pipeline) produce(d *delivery) {
+	w := p.Worker
+	for _, r := range d.hop {
+		// One record a delivery today; the last answer would not speak for more.
+		p.producer.TryProduce(p.produceCtx, r, func(_ *kgo.Record, err error) {
+			w.p.hopped.put(hopResult{d, err})
+		})
+	}
+}
+
+// hopped1 acknowledges, or tries again: the outcome stands in Redis, so that a
+// restart in between repeats the hop and not the run.
+func (p *pipeline) hopped1(h hopResult, now time.Time) {
+	d := h.d
+	if h.err == nil {
+		d.hop = nil
+		p.ack(d, now)
+		return
+	}
+	if p.stopping || d.asg.draining || errors.Is(h.err, kgo.ErrClientClosed) {
+		p.letGo(d)
+		p.release(d, now) // its next owner repeats the hop
+		return
+	}
+	topic := d.hop[0].Topic
+	p.met.hopErrors.WithLabelValues(d.asg.intake.queue).Inc()
+	p.log.Error("cannot write a task's next record, trying again; its source stays uncommitted",
+		"topic", topic, "task_id", d.task.ID, "queue", d.task.Queue, "err", h.err)
+	d.rehop = true
+	p.park(d, now.Add(hopAgain))
+}
+
+// hopRetry produces attempt d.attempt onto the delay topics.
+func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
+	tier, ok := kafka.TierFor(due.Sub(now))
+	if !ok {
+		tier = kafka.Tiers[0]
+	}
+	t := d.task
+	t.Attempt, t.Run, t.Due = d.attempt, max(d.run, t.Run), due
+	d.hop = []*kgo.Record{{
+		Topic: p.deps.Names.Retry(tier.Name), Key: d.rec.Key, Value: d.rec.Value,
+		Headers: schemas.AppendRetryHeaders(make([]kgo.RecordHeader, 0, 20), &t),
+	}}
+	p.met.retries.WithLabelValues(d.kind.Name).Inc()
+	p.produce(d)
+}
+
+// hopLetter produces the dead letter of a task that has just died.
+func (p *pipeline) hopLetter(d *delivery, reason schemas.Reason, now time.Time) {
+	d.hop = []*kgo.Record{p.letter(d, reason, d.history, now)}
+	p.tell(d, dlq.EventDead, d.why, map[string]any{"reason": reason})
+	p.log.Warn("a task died", "task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue,
+		"attempt", d.attempt, "run", d.run, "reason", reason, "error_class", d.why.Class)
+	p.produce(d)
+}
+
+// letterAgain produces the letter of a task that is dead already: its first
+// letter may be missing.
+func (p *pipeline) letterAgain(d *delivery, g *claims.Grant, now time.Time) {
+	c := &g.Claim
+	d.attempt, d.run, d.history = max(c.Attempt, 1), c.Run, decodeHistory(c.History)
+	reason := schemas.Reason(c.Reason)
+	switch {
+	case len(d.history) > 0:
+		last := d.history[len(d.history)-1]
+		d.why = execution.Result{Class: last.ErrorClass, Message: last.Message, Stack: last.Stack}
+	case reason == schemas.ReasonPoison:
+		d.why = execution.Result{Class: "crash", Message: "its worker died each time it ran this task"}
+	case reason == schemas.ReasonUnknown:
+		d.why = execution.Result{Class: "in doubt", Message: "its worker went silent while it ran this task; whether the effect happened is not known"}
+	}
+	d.hop = []*kgo.Record{p.letter(d, reason, d.history, now)}
+	p.tell(d, dlq.EventDead, d.why, map[string]any{"reason": reason})
+	p.produce(d)
+}
+
+// letter makes the record of a dead letter.
+func (p *pipeline) letter(d *delivery, reason schemas.Reason, history []dlq.Attempt, now time.Time) *kgo.Record {
+	l := dlq.From(d.rec, d.asg.intake.group)
+	l.Reason, l.ErrorClass, l.Message = reason, d.why.Class, d.why.Message
+	l.Release, l.Catalog = p.cfg.Release, p.deps.Catalog.Hash
+	l.Run, l.Attempts, l.DiedAt = d.run, history, now
+	if d.why.Stack != "" && len(history) == 0 {
+		l.Attempts = []dlq.Attempt{{N: d.attempt, Run: d.run, Worker: p.cfg.Instance, Stack: d.why.Stack, ErrorClass: d.why.Class, Message: d.why.Message}}
+	}
+	rec := dlq.Encode(l)
+	rec.Topic = p.deps.Names.DLQ(d.asg.intake.queue)
+	p.met.letters.WithLabelValues(d.asg.intake.queue, string(reason)).Inc()
+	return rec
+}
+
+// hopResolved says on the dead-letter topic that a task which had died, or was
+// replayed, is completed.
+func (p *pipeline) hopResolved(d *delivery, now time.Time) {
+	rec := dlq.Resolved(d.task.RecordKey(), d.task.ID, d.task.Epoch, now)
+	rec.Topic = p.deps.Names.DLQ(d.asg.intake.queue)
+	d.hop = []*kgo.Record{rec}
+	p.tell(d, dlq.EventResolved, execution.Result{}, nil)
+	p.produce(d)
+}
+
+// tell produces an event: for people, best effort, never waited for.
+func (p *pipeline) tell(d *delivery, what dlq.EventType, r execution.Result, data map[string]any) {
+	e := dlq.Event{
+		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: d.run, Type: what,
+		At: time.Now().UTC(), Worker: p.cfg.Instance, ErrorClass: r.Class, Message: r.Message,
+	}
+	if data != nil {
+		b, err := json.Marshal(data)
+		if err != nil {
+			p.log.Debug("event data", "err", err)
+		}
+		e.Data = b
+	}
+	rec := dlq.EncodeEvent(&e)
+	rec.Topic = p.deps.Names.Events(d.asg.intake.queue)
+	p.producer.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
+		if err != nil {
+			p.met.eventErrors.Inc()
+		}
+	})
+}

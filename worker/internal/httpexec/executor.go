@@ -1,0 +1,111 @@
+package httpexec
+
+// One attempt: build, send, judge.
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
+)
+
+// Executor posts the tasks of one kind. It is safe for concurrent use.
+type Executor struct {
+	kind      *schemas.Kind
+	url       *url.URL
+	secret    []byte // nil = unsigned
+	transport http.RoundTripper
+}
+
+// New returns the executor of a kind that has an HTTP executor. getenv reads
+// the variable with the Standard Webhooks secret, os.Getenv as a rule; a secret
+// that the catalog names and the environment lacks is an error.
+func New(kind *schemas.Kind, transport http.RoundTripper, getenv func(string) string) (*Executor, error) {
+	if kind.HTTP == nil {
+		return nil, fmt.Errorf("kind %s has no HTTP executor", kind.Name)
+	}
+	u, err := url.Parse(kind.HTTP.URL)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return nil, fmt.Errorf("kind %s: executor.http.url must be an http or https URL with a host", kind.Name)
+	}
+	e := &Executor{kind: kind, url: u, transport: transport}
+	if name := kind.HTTP.SecretEnv; name != "" {
+		if e.secret, err = parseSecret(getenv(name)); err != nil {
+			return nil, fmt.Errorf("kind %s: secret_env %s: %w", kind.Name, name, err)
+		}
+	}
+	return e, nil
+}
+
+// Endpoint names what the breaker of this executor guards: scheme and host.
+func (e *Executor) Endpoint() string { return e.url.Scheme + "://" + e.url.Host }
+
+// parseSecret reads a Standard Webhooks secret: base64 with or without the
+// prefix whsec_, 24 to 64 bytes.
+func parseSecret(s string) ([]byte, error) {
+	if s == "" {
+		return nil, errors.New("is not set")
+	}
+	b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(s, "whsec_"))
+	if err != nil || len(b) < 24 || len(b) > 64 {
+		return nil, errors.New("is not a Standard Webhooks secret: whsec_ and 24 to 64 bytes in base64")
+	}
+	return b, nil
+}
+
+// Execute posts the payload and judges the answer.
+func (e *Executor) Execute(ctx context.Context, a *execution.Attempt) execution.Result {
+	// begun: whether the endpoint may have seen any of it.
+	var begun atomic.Bool
+	trace := &httptrace.ClientTrace{WroteHeaderField: func(string, []string) { begun.Store(true) }}
+	req := e.request(httptrace.WithClientTrace(ctx, trace), a, time.Now())
+	res, err := e.transport.RoundTrip(req)
+	if err != nil {
+		return e.judgeError(ctx, err, begun.Load())
+	}
+	defer res.Body.Close() //nolint:errcheck // read what was wanted, or the error is in the read
+	body, err := readBody(res)
+	if err != nil && res.StatusCode < 300 {
+		// The status came and the endpoint says that it is done: the rest of
+		// the body would not change that.
+		body = nil
+	}
+	return e.judge(res, body)
+}
+
+// readBody reads as much as a message needs and a little more, so that short
+// answers leave the connection reusable.
+func readBody(res *http.Response) ([]byte, error) {
+	const drain = 64 << 10
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxMessage))
+	if err != nil {
+		return body, fmt.Errorf("read the answer of %s: %w", res.Request.URL.Host, err)
+	}
+	_, err = io.CopyN(io.Discard, res.Body, drain)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return body, err
+}
+
+// sign returns the webhook-signature of a body, Standard Webhooks 1.0, v1.
+func sign(secret []byte, id, timestamp string, body []byte) string {
+	m := hmac.New(sha256.New, secret)
+	for _, s := range []string{id, ".", timestamp, "."} {
+		m.Write([]byte(s))
+	}
+	m.Write(body)
+	return "v1," + base64.StdEncoding.EncodeToString(m.Sum(nil))
+}

@@ -1,0 +1,150 @@
+package worker
+
+// The worker's beat in Redis, and what is done when Redis lost its memory.
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/perdure/perdure/internal/claims"
+)
+
+const (
+	// doneMemory is how long completed tasks are remembered here for a Redis
+	// that loses its newest seconds, and maxDoneMemory how many.
+	doneMemory    = 10 * time.Second
+	maxDoneMemory = 100_000
+)
+
+// beatLoop keeps the process's beat until ctx ends.
+func (w *Worker) beatLoop(ctx context.Context) {
+	interval := w.deps.Claims.Config().Interval()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-w.lost:
+		case <-ctx.Done():
+			return
+		}
+		if err := w.beat(ctx); err != nil && ctx.Err() == nil {
+			w.redisTrouble(err)
+		}
+	}
+}
+
+// beat shows that this process lives; where Redis lost its memory, it first says
+// again what this worker holds.
+func (w *Worker) beat(ctx context.Context) error {
+	err := w.deps.Claims.Beat(ctx, w.process())
+	if !errors.Is(err, claims.ErrLost) {
+		return err
+	}
+	w.log.Error("Redis lost its claims or was replaced: claiming pauses, and this worker says again what it holds")
+	w.met.redisLost.Inc()
+	if err := w.deps.Claims.Open(ctx); err != nil {
+		return err
+	}
+	if err := w.deps.Claims.Beat(ctx, w.process()); err != nil {
+		return err
+	}
+	return w.reassert(ctx)
+}
+
+// process is an owner of which only the process part counts.
+func (w *Worker) process() string { return w.cfg.Instance + "/" + w.boot + "/0" }
+
+// reassert tells Redis of every run and wait that this worker holds, and of what
+// it completed in the last seconds.
+func (w *Worker) reassert(ctx context.Context) error {
+	type kept struct {
+		held []claims.Held
+		done []claims.Outcome
+	}
+	answer := make(chan map[string]*kept, 1)
+	w.p.orders.put(func(now time.Time) {
+		byOwner := map[string]*kept{}
+		of := func(owner string) *kept {
+			if byOwner[owner] == nil {
+				byOwner[owner] = &kept{}
+			}
+			return byOwner[owner]
+		}
+		for d := range w.p.claimed {
+			k := of(d.asg.owner)
+			k.held = append(k.held, claims.Held{Record: d.record(), Run: d.run, Crashes: d.crashes})
+		}
+		for _, d := range w.p.waiting {
+			if d.local && d.run > 0 {
+				k := of(d.asg.owner)
+				k.held = append(k.held, claims.Held{Record: d.record(), Run: d.run, Crashes: d.crashes, Waiting: true, Due: d.due})
+			}
+		}
+		for _, m := range w.p.recent {
+			if now.Sub(m.at) <= doneMemory {
+				k := of(m.owner)
+				k.done = append(k.done, m.out)
+			}
+		}
+		answer <- byOwner
+	})
+	var all map[string]*kept
+	select {
+	case all = <-answer:
+	case <-w.loopEnded:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for owner, k := range all {
+		// What no longer stands fails its compare-and-set later, or asks again.
+		if _, err := w.deps.Claims.Reassert(ctx, owner, k.held, k.done); err != nil {
+			return err
+		}
+		w.log.Info("said again what this worker holds", "owner", owner, "held", len(k.held), "completed", len(k.done))
+	}
+	return nil
+}
+
+// recall remembers a completed task for reassert.
+func (p *pipeline) recall(d *delivery, now time.Time) {
+	p.recent = append(p.recent, doneMark{
+		owner: d.asg.owner, at: now,
+		out: claims.Outcome{TaskID: d.task.ID, Epoch: d.task.Epoch, Run: d.run},
+	})
+	// Drop the old half by half: amortized, one comparison a task.
+	if half := len(p.recent) / 2; half >= 1024 && (now.Sub(p.recent[half].at) > doneMemory || len(p.recent) > maxDoneMemory) {
+		p.recent = append(p.recent[:0], p.recent[half:]...)
+	}
+}
+
+// redisTrouble notes that Redis did not do what was asked; the first time of an
+// outage is said aloud.
+func (w *Worker) redisTrouble(err error) {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	if errors.Is(err, claims.ErrLost) || errors.Is(err, claims.ErrNotOpen) {
+		select {
+		case w.lost <- struct{}{}:
+		default:
+		}
+	}
+	text := err.Error()
+	if w.redisDown.Swap(&text) == nil {
+		w.met.redisUp.Set(0)
+		w.log.Error("no answer from Redis: nothing starts until it is back; what runs goes on", "err", err)
+	}
+}
+
+func (w *Worker) redisFine() {
+	if w.redisDown.Load() == nil {
+		return
+	}
+	if w.redisDown.Swap(nil) != nil {
+		w.met.redisUp.Set(1)
+		w.log.Info("Redis answers again")
+	}
+}

@@ -1,0 +1,97 @@
+package worker
+
+// perdure_worker_*: labels only from the catalog, so their number is bounded.
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/perdure/perdure/worker/internal/execution"
+)
+
+type metrics struct {
+	attempts      *prometheus.CounterVec
+	attemptTime   *prometheus.HistogramVec
+	done          *prometheus.CounterVec
+	retries       *prometheus.CounterVec
+	letters       *prometheus.CounterVec
+	waiting       *prometheus.CounterVec
+	verdicts      *prometheus.CounterVec
+	abandoned     *prometheus.CounterVec
+	halted        *prometheus.CounterVec
+	hopErrors     *prometheus.CounterVec
+	breaker       *prometheus.GaugeVec
+	eventErrors   prometheus.Counter
+	commits       prometheus.Counter
+	commitErrors  prometheus.Counter
+	redisLost     prometheus.Counter
+	redisUp       prometheus.Gauge
+	claimSeconds  prometheus.Histogram
+	settleSeconds prometheus.Histogram
+	handles       map[string]*attemptHandles // loop only: saves the label lookup
+}
+
+type attemptHandles struct {
+	outcomes [execution.Misconfigured + 1]prometheus.Counter
+	seconds  prometheus.Observer
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perdure_worker_" + name, Help: help}, labels)
+	}
+	single := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "perdure_worker_" + name, Help: help})
+	}
+	histogram := func(name, help string, lowest float64, n int) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{Name: "perdure_worker_" + name, Help: help, Buckets: prometheus.ExponentialBuckets(lowest, 2.5, n)}
+	}
+	m := &metrics{
+		attempts:      counter("attempts_total", "Attempts that ended, by outcome.", "kind", "outcome"),
+		attemptTime:   prometheus.NewHistogramVec(histogram("attempt_duration_seconds", "Time of an attempt.", 0.0005, 13), []string{"kind"}),
+		done:          counter("completed_total", "Tasks completed.", "kind"),
+		retries:       counter("retries_produced_total", "Records written to delay topics.", "kind"),
+		letters:       counter("dead_letters_total", "Dead letters written.", "queue", "reason"),
+		waiting:       counter("waits_total", "Times that a task began to wait for something that is not its backoff.", "queue", "reason"),
+		verdicts:      counter("claims_total", "Answers of the claim store.", "queue", "verdict"),
+		abandoned:     counter("abandoned_total", "Handlers that ignored the end of their context.", "kind"),
+		halted:        counter("partitions_halted_total", "Partitions halted because Kafka no longer has their records.", "queue"),
+		hopErrors:     counter("produce_errors_total", "Records of retries and letters that Kafka refused.", "queue"),
+		breaker:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_breaker_open", Help: "1 while the endpoint of a kind is held to be misconfigured."}, []string{"kind"}),
+		eventErrors:   single("event_errors_total", "Events that were not written."),
+		commits:       single("commits_total", "Offset commits."),
+		commitErrors:  single("commit_errors_total", "Offset commits that failed."),
+		redisLost:     single("redis_lost_total", "Times that Redis lost its claims."),
+		redisUp:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_redis_up", Help: "0 while Redis does not answer and nothing starts."}),
+		claimSeconds:  prometheus.NewHistogram(histogram("claim_duration_seconds", "Time of a claim call.", 0.0001, 12)),
+		settleSeconds: prometheus.NewHistogram(histogram("settle_duration_seconds", "Time of a call that writes outcomes.", 0.0001, 12)),
+		handles:       map[string]*attemptHandles{},
+	}
+	m.redisUp.Set(1)
+	for _, c := range []prometheus.Collector{
+		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.halted,
+		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.redisUp, m.claimSeconds, m.settleSeconds,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// attempt counts one attempt; kind is from the catalog.
+func (m *metrics) attempt(kind string, o execution.Outcome, took time.Duration) {
+	h := m.handles[kind]
+	if h == nil {
+		h = &attemptHandles{seconds: m.attemptTime.WithLabelValues(kind)}
+		for i := execution.Completed; i <= execution.Misconfigured; i++ {
+			h.outcomes[i] = m.attempts.WithLabelValues(kind, i.String())
+		}
+		m.handles[kind] = h
+	}
+	if int(o) < len(h.outcomes) && h.outcomes[o] != nil {
+		h.outcomes[o].Inc()
+	}
+	h.seconds.Observe(took.Seconds())
+}

@@ -1,0 +1,163 @@
+package worker
+
+// The pipeline: what happens to a record, stage by stage.
+
+import (
+	"time"
+
+	"github.com/perdure/perdure/internal/claims"
+)
+
+// stages are all that happens to a record, in order. The loop calls each step
+// in turn; a step never blocks: it takes what has arrived for its stage, moves
+// it on, and leaves waiting for Kafka, Redis and handlers to goroutines that
+// put their answers into an inbox.
+func (p *pipeline) stages() []stage {
+	return []stage{
+		{"fetch", p.stepFetch},     // records that Kafka delivered → the tracker
+		{"admit", p.stepAdmit},     // decoded, due, in their key's turn → ready
+		{"claim", p.stepClaim},     // ready and a free slot → may it run?
+		{"execute", p.stepExecute}, // granted → handler or endpoint
+		{"outcome", p.stepOutcome}, // result → Redis, then the Kafka hop, then the ack
+		{"commit", p.stepCommit},   // acknowledged → the partition's offset
+	}
+}
+
+type stage struct {
+	name string
+	step func(now time.Time)
+}
+
+// pipeline owns every delivery. All its fields without an inbox belong to the
+// loop's goroutine.
+type pipeline struct {
+	*Worker
+	wake chan struct{}
+
+	arrived    inbox[arrival]      // fetch
+	ready      readyQueue          // admit
+	waiting    waitingHeap         // admit: due later
+	lines      map[string]*keyLine // admit: order: key
+	answers    inbox[claimAnswer]  // claim
+	asking     bool
+	redisPause time.Duration
+	redisOff   time.Time // claim: nothing is asked before
+	granted    []*delivery
+	claimed    map[*delivery]*tryOut // execute: what holds a claim R; nil = its attempt has ended
+	running    int
+	finished   inbox[*tryOut]
+	toSettle   inbox[settlement] // outcome
+	settled    inbox[settlement]
+	hopped     inbox[hopResult]
+	orders     inbox[func(time.Time)] // from revokes, stops and re-assertions
+
+	slots      int // free
+	busy       int // deliveries between claim and last word
+	stopping   bool
+	idle       chan struct{} // closed when stopping and nothing is busy
+	patrol     time.Time     // next look at running attempts
+	nextCommit time.Time     // zero = nothing to commit
+	recent     []doneMark    // completed lately, for a Redis that is lost
+}
+
+type doneMark struct {
+	owner string
+	out   claims.Outcome
+	at    time.Time
+}
+
+// loop runs the stages until stop is closed.
+func (p *pipeline) loop(stop <-chan struct{}) {
+	stages := p.stages()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		for _, order := range p.orders.take() {
+			order(now)
+		}
+		for _, s := range stages {
+			s.step(now)
+		}
+		if p.stopping && p.busy == 0 && p.idle != nil {
+			close(p.idle)
+			p.idle = nil
+		}
+		timer.Reset(p.nextTimer(now))
+		select {
+		case <-p.wake:
+		case <-timer.C:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// nextTimer is how long the loop may sleep if nothing arrives.
+func (p *pipeline) nextTimer(now time.Time) time.Duration {
+	next := now.Add(time.Minute)
+	earlier := func(t time.Time) {
+		if !t.IsZero() && t.Before(next) {
+			next = t
+		}
+	}
+	if len(p.waiting) > 0 {
+		earlier(p.waiting[0].due)
+	}
+	if p.running > 0 {
+		earlier(p.patrol)
+	}
+	earlier(p.nextCommit)
+	if !p.asking && p.slots > 0 && !p.stopping {
+		if p.redisOff.After(now) && p.ready.size > 0 {
+			earlier(p.redisOff)
+		}
+		earlier(p.ready.nextProbe(now))
+	}
+	return max(next.Sub(now), 0)
+}
+
+// hold and letGo count what stands between its claim and its last word.
+func (p *pipeline) hold(d *delivery) {
+	p.busy++
+	d.asg.busy++
+}
+
+func (p *pipeline) letGo(d *delivery) {
+	p.busy--
+	d.asg.busy--
+	if d.asg.draining && d.asg.busy == 0 && d.asg.drained != nil {
+		close(d.asg.drained)
+		d.asg.drained = nil
+	}
+}
+
+// release ends the worker's care for a delivery: its memory and its key's turn
+// go to the next.
+func (p *pipeline) release(d *delivery, now time.Time) {
+	d.asg.intake.gate.release(d.size)
+	if next := p.leaveLine(d); next != nil {
+		p.enter(next, now)
+	}
+}
+
+// drain stops everything of the assignments that has not started; the channels
+// close when what has started said its last word.
+func (p *pipeline) drain(asgs []*assignment, now time.Time) {
+	gone := func(d *delivery) bool { return d.asg.draining }
+	for _, a := range asgs {
+		a.draining = true
+	}
+	dropped := p.ready.remove(gone)
+	dropped = append(dropped, p.waiting.remove(gone)...)
+	dropped = append(dropped, p.dropLines(gone)...)
+	for _, d := range dropped {
+		p.release(d, now)
+	}
+	for _, a := range asgs {
+		if a.busy == 0 && a.drained != nil {
+			close(a.drained)
+			a.drained = nil
+		}
+	}
+}

@@ -1,0 +1,280 @@
+package worker
+
+// The Worker: made, run, stopped.
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
+	"github.com/perdure/perdure/worker/internal/httpexec"
+)
+
+// Worker runs the tasks of its queues. Make one with New, give it handlers with
+// Handle, then Run it once.
+type Worker struct {
+	cfg  Config
+	deps Deps
+	log  *slog.Logger
+	met  *metrics
+
+	kinds     map[string]*kind // those of its queues, by name
+	unknown   *kind            // for tasks that die because nobody knows their kind
+	handlers  map[string]execution.Executor
+	mistakes  []error // of Handle
+	transport *http.Transport
+
+	boot       string // tells this process from its earlier lives
+	generation atomic.Int64
+	intakes    []*intake
+	producer   *kgo.Client
+	p          *pipeline
+	pool       *pool
+
+	workCtx    context.Context // of attempts
+	produceCtx context.Context // of calls to Kafka and Redis
+	claimCalls chan claimCall
+	settleWake chan struct{}
+	commitDue  chan struct{}
+	lost       chan struct{}
+	loopEnded  chan struct{}
+	executors  sync.WaitGroup // those that are not abandoned
+
+	redisDown atomic.Pointer[string] // why; nil = Redis answers
+	started   atomic.Bool
+}
+
+// kind is a kind of the catalog with what runs it.
+type kind struct {
+	*schemas.Kind
+	exec    execution.Executor
+	breaker *breaker
+	ready   []*delivery
+}
+
+// New checks cfg and deps and makes a Worker. It connects to nothing.
+func New(cfg Config, deps Deps) (*Worker, error) {
+	if err := errors.Join(cfg.fill(), deps.fill()); err != nil {
+		return nil, err
+	}
+	met, err := newMetrics(deps.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("worker: register metrics: %w", err)
+	}
+	w := &Worker{
+		cfg: cfg, deps: deps, log: deps.Log, met: met,
+		kinds: map[string]*kind{}, handlers: map[string]execution.Executor{},
+		boot:       strings.ToLower(rand.Text()[:10]),
+		transport:  httpexec.NewTransport(cfg.Concurrency),
+		claimCalls: make(chan claimCall, 1),
+		settleWake: make(chan struct{}, 1),
+		commitDue:  make(chan struct{}, 1),
+		lost:       make(chan struct{}, 1),
+		loopEnded:  make(chan struct{}),
+	}
+	w.unknown = &kind{Kind: &schemas.Kind{Name: "unknown", Retry: schemas.Retry{
+		MaxAttempts: 1, InitialDelay: schemas.DefaultInitialDelay, MaxDelay: schemas.DefaultMaxDelay,
+	}}}
+	return w, nil
+}
+
+// register files a Go handler; mistakes come out in Run.
+func (w *Worker) register(name string, exec execution.Executor) {
+	k := w.deps.Catalog.Kinds[name]
+	switch {
+	case w.started.Load():
+		w.mistakes = append(w.mistakes, fmt.Errorf("handler for %s: registered after Run", name))
+	case k == nil:
+		w.mistakes = append(w.mistakes, fmt.Errorf("handler for %s: the catalog has no such kind", name))
+	case k.HTTP != nil:
+		w.mistakes = append(w.mistakes, fmt.Errorf("handler for %s: the catalog gives this kind an HTTP executor", name))
+	case w.handlers[name] != nil:
+		w.mistakes = append(w.mistakes, fmt.Errorf("handler for %s: registered twice", name))
+	default:
+		w.handlers[name] = exec
+	}
+}
+
+// Queues returns the queues that Run will serve: those configured, else every
+// queue with a kind that a registered handler runs, else, with no handler at
+// all, every queue with a kind that has an executor of its own.
+func (w *Worker) Queues() []string {
+	if len(w.cfg.Queues) > 0 {
+		return w.cfg.Queues
+	}
+	var queues []string
+	for name, k := range w.deps.Catalog.Kinds {
+		mine := w.handlers[name] != nil || len(w.handlers) == 0 && k.HTTP != nil
+		if mine && !slices.Contains(queues, k.Queue) {
+			queues = append(queues, k.Queue)
+		}
+	}
+	slices.Sort(queues)
+	return queues
+}
+
+// prepare decides what runs each kind of the worker's queues, or says what is
+// missing.
+func (w *Worker) prepare() error {
+	errs := w.mistakes
+	queues := w.Queues()
+	if len(queues) == 0 {
+		errs = append(errs, errors.New("there is nothing to run: no handler is registered and no kind of the catalog has an executor"))
+	}
+	for _, q := range queues {
+		if w.deps.Catalog.Queues[q] == nil {
+			errs = append(errs, fmt.Errorf("queue %s: the catalog has no such queue", q))
+		}
+	}
+	breakers := map[string]*breaker{}
+	var missing []string
+	for name, k := range w.deps.Catalog.Kinds {
+		if !slices.Contains(queues, k.Queue) {
+			continue
+		}
+		run := &kind{Kind: k, exec: w.handlers[name]}
+		switch {
+		case k.Ordered && k.BlockOnDead:
+			errs = append(errs, fmt.Errorf("kind %s: on_dead: block is not supported by this version: use on_dead: continue", name))
+		case k.HTTP != nil:
+			x, err := httpexec.New(k, w.transport, w.deps.Getenv)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			if breakers[x.Endpoint()] == nil {
+				breakers[x.Endpoint()] = &breaker{endpoint: x.Endpoint()}
+			}
+			run.exec, run.breaker = x, breakers[x.Endpoint()]
+		case run.exec == nil:
+			missing = append(missing, name+" (queue "+k.Queue+")")
+		}
+		w.kinds[name] = run
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		errs = append(errs, fmt.Errorf("no handler and no executor for %s: register a handler with worker.Handle, give the kind an executor in the catalog, or serve other queues", strings.Join(missing, ", ")))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	return nil
+}
+
+// Ready says why the worker cannot do its work now; nil = it can.
+func (w *Worker) Ready(context.Context) error {
+	if !w.started.Load() {
+		return errors.New("the worker has not started")
+	}
+	var errs []error
+	if why := w.redisDown.Load(); why != nil {
+		errs = append(errs, fmt.Errorf("redis does not answer, so nothing starts: %s", *why))
+	}
+	for _, in := range w.intakes {
+		in.mu.Lock()
+		for partition, why := range in.halted {
+			errs = append(errs, fmt.Errorf("queue %s partition %d is halted: %s", in.queue, partition, why))
+		}
+		in.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// Run serves the worker's queues until ctx ends, then stops in order: nothing
+// new starts, what was not started is handed back, what runs may end within the
+// grace period, offsets are committed, the consumer groups are left. It returns
+// nil after such a stop, else why the worker could not go on.
+func (w *Worker) Run(ctx context.Context) error {
+	if w.started.Swap(true) {
+		return errors.New("worker: Run was called before")
+	}
+	if err := w.prepare(); err != nil {
+		return err
+	}
+	if err := w.connect(ctx); err != nil {
+		return err
+	}
+	defer w.transport.CloseIdleConnections()
+	return w.serve(ctx)
+}
+
+// connect opens the claims and makes the Kafka clients.
+func (w *Worker) connect(ctx context.Context) (err error) {
+	if err := w.openClaims(ctx); err != nil {
+		return err
+	}
+	w.p = newPipeline(w)
+	if w.producer, err = kgo.NewClient(append(append([]kgo.Opt(nil), w.deps.Kafka...),
+		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(100_000))...); err != nil {
+		return fmt.Errorf("worker: kafka producer: %w", err)
+	}
+	for _, q := range w.Queues() {
+		in := &intake{
+			queue: q, topic: w.deps.Names.Tasks(q), group: w.deps.Names.WorkerGroup(q),
+			gate:     gate{maxRecords: max(w.cfg.MaxHeld/len(w.Queues()), 1), maxBytes: max(w.cfg.MaxHeldBytes/len(w.Queues()), 1)},
+			assigned: map[int32]*assignment{}, found: map[int32]committed{}, halted: map[int32]string{},
+		}
+		if in.cl, err = kgo.NewClient(w.clientOpts(in)...); err != nil {
+			w.closeClients()
+			return fmt.Errorf("worker: kafka consumer of queue %s: %w", q, err)
+		}
+		w.intakes = append(w.intakes, in)
+	}
+	return nil
+}
+
+// openClaims waits until Redis lets this worker in: nothing runs unclaimed.
+func (w *Worker) openClaims(ctx context.Context) error {
+	for {
+		err := w.deps.Claims.Open(ctx)
+		if err == nil {
+			err = w.deps.Claims.Beat(ctx, w.process())
+		}
+		if err == nil {
+			w.redisFine()
+			return nil
+		}
+		w.redisTrouble(err)
+		select {
+		case <-time.After(redisPauses):
+		case <-ctx.Done():
+			return fmt.Errorf("worker: stopped while waiting for Redis: %w", err)
+		}
+	}
+}
+
+func (w *Worker) closeClients() {
+	for _, in := range w.intakes {
+		in.cl.CloseAllowingRebalance()
+	}
+	w.producer.Close()
+}
+
+func newPipeline(w *Worker) *pipeline {
+	wake := make(chan struct{}, 1)
+	p := &pipeline{
+		Worker: w, wake: wake, slots: w.cfg.Concurrency,
+		lines: map[string]*keyLine{}, claimed: map[*delivery]*tryOut{},
+	}
+	p.arrived.wake, p.answers.wake, p.finished.wake = wake, wake, wake
+	p.settled.wake, p.hopped.wake, p.orders.wake = wake, wake, wake
+	p.toSettle.wake = w.settleWake
+	for _, k := range w.kinds {
+		p.ready.kinds = append(p.ready.kinds, k)
+	}
+	p.ready.kinds = append(p.ready.kinds, w.unknown)
+	slices.SortFunc(p.ready.kinds, func(a, b *kind) int { return strings.Compare(a.Name, b.Name) })
+	return p
+}
