@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
@@ -80,7 +81,11 @@ func (b *builder) executor(kind object, k *Kind) {
 		if _, ok := web.fields["url"]; !ok {
 			b.fail(h.key, web.path, "has no url")
 		} else if detail := badURL(k.HTTP.URL); detail != "" && k.HTTP.URL != "" {
-			web.wrongSecret("url", detail)
+			if strings.ContainsAny(k.HTTP.URL, "@?") {
+				web.wrongSecret("url", detail)
+			} else {
+				web.wrong("url", detail)
+			}
 		}
 		if k.HTTP.SecretEnv != "" && !envName.MatchString(k.HTTP.SecretEnv) {
 			web.wrongSecret("secret_env", "must be the name of an environment variable, not the secret")

@@ -191,7 +191,9 @@ func fieldErrors(e *jsonschema.ValidationError) []FieldError {
 	case *kind.DependentRequired:
 		return each(k.Missing, "is required beside "+strconv.Quote(k.Prop))
 	case *kind.PropertyNames:
-		return []FieldError{{at(k.Property), "has a name that is not allowed"}}
+		// The library's location is not its own: later steps overwrite it (v6.0.3,
+		// validator.go, `verr.InstanceLocation = vd.vloc`). So no place is told.
+		return []FieldError{{"#/payload", "has a property " + strconv.Quote(clip(k.Property)) + " whose name is not allowed"}}
 	case *kind.Type:
 		return one("must be %s, not %s", strings.Join(k.Want, " or "), k.Got)
 	case *kind.Enum:
