@@ -161,6 +161,8 @@ var unseenCatalogs = map[string]string{
 	"url without host":        urlOf("http:///run"),
 	"space in a url":          urlOf("http://x/a b"),
 	"merge key":               "version: 1\nqueues: {q: {}}\nkinds:\n  a: &a {queue: q}\n  b: {<<: *a}\n",
+	"only an alias":           "*00",
+	"anchor in itself":        "version: 1\nqueues: &a\n  q: *a\n",
 	"alias of nothing":        "version: 1\nqueues: {q: *none}\n",
 	"tag":                     "version: !!str 1\n",
 	"complex key":             "version: 1\nqueues:\n  ? [a]\n  : {}\n",

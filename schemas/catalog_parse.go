@@ -22,6 +22,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // MaxCatalog is the greatest size of a catalog's text, in bytes.
@@ -150,7 +151,11 @@ type builder struct {
 func (b *builder) catalog(body ast.Node) {
 	b.out = &Catalog{Queues: map[string]*Queue{}, Dependencies: map[string]*Dependency{}, Kinds: map[string]*Kind{}}
 	if _, ok := body.(ast.MapNode); !ok {
-		b.fail(body.GetToken(), "", "must be a mapping: version, queues, dependencies, kinds")
+		var at *token.Token
+		if body != nil { // an alias of nothing is nil
+			at = body.GetToken()
+		}
+		b.fail(at, "", "must be a mapping: version, queues, dependencies, kinds")
 		return
 	}
 	o := b.object(body, nil, "", "version", "queues", "dependencies", "kinds")

@@ -51,6 +51,9 @@ func (s *source) resolve(n ast.Node) ast.Node {
 		case *ast.AnchorNode:
 			n = v.Value
 		case *ast.AliasNode:
+			if v.Value == nil {
+				return nil
+			}
 			n = s.anchors[v.Value.GetToken().Value]
 		default:
 			return n
