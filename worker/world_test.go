@@ -1,0 +1,378 @@
+package worker_test
+
+// The world of an end-to-end test: a Kafka, a Redis, a catalog, and hands to
+// produce, to run workers, and to read what came of it.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker"
+)
+
+func TestMain(m *testing.M) {
+	if runAsVictim() {
+		return
+	}
+	testkit.Main(m)
+}
+
+// wait is the bound of every wait in these tests.
+const wait = 30 * time.Second
+
+const catalogText = `
+version: 1
+queues:
+  jobs: {partitions: 4, replication: 1}
+kinds:
+  job.run:
+    queue: jobs
+    timeout: 2s
+    retry: {max_attempts: 3, initial_delay: 20ms, max_delay: 50ms}
+`
+
+type world struct {
+	testing.TB
+	kafka testkit.KafkaServer
+	redis string // address
+	keys  string // Redis key prefix
+	names kafka.Names
+	cat   *schemas.Catalog
+	cl    *kgo.Client
+	seq   atomic.Int64
+	ttl   time.Duration
+	log   bool
+}
+
+type option func(*world)
+
+func withRedis(addr string) option { return func(w *world) { w.redis, w.keys = addr, "" } }
+
+func newWorld(t testing.TB, catalog string, opts ...option) *world {
+	t.Helper()
+	w := &world{TB: t, kafka: testkit.Kafka(t), ttl: 3 * time.Second}
+	for _, o := range opts {
+		o(w)
+	}
+	if w.redis == "" {
+		r := testkit.Redis(t)
+		w.redis, w.keys = r.Addr, r.Prefix
+	}
+	w.names = kafka.Names{Prefix: w.kafka.Prefix}
+	var err error
+	if w.cat, err = schemas.ParseCatalog("catalog.yaml", []byte(catalog), nil); err != nil {
+		t.Fatal(err)
+	}
+	if w.cl, err = kgo.NewClient(kgo.SeedBrokers(w.kafka.Brokers...), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil))); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.cl.Close)
+	w.ensureTopics()
+	return w
+}
+
+func (w *world) ensureTopics() {
+	w.Helper()
+	_, err := kafka.Ensure(w.Context(), kadm.NewClient(w.cl), w.cat, kafka.Settings{Names: w.names, History: time.Hour, MaxReplication: 1}, false)
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// store returns a claim store of a process of its own.
+func (w *world) store() *claims.Store {
+	w.Helper()
+	s, err := newStore(w.redis, w.keys, w.names, w.kafka.Brokers, w.ttl, w.Cleanup)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return s
+}
+
+func newStore(addr, prefix string, names kafka.Names, brokers []string, ttl time.Duration, cleanup func(func())) (*claims.Store, error) {
+	rdb := redis.NewClient(&redis.Options{Addr: addr, DialTimeout: time.Second, ReadTimeout: 2 * time.Second, MaxRetries: -1})
+	cleanup(func() { _ = rdb.Close() })
+	ledger, err := claims.NewKafkaLedger(names.Control(), kgo.SeedBrokers(brokers...))
+	if err != nil {
+		return nil, err
+	}
+	return claims.New(rdb, claims.Config{Prefix: prefix, BeatTTL: ttl, Ledger: ledger})
+}
+
+// runningWorker is a Worker in this process.
+type runningWorker struct {
+	*worker.Worker
+	stop context.CancelFunc
+	done chan struct{}
+	err  error
+}
+
+// Stop ends it and waits.
+func (r *runningWorker) Stop() error {
+	r.stop()
+	<-r.done
+	return r.err
+}
+
+// make makes a worker; setup registers handlers.
+func (w *world) make(instance string, change func(*worker.Config), setup func(*worker.Worker)) *worker.Worker {
+	w.Helper()
+	cfg := worker.Config{
+		Instance: instance, Concurrency: 16, Grace: 5 * time.Second, AbandonAfter: 300 * time.Millisecond,
+		SessionTimeout: 6 * time.Second, CommitInterval: 50 * time.Millisecond,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	deps := worker.Deps{Catalog: w.cat, Names: w.names, Kafka: []kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, Claims: w.store()}
+	if w.log {
+		deps.Log = testkit.Logger(w)
+	}
+	wk, err := worker.New(cfg, deps)
+	if err != nil {
+		w.Fatal(err)
+	}
+	if setup != nil {
+		setup(wk)
+	}
+	return wk
+}
+
+// start makes and runs a worker until the test ends.
+func (w *world) start(instance string, change func(*worker.Config), setup func(*worker.Worker)) *runningWorker {
+	w.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &runningWorker{Worker: w.make(instance, change, setup), stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		r.err = r.Run(ctx)
+	}()
+	w.Cleanup(func() {
+		if err := r.Stop(); err != nil {
+			w.Errorf("worker %s: %v", instance, err)
+		}
+	})
+	return r
+}
+
+// job is the payload of most tests.
+type job struct {
+	N    int    `json:"n"`
+	Mode string `json:"mode,omitempty"`
+}
+
+// task makes a task of kind with the next id.
+func (w *world) task(kind string, payload any) schemas.Task {
+	b, err := json.Marshal(payload)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return schemas.Task{
+		ID: fmt.Sprintf("main-1-%d", w.seq.Add(1)), Kind: kind, Queue: w.cat.Kinds[kind].Queue,
+		Payload: b, ContentType: "application/json", Time: time.Now().UTC(), Attempt: 1,
+	}
+}
+
+// send produces tasks as the relay does.
+func (w *world) send(tasks ...schemas.Task) {
+	w.Helper()
+	recs := make([]*kgo.Record, len(tasks))
+	for i := range tasks {
+		t := &tasks[i]
+		recs[i] = &kgo.Record{
+			Topic: w.names.Tasks(t.Queue), Key: []byte(t.RecordKey()), Value: t.Payload,
+			Headers: schemas.AppendRecordHeaders[kgo.RecordHeader](nil, t),
+		}
+	}
+	w.sendRaw(recs...)
+}
+
+func (w *world) sendRaw(recs ...*kgo.Record) {
+	w.Helper()
+	if err := w.cl.ProduceSync(w.Context(), recs...).FirstErr(); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// sendJobs produces n jobs and returns their ids.
+func (w *world) sendJobs(n int) []string {
+	w.Helper()
+	tasks := make([]schemas.Task, n)
+	ids := make([]string, n)
+	for i := range tasks {
+		tasks[i] = w.task("job.run", job{N: i})
+		ids[i] = tasks[i].ID
+	}
+	w.send(tasks...)
+	return ids
+}
+
+// read returns every record of a topic from its beginning to its present end.
+func (w *world) read(topic string) (recs []*kgo.Record) {
+	w.Helper()
+	ends, err := kadm.NewClient(w.cl).ListEndOffsets(w.Context(), topic)
+	if err != nil {
+		w.Fatal(err)
+	}
+	left := map[int32]int64{}
+	assign := map[int32]kgo.Offset{}
+	ends.Each(func(o kadm.ListedOffset) {
+		assign[o.Partition] = kgo.NewOffset().AtStart()
+		if o.Offset > 0 {
+			left[o.Partition] = o.Offset
+		}
+	})
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Brokers...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: assign}))
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(w.Context(), wait)
+	defer cancel()
+	for len(left) > 0 {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			w.Fatalf("read %s: %v", topic, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			recs = append(recs, r)
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	return recs
+}
+
+// letters returns the dead letters of a queue.
+func (w *world) letters(queue string) (out []*dlq.Letter) {
+	w.Helper()
+	for _, r := range w.read(w.names.DLQ(queue)) {
+		if got := headerOf(r, schemas.HeaderRecord); got != "letter" {
+			continue
+		}
+		l, _, err := dlq.Decode(r)
+		if err != nil {
+			w.Fatalf("decode letter: %v", err)
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// lettersWithin waits until a queue has n letters.
+func (w *world) lettersWithin(queue string, n int) (out []*dlq.Letter) {
+	w.Helper()
+	testkit.Eventually(w, wait, func() (bool, string) {
+		out = w.letters(queue)
+		return len(out) >= n, fmt.Sprintf("%d letters of %d", len(out), n)
+	})
+	return out
+}
+
+func headerOf(r *kgo.Record, name string) string {
+	for i := len(r.Headers) - 1; i >= 0; i-- {
+		if r.Headers[i].Key == name {
+			return string(r.Headers[i].Value)
+		}
+	}
+	return ""
+}
+
+// committedAll waits until the queue's group has nothing left to do.
+func (w *world) committedAll(queue string) {
+	w.Helper()
+	adm := kadm.NewClient(w.cl)
+	testkit.Eventually(w, wait, func() (bool, string) {
+		ends, err := adm.ListEndOffsets(w.Context(), w.names.Tasks(queue))
+		if err != nil {
+			return false, err.Error()
+		}
+		got, err := adm.FetchOffsets(w.Context(), w.names.WorkerGroup(queue))
+		if err != nil {
+			return false, err.Error()
+		}
+		var behind []string
+		ends.Each(func(o kadm.ListedOffset) {
+			c, _ := got.Lookup(o.Topic, o.Partition)
+			if o.Offset > 0 && c.At != o.Offset {
+				behind = append(behind, fmt.Sprintf("partition %d at %d of %d", o.Partition, c.At, o.Offset))
+			}
+		})
+		return len(behind) == 0, strings.Join(behind, ", ")
+	})
+}
+
+// ledger counts what handlers did, independently of everything they are told.
+type ledger struct {
+	mu   sync.Mutex
+	runs map[string][]int64 // task id → the runs that came, in order
+	done map[string]int
+}
+
+func newLedger() *ledger { return &ledger{runs: map[string][]int64{}, done: map[string]int{}} }
+
+func (l *ledger) began(id string, run int64) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.runs[id] = append(l.runs[id], run)
+	return len(l.runs[id])
+}
+
+// applied is an effect behind a fence: it refuses a run lower than the highest
+// that it has seen, and a second application.
+var errStale = errors.New("a higher run was seen")
+
+func (l *ledger) applied(id string, run int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.runs[id] {
+		if r > run {
+			return errStale
+		}
+	}
+	l.done[id]++
+	return nil
+}
+
+func (l *ledger) count() (started, done, twice int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, n := range l.done {
+		if n > 1 {
+			twice++
+		}
+	}
+	return len(l.runs), len(l.done), twice
+}
+
+func (l *ledger) runsOf(id string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.runs[id])
+}
+
+// doneWithin waits until n tasks are done.
+func (l *ledger) doneWithin(t testing.TB, n int) {
+	t.Helper()
+	testkit.Eventually(t, wait, func() (bool, string) {
+		_, done, _ := l.count()
+		return done >= n, fmt.Sprintf("%d of %d done", done, n)
+	})
+}
