@@ -27,7 +27,7 @@ test: ## all tests, on the real servers that this machine can run (PKGS=./relay/
 
 .PHONY: lint
 lint: ## gofmt, go vet, golangci-lint with the import rule
-	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	@unformatted=$$(gofmt -l .); \
 	if [[ -n $$unformatted ]]; then echo "not gofmt'd (gofmt -w):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(LINT) run ./...

@@ -78,6 +78,7 @@ func check(t *testing.T, url string) {
 }
 
 func TestPostgresSurvivesAStop(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"15", "18"} {
 		t.Run(version, func(t *testing.T) {
 			if version == "18" && testing.Short() {
@@ -103,6 +104,7 @@ func TestPostgresSurvivesAStop(t *testing.T) {
 }
 
 func TestPostgresSurvivesItsOwnKill(t *testing.T) {
+	t.Parallel()
 	p := startPostgres(t, PostgresConfig{Dir: openDir(t)})
 	keep(t, p.URL())
 	done, url := p.Done(), p.URL()
@@ -125,6 +127,7 @@ func TestPostgresSurvivesItsOwnKill(t *testing.T) {
 // A killed `perdure up` must not leave a server, and the next must come up on
 // what it left: the file postmaster.pid, perhaps a server still going down.
 func TestPostgresSurvivesKill9OfItsParent(t *testing.T) {
+	t.Parallel()
 	dir := openDir(t)
 	for range 2 {
 		c := startChild(t, "postgres", dir)
@@ -145,6 +148,7 @@ func TestPostgresSurvivesKill9OfItsParent(t *testing.T) {
 // Where no parent-death signal exists, or it was lost, the orphan is found by
 // its directory and stopped.
 func TestPostgresStopsAnOrphan(t *testing.T) {
+	t.Parallel()
 	dir := openDir(t)
 	p := startPostgres(t, PostgresConfig{Dir: dir})
 	keep(t, p.URL())
@@ -174,6 +178,7 @@ func TestPostgresStopsAnOrphan(t *testing.T) {
 // In a container pids are few: the number in a killed server's postmaster.pid
 // soon belongs to somebody else, whom Postgres takes for a running server.
 func TestPostgresIgnoresAPIDThatIsSomebodyElse(t *testing.T) {
+	t.Parallel()
 	dir := openDir(t)
 	p := startPostgres(t, PostgresConfig{Dir: dir})
 	keep(t, p.URL())
@@ -204,6 +209,7 @@ func TestPostgresIgnoresAPIDThatIsSomebodyElse(t *testing.T) {
 }
 
 func TestPostgresIsClosedByDefault(t *testing.T) {
+	t.Parallel()
 	p := startPostgres(t, PostgresConfig{Dir: openDir(t)})
 	open, err := pgx.ParseConfig(p.URL())
 	if err != nil {
@@ -232,6 +238,7 @@ func TestPostgresIsClosedByDefault(t *testing.T) {
 }
 
 func TestPostgresTakesSettings(t *testing.T) {
+	t.Parallel()
 	p := startPostgres(t, PostgresConfig{Settings: map[string]string{"max_prepared_transactions": "7"}})
 	if got := query(t, p.URL(), "show max_prepared_transactions"); got != "7" {
 		t.Errorf("setting is %s", got)
@@ -246,6 +253,7 @@ func TestPostgresTakesSettings(t *testing.T) {
 }
 
 func TestPostgresSaysWhyItDoesNotStart(t *testing.T) {
+	t.Parallel()
 	p := startPostgres(t, PostgresConfig{Dir: openDir(t)})
 	taken := p.port
 	for name, tc := range map[string]struct {
@@ -281,6 +289,7 @@ func TestPostgresSaysWhyItDoesNotStart(t *testing.T) {
 }
 
 func TestPostgresWithoutItsPasswordIsNotOverwritten(t *testing.T) {
+	t.Parallel()
 	dir := openDir(t)
 	p := startPostgres(t, PostgresConfig{Dir: dir})
 	if err := p.Close(); err != nil {
@@ -300,6 +309,7 @@ func TestPostgresWithoutItsPasswordIsNotOverwritten(t *testing.T) {
 
 // A kill in the middle of initdb leaves a folder that is begun anew.
 func TestPostgresBeginsAnUnfinishedClusterAnew(t *testing.T) {
+	t.Parallel()
 	dir := openDir(t)
 	if err := os.MkdirAll(filepath.Join(dir, "data.part", "data", "base"), 0o700); err != nil {
 		t.Fatal(err)
@@ -309,6 +319,7 @@ func TestPostgresBeginsAnUnfinishedClusterAnew(t *testing.T) {
 
 // /root is closed to others: the cluster goes elsewhere, and is found again.
 func TestPostgresOfRootInAClosedDirectory(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root runs Postgres as somebody else")
 	}
@@ -333,7 +344,7 @@ func TestPostgresOfRootInAClosedDirectory(t *testing.T) {
 	check(t, startPostgres(t, cfg).URL())
 }
 
-// All of this again as an ordinary user.
+// What depends on who runs it, again as an ordinary user.
 func TestAsAnUnprivilegedUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("this run is by an unprivileged user already")
@@ -351,7 +362,7 @@ func TestAsAnUnprivilegedUser(t *testing.T) {
 	if err := owner.give(home); err != nil {
 		t.Fatal(err)
 	}
-	const run = "^Test(Postgres|SecondLock|KafkaRecordsAndOffsetsSurviveKill9)"
+	const run = "^Test(PostgresSurvives|PostgresStops|PostgresIgnores|PostgresIsClosed|SecondLock|ClusterOf)"
 	cmd := exec.CommandContext(t.Context(), binary, "-test.run", run, "-test.short", "-test.v", "-test.timeout=3m")
 	cmd.Dir = home
 	cmd.Env = append(serverEnv(home), "TMPDIR="+home)
