@@ -269,6 +269,7 @@ func FuzzParseCatalog(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		defer time.AfterFunc(10*time.Second, func() { panic(fmt.Sprintf("still parsing %q", data)) }).Stop()
 		c, err := schemas.ParseCatalog("catalog.yaml", data, nil)
 		if err == nil {
 			for _, k := range c.Kinds {
