@@ -3,9 +3,6 @@ package schemas
 // One kind of the catalog.
 
 import (
-	"encoding/json"
-	"io/fs"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -133,44 +130,4 @@ func (b *builder) schema(o object, k *Kind) {
 		return
 	}
 	k.validator, k.Schema, k.SchemaURI, k.SchemaFiles = compiled.validator, compiled.text, compiled.uri, compiled.files
-}
-
-// schemaFiles compiles each schema file once, however many kinds name it.
-type schemaFiles struct {
-	loader *schemaLoader
-	done   map[string]schemaFile
-}
-
-type schemaFile struct {
-	validator *validator
-	text      json.RawMessage
-	files     map[string][]byte
-	uri       string // $id, where it is an absolute URI that can stand in a header
-	err       error
-}
-
-func newSchemaFiles(files fs.FS) *schemaFiles {
-	return &schemaFiles{&schemaLoader{files: files, read: map[string][]byte{}}, map[string]schemaFile{}}
-}
-
-func (s *schemaFiles) get(name string) schemaFile {
-	if f, ok := s.done[name]; ok {
-		return f
-	}
-	var f schemaFile
-	f.validator, f.text, f.err = s.loader.compile(name)
-	f.files = s.loader.used
-	if f.err == nil {
-		var head struct {
-			ID string `json:"$id"`
-		}
-		// A schema may be `true`: then there is no $id to find.
-		if json.Unmarshal(f.text, &head) == nil {
-			if u, err := url.Parse(head.ID); err == nil && u.IsAbs() && len(head.ID) <= maxAttribute {
-				f.uri = head.ID
-			}
-		}
-	}
-	s.done[name] = f
-	return f
 }

@@ -43,7 +43,7 @@ func (e *DecodeError) Reason() Reason {
 //
 // Queue is set only from perdure_queue (retry topics); on tasks.<queue> the
 // caller sets it from the topic. Payload aliases value; the strings are copies.
-// Times are in UTC. Task.Headers holds the user's headers, the per-hop
+// Times are in UTC; Time is zero where the producer gave none. Task.Headers holds the user's headers, the per-hop
 // traceparent, tracestate and baggage, and CloudEvents extension attributes
 // under their ce_ names; of a repeated user header the last one counts.
 //
