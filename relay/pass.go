@@ -18,6 +18,11 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if t.r.seams.afterRead != nil {
+		if err := t.r.seams.afterRead(ctx, t, w); err != nil {
+			return false, err
+		}
+	}
 	if len(w.rows) == 0 && w.atID == 0 {
 		t.r.metrics.lag.Set(0)
 		return false, nil
@@ -32,7 +37,7 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 		return false, t.mend(ctx, err)
 	}
 	if t.r.seams.beforeCursor != nil {
-		if err := t.r.seams.beforeCursor(ctx, t); err != nil {
+		if err := t.r.seams.beforeCursor(ctx, t, w); err != nil {
 			return false, err
 		}
 	}
@@ -46,7 +51,9 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	}
 	t.r.metrics.pass(w, d, time.Since(began))
 	if t.r.seams.moved != nil {
-		t.r.seams.moved(w)
+		if err := t.r.seams.moved(ctx, t, w); err != nil {
+			return true, err
+		}
 	}
 	return true, nil
 }

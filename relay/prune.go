@@ -5,10 +5,12 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // Deleted in small steps, so that no statement holds locks or a snapshot for long.
@@ -80,6 +82,9 @@ func (r *Relay) trim(ctx context.Context, adm *kadm.Client) error {
 
 func (r *Relay) trimTopics(ctx context.Context, adm *kadm.Client, group string, age time.Duration, names ...string) error {
 	committed, err := adm.FetchOffsetsForTopics(ctx, group, names...)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return nil // no worker yet
+	}
 	if err != nil {
 		return fmt.Errorf("kafka: offsets of group %s: %w", group, err)
 	}

@@ -97,9 +97,10 @@ type Relay struct {
 
 // seams are where tests stop the relay at a moment; all nil otherwise.
 type seams struct {
-	beforeRead   func(context.Context, *term) error // on the pass's connection
-	beforeCursor func(context.Context, *term) error // all is acknowledged, nothing is moved
-	moved        func(*window)                      // the cursor stands at this window's end
+	beforeRead   func(context.Context, *term) error          // on the pass's connection
+	afterRead    func(context.Context, *term, *window) error // nothing is produced yet
+	beforeCursor func(context.Context, *term, *window) error // all is acknowledged, nothing is moved
+	moved        func(context.Context, *term, *window) error // the cursor stands at this window's end
 }
 
 // New makes a relay; it connects to nothing.

@@ -57,6 +57,10 @@ func (r *Relay) oneTerm(ctx context.Context) (err error) {
 		defer cancel()
 		t.release(cctx)
 	}()
+	// Asked again: a standby may have waited for days, and the sequence grew.
+	if t.is, err = r.identify(ctx, t.conn); err != nil {
+		return err
+	}
 	if err := checkCursor(t.is, c); err != nil {
 		return err
 	}

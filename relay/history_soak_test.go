@@ -1,0 +1,262 @@
+package relay
+
+// Many producers that do all that a transaction can do, while servers and relays
+// are killed under them.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/testkit"
+)
+
+// load are producers; each has keys of its own, whose order it promises.
+type load struct {
+	g    *rig
+	url  func() string
+	stop atomic.Bool
+	done atomic.Int64 // transactions that were answered
+	wg   sync.WaitGroup
+}
+
+func (g *rig) load(producers int, seed uint64, url func() string) *load {
+	l := &load{g: g, url: url}
+	for p := range producers {
+		l.wg.Go(func() { l.produce(p, rand.New(rand.NewPCG(seed, uint64(p)))) })
+	}
+	return l
+}
+
+func (l *load) end() {
+	l.stop.Store(true)
+	l.wg.Wait()
+}
+
+// reach waits until so many transactions were answered.
+func (l *load) reach(n int64) {
+	l.g.t.Helper()
+	testkit.Eventually(l.g.t, time.Minute, func() (bool, string) {
+		return l.done.Load() >= n, fmt.Sprintf("%d of %d transactions", l.done.Load(), n)
+	})
+}
+
+// produce connects again after every failure: what became of the transaction
+// that failed is unknown to it, and irrelevant: the database is the truth.
+func (l *load) produce(p int, rng *rand.Rand) {
+	n := 0
+	for !l.stop.Load() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		conn, err := pgx.Connect(ctx, l.url())
+		if err == nil {
+			for err == nil && !l.stop.Load() {
+				n, err = l.one(ctx, conn, p, n, rng)
+				l.done.Add(1)
+				if ctx.Err() != nil {
+					break
+				}
+			}
+			conn.Close(context.Background())
+		}
+		cancel()
+	}
+}
+
+var errRollback = errors.New("rolled back on purpose")
+
+// one runs one transaction and returns the next number to use.
+func (l *load) one(ctx context.Context, conn *pgx.Conn, p, n int, rng *rand.Rand) (int, error) {
+	key := fmt.Sprintf("k%d-%d", p, rng.IntN(3))
+	sync := "on"
+	if rng.IntN(3) == 0 {
+		sync = "off"
+	}
+	prepare, commitPrepared := rng.IntN(10) == 0, rng.IntN(3) > 0
+	gid := fmt.Sprintf("t%d-%d-%d", p, n, rng.Uint64())
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local synchronous_commit = "+sync); err != nil {
+			return err
+		}
+		for range 1 + rng.IntN(4) {
+			n++
+			keep := rng.IntN(4) > 0
+			err := pgx.BeginFunc(ctx, tx, func(sp pgx.Tx) error { // a savepoint
+				if _, err := enqueue(ctx, sp, key, n); err != nil {
+					return err
+				}
+				if !keep {
+					return errRollback
+				}
+				return nil
+			})
+			if err != nil && !errors.Is(err, errRollback) {
+				return err
+			}
+		}
+		if rng.IntN(4) == 0 { // a late commit
+			if _, err := tx.Exec(ctx, `select pg_sleep($1)`, rng.Float64()*0.05); err != nil {
+				return err
+			}
+		}
+		if prepare {
+			_, err := tx.Exec(ctx, "prepare transaction '"+gid+"'")
+			return err
+		}
+		if rng.IntN(6) == 0 {
+			return errRollback
+		}
+		return nil
+	})
+	if prepare && err == nil {
+		end := "commit prepared '"
+		if !commitPrepared {
+			end = "rollback prepared '"
+		}
+		_, err = conn.Exec(ctx, end+gid+"'")
+	}
+	if errors.Is(err, errRollback) {
+		err = nil
+	}
+	return n, err
+}
+
+// settlePrepared ends transactions that a crash left prepared.
+func (g *rig) settlePrepared() {
+	rows, err := g.db.Query(context.Background(), `select gid from pg_prepared_xacts`)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	gids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for _, gid := range gids { // committed now, they would break their producer's promise
+		g.exec("rollback prepared '" + gid + "'")
+	}
+}
+
+func TestNothingIsLostUnderSavepointsPreparedAndLateCommits(t *testing.T) {
+	for _, chunk := range []int{3, 5000} {
+		t.Run(fmt.Sprintf("chunk %d", chunk), func(t *testing.T) {
+			g := newRig(t)
+			g.run(g.relay("a", func(c *Config) { c.Chunk = chunk }))
+			l := g.load(8, uint64(chunk), func() string { return g.url })
+			l.reach(1200)
+			l.end()
+			g.settlePrepared()
+			g.right(30 * time.Second)
+		})
+	}
+}
+
+// The relay is killed between acknowledgement and cursor, Postgres anywhere.
+func TestNothingIsLostWhenServersAndRelaysAreKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills servers for 20 s")
+	}
+	g, server := newOwnRig(t, "15")
+	var url atomic.Value
+	url.Store(g.url)
+	l := g.load(8, 1, func() string { return url.Load().(string) })
+	errKilled := errors.New("killed between acknowledgement and cursor")
+	for round := range 3 {
+		r := g.relay("a", func(c *Config) { c.Chunk = 20; c.LeaseTTL = time.Second })
+		passes := 0
+		r.seams.beforeCursor = func(context.Context, *term, *window) error {
+			if passes++; passes%7 == 0 {
+				return errKilled
+			}
+			return nil
+		}
+		run := g.run(r)
+		l.reach(l.done.Load() + 400)
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		run.cancel()
+		if err := run.wait(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		g.revive(server)
+		url.Store(g.url)
+	}
+	g.run(g.relay("b", nil))
+	l.reach(l.done.Load() + 200)
+	l.end()
+	g.settlePrepared()
+	g.right(30 * time.Second)
+}
+
+// The second read of a large window is another way to the same set.
+func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
+	g := newRig(t)
+	l := g.load(6, 7, func() string { return g.url })
+	defer l.end()
+	r := g.relay("a", func(c *Config) { c.Chunk = 1 << 20 })
+	r.cfg.Chunk = 1 << 20
+	conn, err := r.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	is, err := r.identify(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tm := &term{r: r, conn: conn, is: is, words: map[string]string{}, limit: 1 << 20}
+	if _, err := tm.standby(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	rows := 0
+	for range 60 {
+		l.reach(l.done.Load() + 10)
+		tm.large, tm.limit = false, 1<<20
+		w, err := tm.readWindow(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(w.rows) == 0 {
+			continue
+		}
+		// Hold the target as a large window does, at any place in it.
+		at := rng.IntN(len(w.rows))
+		g.exec(`update perdure.relay_cursor set upto = $1::text::pg_snapshot, at_id = $2`, w.upto, w.rows[at].id)
+		var rest []int64
+		for tm.large = true; tm.large; {
+			tm.limit = 1 + rng.IntN(9)
+			c, err := tm.readWindow(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range c.rows {
+				rest = append(rest, o.id)
+			}
+			if len(c.rows) == 0 {
+				break
+			}
+			tm.large = c.full
+			g.exec(`update perdure.relay_cursor set at_id = $1`, c.rows[len(c.rows)-1].id)
+		}
+		var want []int64
+		for _, o := range w.rows[at+1:] {
+			want = append(want, o.id)
+		}
+		if fmt.Sprint(rest) != fmt.Sprint(want) {
+			t.Fatalf("by primary key %v, by xid %v", rest, want)
+		}
+		rows += len(want)
+		g.exec(`update perdure.relay_cursor set prev = $1::text::pg_snapshot, upto = null, at_id = 0`, w.upto)
+	}
+	if rows == 0 {
+		t.Fatal("nothing was compared")
+	}
+	t.Logf("compared %d rows", rows)
+}

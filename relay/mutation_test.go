@@ -1,0 +1,336 @@
+package relay
+
+// Each rule of the protocol is broken once, in the relay's own SQL, and the
+// checker must see it; the same scenario is right with the SQL as it is.
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/embedded"
+	"github.com/perdure/perdure/internal/pg"
+	"github.com/perdure/perdure/internal/testkit"
+)
+
+// mutation replaces a part of the statements. Each part must be there.
+type mutation struct {
+	window, rest [2]string // what, by what; zero = left alone
+}
+
+func (m mutation) apply(t *testing.T, s *statements) {
+	t.Helper()
+	for _, x := range []struct {
+		sql  *string
+		swap [2]string
+	}{{&s.window, m.window}, {&s.rest, m.rest}} {
+		if x.swap[0] == "" {
+			continue
+		}
+		if !strings.Contains(*x.sql, x.swap[0]) {
+			t.Fatalf("the statement has no %q to break", x.swap[0])
+		}
+		*x.sql = strings.ReplaceAll(*x.sql, x.swap[0], x.swap[1])
+	}
+}
+
+func TestMutationsTurnTheCheckerRed(t *testing.T) {
+	for name, c := range map[string]struct {
+		broken   mutation
+		scenario func(t *testing.T, m mutation) (wrong []string)
+	}{
+		"no late branch": {
+			mutation{window: [2]string{"where pg_visible_in_snapshot(x, s.upto)", "where false and pg_visible_in_snapshot(x, s.upto)"}},
+			lateCommit,
+		},
+		"fresh upto for each chunk": {
+			mutation{
+				window: [2]string{"coalesce(c.upto, pg_current_snapshot())", "pg_current_snapshot()"},
+				rest:   [2]string{"select c.prev, c.upto,", "select c.prev, pg_current_snapshot() as upto,"},
+			},
+			commitBetweenChunks,
+		},
+		"snapshot in a statement of its own": {
+			mutation{window: [2]string{"pg_current_snapshot()", "public.own_snapshot()"}},
+			commitBesideRead,
+		},
+		"ordered by xid": {
+			mutation{window: [2]string{"from r order by id limit", "from r order by (select m.xid from perdure.outbox m where m.id = r.id), id limit"}},
+			idsAgainstXids,
+		},
+		"prev kept in memory": {
+			mutation{window: [2]string{"select c.prev,", "select coalesce(nullif(current_setting('test.prev', true), '')::pg_snapshot, c.prev) as prev,"}},
+			xidsUsedAgain,
+		},
+		"no flush gate": {
+			mutation{window: [2]string{"pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed", "true as flushed"}},
+			commitThatACrashTakesBack,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Run("right", func(t *testing.T) {
+				if wrong := c.scenario(t, mutation{}); len(wrong) > 0 {
+					t.Fatalf("the real statements are called wrong: %v", wrong)
+				}
+			})
+			t.Run("broken", func(t *testing.T) {
+				wrong := c.scenario(t, c.broken)
+				if len(wrong) == 0 {
+					t.Fatal("the checker does not see it")
+				}
+				t.Logf("seen: %v", wrong)
+			})
+		})
+	}
+}
+
+// begin opens a transaction of its own connection.
+func (g *rig) begin() pgx.Tx {
+	g.t.Helper()
+	conn, err := pgx.Connect(context.Background(), g.url)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { conn.Close(context.Background()) })
+	tx, err := conn.Begin(context.Background())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return tx
+}
+
+func (g *rig) enqueueIn(tx pgx.Tx, key string, n int) int64 {
+	g.t.Helper()
+	id, err := enqueue(context.Background(), tx, key, n)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return id
+}
+
+func (g *rig) commit(tx pgx.Tx) {
+	g.t.Helper()
+	if err := tx.Commit(context.Background()); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// lateCommit: a transaction writes before another one and commits after the
+// relay has passed that one.
+func lateCommit(t *testing.T, m mutation) []string {
+	g := newRig(t)
+	r := g.relay("a", nil)
+	m.apply(t, &r.sql)
+	g.run(r)
+	late := g.begin()
+	g.enqueueIn(late, "x", 1)
+	g.enqueue("x", 2)
+	g.first(1, g.names.Tasks("payments"))
+	g.drained(5 * time.Second)
+	g.commit(late)
+	return g.verdict(10 * time.Second)
+}
+
+// commitBetweenChunks: the late commit falls between two chunks of one window,
+// with an id that the first chunk has passed.
+func commitBetweenChunks(t *testing.T, m mutation) []string {
+	g := newRig(t)
+	late := g.begin()
+	g.enqueueIn(late, "x", 1)
+	for n := range 6 {
+		g.enqueue("x", 2+n)
+	}
+	r := g.relay("a", func(c *Config) { c.Chunk = 2 })
+	m.apply(t, &r.sql)
+	var once sync.Once
+	r.seams.moved = func(ctx context.Context, _ *term, _ *window) (err error) {
+		once.Do(func() { err = late.Commit(ctx) })
+		return err
+	}
+	g.run(r)
+	return g.verdict(10 * time.Second)
+}
+
+// commitBesideRead: a row is committed after the read's snapshot was taken, and
+// before own_snapshot, a statement of its own, takes its.
+func commitBesideRead(t *testing.T, m mutation) []string {
+	g := newRig(t)
+	g.exec(`create function public.own_snapshot() returns pg_snapshot language plpgsql volatile as $$
+	begin
+		perform pg_advisory_lock(1);
+		perform pg_advisory_unlock(1);
+		return (select pg_current_snapshot());
+	end $$`)
+	gate := g.begin()
+	if _, err := gate.Exec(t.Context(), `select pg_advisory_lock(1)`); err != nil {
+		t.Fatal(err)
+	}
+	g.enqueue("x", 0) // an empty pass would not move the cursor
+	r := g.relay("a", nil)
+	m.apply(t, &r.sql)
+	g.run(r)
+	if m != (mutation{}) {
+		testkit.Eventually(t, 5*time.Second, func() (bool, string) {
+			return one[bool](g, `select exists (select 1 from pg_locks where locktype = 'advisory' and not granted)`), "the relay does not read"
+		})
+	}
+	g.enqueue("x", 1)
+	if _, err := gate.Exec(t.Context(), `select pg_advisory_unlock(1)`); err != nil {
+		t.Fatal(err)
+	}
+	g.commit(gate)
+	return g.verdict(10 * time.Second)
+}
+
+// idsAgainstXids: two transactions hold one lock through their commits, so that
+// their rows have an order; the one that goes second began first.
+func idsAgainstXids(t *testing.T, m mutation) []string {
+	g := newRig(t)
+	second := g.begin()
+	if _, err := second.Exec(t.Context(), `select pg_current_xact_id()`); err != nil {
+		t.Fatal(err)
+	}
+	g.enqueue("k", 1)
+	g.enqueueIn(second, "k", 2)
+	g.commit(second)
+	r := g.relay("a", nil)
+	m.apply(t, &r.sql)
+	g.run(r)
+	return g.verdict(3 * time.Second)
+}
+
+// newOwnRig is a rig on a Postgres that the test may kill. Its WAL writer hardly
+// ever writes: what nobody waits for stays in memory.
+func newOwnRig(t *testing.T, version string) (*rig, *embedded.Postgres) {
+	t.Helper()
+	server := testkit.OwnPostgres(t, version)
+	if err := pg.Migrate(t.Context(), server.URL(), testkit.MigratedSource); err != nil {
+		t.Fatal(err)
+	}
+	g := newRigOn(t, server.URL())
+	g.exec(`alter system set wal_writer_delay = '10s'`)
+	g.exec(`alter system set autovacuum = off`)
+	g.exec(`select pg_reload_conf()`)
+	g.exec(`create table public.burn (n int)`)
+	g.exec(`checkpoint`)
+	return g, server
+}
+
+// crash kills the server and starts it again. The rig's addresses follow.
+func (g *rig) crash(server *embedded.Postgres) {
+	g.t.Helper()
+	if err := server.Kill(); err != nil {
+		g.t.Fatal(err)
+	}
+	g.revive(server)
+}
+
+func (g *rig) revive(server *embedded.Postgres) {
+	g.t.Helper()
+	if err := server.Restart(context.Background()); err != nil {
+		g.t.Fatal(err)
+	}
+	old := g.db
+	db, err := pg.Pool(context.Background(), server.URL())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.url, g.db = server.URL(), db
+	g.t.Cleanup(db.Close)
+	old.Close()
+}
+
+// xidsUsedAgain: transactions that a crash takes back give their ids to others.
+func xidsUsedAgain(t *testing.T, m mutation) []string {
+	g, server := newOwnRig(t, "15")
+	memory := "" // of one relay, then of the next; they never run at once
+	var xmax atomic.Int64
+	remember := func(r *Relay) {
+		m.apply(t, &r.sql)
+		r.seams.beforeRead = func(ctx context.Context, t *term) error {
+			_, err := t.conn.Exec(ctx, `select set_config('test.prev', $1, false)`, memory)
+			return err
+		}
+		r.seams.afterRead = func(_ context.Context, _ *term, w *window) error {
+			if len(w.rows) == 0 && w.upto != "" {
+				memory = w.upto
+				n, _ := strconv.ParseInt(strings.Split(w.upto, ":")[1], 10, 64)
+				xmax.Store(n)
+			}
+			return nil
+		}
+	}
+	r := g.relay("a", nil)
+	remember(r)
+	run := g.run(r)
+	g.enqueue("x", 1)
+	g.drained(5 * time.Second)
+	before := one[int64](g, `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`)
+	conn, err := pgx.Connect(t.Context(), g.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `set synchronous_commit = off`); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		if _, err := conn.Exec(t.Context(), `insert into public.burn values (1)`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testkit.Eventually(t, 5*time.Second, func() (bool, string) { return xmax.Load() >= before+300, "no pass after the burning" })
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	run.cancel()
+	if err := run.wait(); err != nil {
+		t.Fatal(err)
+	}
+	g.revive(server)
+	if now := one[int64](g, `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); now >= before+300 {
+		t.Fatalf("no transaction id is used again: %d before, %d now", before, now)
+	}
+	g.enqueue("x", 2)
+	r = g.relay("a", nil)
+	remember(r)
+	g.run(r)
+	return g.verdict(10 * time.Second)
+}
+
+// commitThatACrashTakesBack: a producer with synchronous_commit=off, a crash
+// between the acknowledgements and the cursor's commit.
+func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
+	g, server := newOwnRig(t, "15")
+	r := g.relay("a", nil)
+	m.apply(t, &r.sql)
+	crashed := make(chan error, 1)
+	r.seams.beforeCursor = func(_ context.Context, _ *term, w *window) error {
+		crashed <- server.Kill()
+		r.seams.beforeCursor = nil
+		return nil
+	}
+	run := g.run(r)
+	testkit.Eventually(t, 5*time.Second, func() (bool, string) { return r.Status().State == StateActive, "not active" })
+	tx := g.begin()
+	if _, err := tx.Exec(t.Context(), `set local synchronous_commit = off`); err != nil {
+		t.Fatal(err)
+	}
+	g.enqueueIn(tx, "x", 1)
+	g.commit(tx)
+	if err := <-crashed; err != nil {
+		t.Fatal(err)
+	}
+	run.cancel()
+	if err := run.wait(); err != nil {
+		t.Fatal(err)
+	}
+	g.revive(server)
+	g.run(g.relay("a", nil))
+	return g.verdict(10 * time.Second)
+}
