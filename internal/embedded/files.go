@@ -48,13 +48,22 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// makePassable creates a folder with this mode, whatever the umask says: a
-// closed one would shut out the unprivileged server.
+// makePassable creates a folder with at least this mode, whatever the umask
+// says: a closed one would shut out the unprivileged server. It takes nothing
+// from the mode of a folder that is there.
 func makePassable(dir string, mode os.FileMode) error {
 	if err := os.MkdirAll(dir, mode); err != nil {
 		return err
 	}
-	return os.Chmod(dir, mode)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	have := info.Mode() & (os.ModePerm | os.ModeSticky | os.ModeSetuid | os.ModeSetgid)
+	if have|mode == have {
+		return nil
+	}
+	return os.Chmod(dir, have|mode)
 }
 
 // ancestors are the folders from / to the absolute path itself.

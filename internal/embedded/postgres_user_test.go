@@ -94,3 +94,30 @@ func TestFreePortSkipsATakenOne(t *testing.T) {
 	}
 	again.Close()
 }
+
+func TestMakePassableOnlyAdds(t *testing.T) {
+	dir := filepath.Join(openDir(t), "d")
+	for _, tc := range []struct{ before, after os.FileMode }{
+		{0o700, 0o711},
+		{0o755, 0o755},
+		{0o777 | os.ModeSticky, 0o777 | os.ModeSticky},
+		{0o700 | os.ModeSticky, 0o711 | os.ModeSticky},
+	} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, tc.before); err != nil {
+			t.Fatal(err)
+		}
+		if err := makePassable(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode()&^os.ModeDir != tc.after {
+			t.Errorf("%v became %v (%v), want %v", tc.before, info.Mode(), err, tc.after)
+		}
+	}
+	if err := makePassable(filepath.Join(dir, "x", "\x00"), 0o711); err == nil {
+		t.Error("an impossible folder was made")
+	}
+}
