@@ -31,8 +31,11 @@ type Task[T any] struct {
 	Headers  map[string]string
 }
 
-// TaskID returns ID; with Fence it makes a Task what the inbox needs.
+// TaskID returns ID; with RunNumber it makes a Task what the inbox needs.
 func (t *Task[T]) TaskID() string { return t.ID }
+
+// RunNumber returns Run.
+func (t *Task[T]) RunNumber() int64 { return t.Run }
 
 // Fence returns Run, decimal and zero-padded to 19 digits: a downstream that
 // compares fences as strings refuses every lower one.

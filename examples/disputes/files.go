@@ -5,6 +5,8 @@ package disputes
 import (
 	"embed"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/perdure/perdure/schemas"
 )
@@ -34,4 +36,13 @@ func Catalog() (*schemas.Catalog, error) {
 		return nil, fmt.Errorf("disputes: %w", err)
 	}
 	return schemas.ParseCatalog("examples/disputes/catalog.yaml", text, catalogFiles)
+}
+
+// WriteCatalog puts catalog.yaml and its schemas into dir, which must not be
+// there yet, and returns the catalog's path.
+func WriteCatalog(dir string) (path string, err error) {
+	if err := os.CopyFS(dir, catalogFiles); err != nil {
+		return "", fmt.Errorf("disputes: write the catalog: %w", err)
+	}
+	return filepath.Join(dir, "catalog.yaml"), nil
 }

@@ -24,13 +24,13 @@ type Accepted struct {
 
 // Ledger is what the audit found. Accepted = Completed + Dead + Lost, always.
 type Ledger struct {
-	Accepted    int // disputes accepted
-	Completed   int // of them, paid at least once
-	Dead        int // of them, not paid, with an open dead letter
-	Lost        int // of them, neither: must be 0
-	Duplicates  int // payments beyond the first, or for nothing accepted: must be 0
-	Wrong       int // paid with another amount or currency: must be 0
-	PaidAndOpen int // paid, yet with an open letter: must be 0
+	Accepted    int `json:"accepted"`          // disputes accepted
+	Completed   int `json:"completed"`         // of them, paid at least once
+	Dead        int `json:"dead"`              // of them, not paid, with an open dead letter
+	Lost        int `json:"lost"`              // of them, neither: must be 0
+	Duplicates  int `json:"duplicate_effects"` // payments beyond the first, or for nothing accepted: must be 0
+	Wrong       int `json:"wrong_amounts"`     // paid with another amount or currency: must be 0
+	PaidAndOpen int `json:"paid_and_open"`     // paid, yet with an open letter: must be 0
 }
 
 // Audit computes the ledger on conn by plain SQL, in one transaction. The ids

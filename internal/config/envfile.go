@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -119,4 +120,20 @@ func unquote(s string) string {
 		return s[1 : len(s)-1]
 	}
 	return s
+}
+
+// ForOthers is what another process on this host needs to know to work with
+// the servers that c names: everything that is not a process's own.
+func (c Config) ForOthers() []EnvLine {
+	own := []string{"PERDURE_HTTP_ADDR", "PERDURE_DATA_DIR", "PERDURE_INSTANCE", "PERDURE_RELEASE",
+		"PERDURE_LOG_FORMAT", "PERDURE_LOG_LEVEL", "PERDURE_API_TOKENS_FILE", "PERDURE_API_TOKEN"}
+	var lines []EnvLine
+	for _, v := range c.variables() {
+		value := format(v.field)
+		if value == "" || value == "false" || slices.Contains(own, v.name) {
+			continue
+		}
+		lines = append(lines, EnvLine{v.name, value})
+	}
+	return lines
 }
