@@ -313,9 +313,10 @@ func TestCommittedOffsetsOfKafka(t *testing.T) {
 	}
 	var offs kadm.Offsets
 	offs.Add(kadm.Offset{Topic: names.Tasks("q"), Partition: 1, At: 42})
-	if _, err := adm.CommitOffsets(t.Context(), names.WorkerGroup("q"), offs); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Eventually(t, 10*time.Second, func() (bool, string) { // a new topic is known to its brokers one by one
+		err := adm.CommitAllOffsets(t.Context(), names.WorkerGroup("q"), offs)
+		return err == nil, fmt.Sprint(err)
+	})
 	if at, err := o.Committed(t.Context(), names.WorkerGroup("q"), names.Tasks("q"), 1); err != nil || at != 42 {
 		t.Errorf("%d %v, want 42", at, err)
 	}

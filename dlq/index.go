@@ -47,8 +47,8 @@ type Index struct {
 	log     *slog.Logger
 }
 
-// New returns an Index over the queues of deps.Catalog.
-func New(cfg Config, deps Deps) (*Index, error) {
+// NewIndex returns an Index over the queues of deps.Catalog.
+func NewIndex(cfg Config, deps Deps) (*Index, error) {
 	if deps.DB == nil || deps.Catalog == nil {
 		return nil, errors.New("dlq index: it needs a database and a catalog")
 	}

@@ -61,7 +61,7 @@ func newRig(t *testing.T) *rig {
 // start runs an index until stop is called, or the test ends.
 func (r *rig) start() (stop func()) {
 	r.t.Helper()
-	x, err := New(Config{PruneEvery: time.Hour}, r.deps)
+	x, err := NewIndex(Config{PruneEvery: time.Hour}, r.deps)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestIndexWaitsForPostgres(t *testing.T) {
 // Any order of the same records, in any batches, repeated, ends the same.
 func TestOrderOfRecordsDoesNotMatter(t *testing.T) {
 	r := newRig(t)
-	x, err := New(Config{}, r.deps)
+	x, err := NewIndex(Config{}, r.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func TestOrderOfRecordsDoesNotMatter(t *testing.T) {
 
 func TestPruneNeverTakesAnUnfinishedLetter(t *testing.T) {
 	r := newRig(t)
-	x, err := New(Config{History: time.Hour}, r.deps)
+	x, err := NewIndex(Config{History: time.Hour}, r.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestPruneNeverTakesAnUnfinishedLetter(t *testing.T) {
 
 func TestLettersAndGroupsOverHTTP(t *testing.T) {
 	r := newRig(t)
-	x, err := New(Config{}, r.deps)
+	x, err := NewIndex(Config{}, r.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
