@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -49,6 +50,33 @@ func (in *intake) onOffsetsFetched(_ context.Context, cl *kgo.Client, resp *kmsg
 		}
 	}
 	return nil
+}
+
+// startExactly replaces "at the beginning" by the offset that this is: the
+// client can be set past an unreadable batch only where it knows where it is.
+func (w *Worker) startExactly(in *intake) func(context.Context, map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	return func(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+		var unset []int32
+		for partition, o := range offsets[in.topic] {
+			if o.EpochOffset().Offset < 0 {
+				unset = append(unset, partition)
+			}
+		}
+		if len(unset) == 0 {
+			return offsets, nil
+		}
+		starts, err := kadm.NewClient(w.producer).ListStartOffsets(ctx, in.topic)
+		if err != nil {
+			w.log.Warn("cannot ask where partitions begin; the client finds it by itself", "queue", in.queue, "err", err)
+			return offsets, nil
+		}
+		for _, partition := range unset {
+			if o, ok := starts.Lookup(in.topic, partition); ok && o.Err == nil {
+				offsets[in.topic][partition] = kgo.NewOffset().At(o.Offset)
+			}
+		}
+		return offsets, nil
+	}
 }
 
 // assign begins a generation of each partition. The tracker is made when the

@@ -64,6 +64,7 @@ func (w *Worker) clientOpts(in *intake) []kgo.Opt {
 		// reach the tracker of a later one.
 		kgo.BlockRebalanceOnPoll(),
 		kgo.OnOffsetsFetched(in.onOffsetsFetched),
+		kgo.AdjustFetchOffsetsFn(w.startExactly(in)),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { w.assign(in, m[in.topic]) }),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) { w.revoke(ctx, in, m[in.topic]) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { w.lose(in, m[in.topic]) }),
@@ -78,15 +79,13 @@ func (w *Worker) poll(ctx context.Context, in *intake) error {
 			return nil // asked to stop
 		}
 		fetches := in.cl.PollRecords(ctx, min(room, perPoll))
-		if ctx.Err() != nil {
-			in.cl.AllowRebalance()
-			return nil
-		}
-		if err := w.handOver(ctx, in, fetches); err != nil {
-			in.cl.AllowRebalance()
-			return err
+		if ctx.Err() == nil {
+			err = w.handOver(ctx, in, fetches)
 		}
 		in.cl.AllowRebalance()
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
 	}
 }
 
