@@ -253,7 +253,7 @@ func TestLoadCatalog(t *testing.T) {
 func TestForbiddenAddr(t *testing.T) {
 	for s, want := range map[string]bool{
 		"169.254.169.254": true, "169.254.0.1": true, "fe80::1%eth0": true, "::ffff:169.254.169.254": true, "::a9fe:a9fe": true, "64:ff9b::a9fe:a9fe": true,
-		"fd00:ec2::254": true, "100.100.100.200": true, "168.63.129.16": true, "0.0.0.0": true, "::": true, "224.0.0.1": true, "ff02::1": true,
+		"fd00:ec2::254": true, "::ffff:100.100.100.200": true, "100.100.100.200": true, "168.63.129.16": true, "0.0.0.0": true, "::": true, "224.0.0.1": true, "ff02::1": true,
 		"127.0.0.1": false, "::1": false, "10.1.2.3": false, "192.168.0.1": false, "8.8.8.8": false, "2001:db8::1": false, "fd00::1": false, "64:ff9b::808:808": false,
 	} {
 		if got := schemas.ForbiddenAddr(netip.MustParseAddr(s)); got != want {

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -76,6 +77,37 @@ func TestClientAuthenticates(t *testing.T) {
 				t.Errorf("the client logged nothing: %s", out.String())
 			}
 		})
+	}
+}
+
+func TestLogHidesSecretsWhereverTheyStand(t *testing.T) {
+	var out lockedBuffer
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	opts, err := kafka.ClientOpts(config.Config{KafkaBrokers: []string{"127.0.0.1:1"}, KafkaSASLMechanism: "PLAIN",
+		KafkaSASLUsername: "ann", KafkaSASLPassword: secret}, "worker", "a", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	logger, ok := cl.OptValue(kgo.WithLogger).(kgo.Logger)
+	if !ok {
+		t.Fatal("the client has no logger")
+	}
+	logger.Log(kgo.LogLevelWarn, "refused "+secret, "err", errors.New("bad "+secret), "access_token", "other-"+"token-value", "broker", 7)
+	logger.Log(kgo.LogLevelInfo, "chatter")
+	got := out.String()
+	if strings.Contains(got, secret) || strings.Contains(got, "token-value") {
+		t.Errorf("a secret stands in the log: %s", got)
+	}
+	if !strings.Contains(got, "level=WARN") || !strings.Contains(got, "broker=7") || strings.Contains(got, "chatter") {
+		t.Errorf("logged: %s", got)
+	}
+	if logger.Level() != kgo.LogLevelWarn {
+		t.Errorf("at our info, the client's level is %s", logger.Level())
 	}
 }
 

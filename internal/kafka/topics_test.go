@@ -161,6 +161,20 @@ func TestEnsureAtOnceByTwoProcesses(t *testing.T) {
 	}
 }
 
+// A client that has just been told "no such topic" keeps that for seconds.
+func TestPlanSeesWhatAnotherClientJustMade(t *testing.T) {
+	adm, s := cluster(t)
+	cat := parse(t, catalogText)
+	if len(plan(t, adm, cat, s)) == 0 {
+		t.Fatal("nothing planned on an empty cluster")
+	}
+	other := admin(t, kgo.SeedBrokers(testkit.Kafka(t).Brokers...))
+	ensure(t, other, cat, s)
+	if changes := plan(t, adm, cat, s); len(changes) != 0 {
+		t.Errorf("the plan is from a cache: %+v", changes)
+	}
+}
+
 // I4: more partitions would move the keys of an ordered queue.
 func TestPartitionsOfAnOrderedQueueAreNeverRaised(t *testing.T) {
 	adm, s := cluster(t)
