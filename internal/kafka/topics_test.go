@@ -161,15 +161,17 @@ func TestEnsureAtOnceByTwoProcesses(t *testing.T) {
 	}
 }
 
-// A client that has just been told "no such topic" keeps that for seconds.
+// A client that has just been told "no such topic" keeps that for its minimum
+// age of metadata.
 func TestPlanSeesWhatAnotherClientJustMade(t *testing.T) {
-	adm, s := cluster(t)
+	server := testkit.Kafka(t)
+	s := kafka.Settings{Names: kafka.Names{Prefix: server.Prefix}, History: time.Hour}
+	adm := admin(t, kgo.SeedBrokers(server.Brokers...), kgo.MetadataMinAge(time.Minute))
 	cat := parse(t, catalogText)
 	if len(plan(t, adm, cat, s)) == 0 {
 		t.Fatal("nothing planned on an empty cluster")
 	}
-	other := admin(t, kgo.SeedBrokers(testkit.Kafka(t).Brokers...))
-	ensure(t, other, cat, s)
+	ensure(t, admin(t, kgo.SeedBrokers(server.Brokers...)), cat, s)
 	if changes := plan(t, adm, cat, s); len(changes) != 0 {
 		t.Errorf("the plan is from a cache: %+v", changes)
 	}
