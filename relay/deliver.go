@@ -62,7 +62,8 @@ func (t *term) deliver(ctx context.Context, rows []row, retry bool) (*delivery, 
 		task, bad := t.r.task(o)
 		rec := t.r.record(task)
 		if death := t.r.examine(o, rec, k.limit, bad); death != nil {
-			rec = t.r.letter(o, rec, death)
+			letters, _ := t.out.topics.get(t.r.deps.Names.DLQ(o.queue))
+			rec = t.r.letter(o, rec, death, letters.limit)
 			d.fates[i] = fateDead
 		} else if o.later {
 			d.fates[i] = fateLater
@@ -101,14 +102,14 @@ func (t *term) file(o *row) fate {
 	return fatePark
 }
 
-// topicsOf are the task topics of rows. Dead letters' topics are not asked for:
-// there are few letters, and the client knows how to find out.
+// topicsOf are the topics that rows may go to.
 func (t *term) topicsOf(rows []row) map[string]struct{} {
 	names := map[string]struct{}{}
 	last := ""
 	for i := range rows {
 		if q := rows[i].queue; q != last {
 			names[t.r.deps.Names.Tasks(q)] = struct{}{}
+			names[t.r.deps.Names.DLQ(q)] = struct{}{}
 			last = q
 		}
 	}
@@ -147,7 +148,9 @@ func (t *term) judge(rows []row, records []*kgo.Record, errs map[*kgo.Record]err
 			t.park(rows[i].queue, err)
 			t.out.topics.set(rec.Topic, topic{})
 		case classTooLarge:
-			t.out.refuse(rec.Topic)
+			if again := t.out.refuse(rec.Topic); again && rec.Topic == t.r.deps.Names.DLQ(rows[i].queue) {
+				t.park(rows[i].queue, err) // not even its letter fits, though it was cut
+			}
 		}
 	}
 	if class == "" {

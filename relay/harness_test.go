@@ -5,7 +5,9 @@ package relay
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -203,6 +205,26 @@ func (g *rig) drained(timeout time.Duration) {
 		}
 		return o.Backlog == 0, fmt.Sprintf("%d rows are not relayed", o.Backlog)
 	})
+}
+
+// limit sets max.message.bytes.
+func (g *rig) limit(topic, bytes string) {
+	g.t.Helper()
+	res, err := g.adm.AlterTopicConfigs(context.Background(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &bytes}}, topic)
+	if err == nil {
+		_, err = res.On(topic, func(r *kadm.AlterConfigsResponse) error { return r.Err })
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// incompressible is a payload that stays as large as it is on the wire.
+func incompressible(n int) []byte {
+	b := make([]byte, n)
+	rng := rand.NewChaCha8([32]byte{byte(n)})
+	rng.Read(b) //nolint:errcheck // it never fails
+	return fmt.Appendf(nil, `"%s"`, base64.StdEncoding.EncodeToString(b)[:n-2])
 }
 
 func header(r *kgo.Record, name string) string { return headerOf(r, name) }

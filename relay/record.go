@@ -93,13 +93,20 @@ func (r *Relay) examine(o *row, rec *kgo.Record, limit int32, bad error) *death 
 }
 
 // letter is the dead letter of a row. Its origin has the queue's topic,
-// partition -1 and the row's id: no record of it was ever produced there.
-func (r *Relay) letter(o *row, rec *kgo.Record, d *death) *kgo.Record {
+// partition -1 and the row's id: no record of it was ever produced there. A
+// payload that does not fit into limit bytes with the rest is cut: the outbox row
+// has all of it, for as long as the history.
+func (r *Relay) letter(o *row, rec *kgo.Record, d *death, limit int32) *kgo.Record {
 	l := dlq.From(rec, "")
 	l.Origin = dlq.Origin{Topic: rec.Topic, Partition: -1, Offset: o.id}
 	l.Reason, l.ErrorClass, l.Message = d.reason, d.class, d.message
 	l.Release, l.Catalog = r.cfg.Release, r.deps.Catalog.Hash
 	out := dlq.Encode(l)
+	if over := recordSize(out) - int(limit); over > 0 && limit > 0 {
+		l.Message += fmt.Sprintf("; the payload of %d bytes is cut, outbox row %d has it", len(o.payload), o.id)
+		l.Value = l.Value[:max(0, min(len(out.Value), len(l.Value))-over-256)]
+		out = dlq.Encode(l)
+	}
 	out.Topic = r.deps.Names.DLQ(o.queue)
 	return out
 }

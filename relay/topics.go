@@ -139,11 +139,14 @@ func (r *Relay) assumed(name string) int32 {
 }
 
 // refuse learns from MESSAGE_TOO_LARGE: the topic's limit is asked for again,
-// and half is assumed where it cannot be read. The next client knows.
-func (p *producer) refuse(name string) {
+// and half is assumed where it cannot be read. The next client knows. again says
+// that this happened before.
+func (p *producer) refuse(name string) (again bool) {
 	k, _ := p.topics.get(name)
+	_, again = p.r.refused[name]
 	p.r.refused[name] = max(k.limit/2, 64<<10)
 	p.topics.set(name, topic{})
+	return again
 }
 
 // reopen makes a client that knows the present limits.
