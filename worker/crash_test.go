@@ -1,3 +1,408 @@
 package worker_test
 
-func runAsVictim() bool { return false }
+// Workers that are killed, stopped, joined by others, or that lose Redis.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker"
+)
+
+// victim is what a worker process of its own is told, in VICTIM.
+type victim struct {
+	Instance, Catalog, Redis, Keys, Prefix, URL string
+	Brokers                                     []string
+	TTL                                         time.Duration
+}
+
+// runAsVictim turns this test binary into a worker that is made to be killed.
+func runAsVictim() bool {
+	text := os.Getenv("VICTIM")
+	if text == "" {
+		return false
+	}
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "victim:", err)
+			os.Exit(1)
+		}
+	}
+	var v victim
+	fail(json.Unmarshal([]byte(text), &v))
+	cat, err := schemas.ParseCatalog("catalog.yaml", []byte(v.Catalog), nil)
+	fail(err)
+	names := kafka.Names{Prefix: v.Prefix}
+	store, err := newStore(v.Redis, v.Keys, names, v.Brokers, v.TTL, func(func()) {})
+	fail(err)
+	wk, err := worker.New(
+		worker.Config{Instance: v.Instance, Concurrency: 8, CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second},
+		worker.Deps{Catalog: cat, Names: names, Kafka: []kgo.Opt{kgo.SeedBrokers(v.Brokers...)}, Claims: store})
+	fail(err)
+	worker.Handle(wk, "job.run", func(ctx context.Context, t *worker.Task[job]) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.URL+"/"+t.ID+"/"+t.Fence(), nil)
+		if err != nil {
+			return err
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		return res.Body.Close()
+	})
+	fail(wk.Run(context.Background()))
+	return true
+}
+
+// spawn starts a worker process.
+func (w *world) spawn(instance, catalog, url string) *exec.Cmd {
+	w.Helper()
+	text, err := json.Marshal(victim{
+		Instance: instance, Catalog: catalog, Redis: w.redis, Keys: w.keys, Prefix: w.names.Prefix,
+		URL: url, Brokers: w.kafka.Brokers, TTL: w.ttl,
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "VICTIM="+string(text))
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+// effects is an HTTP server that keeps a ledger behind a fence. Requests of the
+// instance in hang never get an answer.
+func (w *world) effects(l *ledger, hang func(id string) bool) string {
+	w.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+		var run int64
+		if _, err := fmt.Sscanf(strings.TrimLeft(parts[1], "0"), "%d", &run); err != nil {
+			w.Error(err)
+		}
+		l.began(parts[0], run)
+		if hang(parts[0]) {
+			<-r.Context().Done()
+			return
+		}
+		if err := l.applied(parts[0], run); err != nil {
+			rw.WriteHeader(http.StatusPreconditionFailed)
+		}
+	})}
+	go func() { _ = srv.Serve(ln) }()
+	w.Cleanup(func() { _ = srv.Close() })
+	return "http://" + ln.Addr().String()
+}
+
+func TestTasksOfAKilledWorkerRunElsewhere(t *testing.T) {
+	w := newWorld(t, catalogText)
+	l := newLedger()
+	var alive atomic.Bool // the survivor
+	var hung atomic.Int64
+	url := w.effects(l, func(string) bool { return !alive.Load() && hung.Add(1) > 20 })
+	cmd := w.spawn("victim", catalogText, url)
+	ids := w.sendJobs(200)
+	testkit.Eventually(t, wait, func() (bool, string) { return hung.Load() >= 28, fmt.Sprintf("%d requests", hung.Load()) })
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	alive.Store(true)
+	var inDoubt atomic.Int64
+	w.start("b", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			if task.InDoubt {
+				inDoubt.Add(1)
+			}
+			if task.Attempt != 1 {
+				return worker.Permanent(fmt.Errorf("a crash used an attempt: %d", task.Attempt))
+			}
+			l.began(task.ID, task.Run)
+			return l.applied(task.ID, task.Run)
+		})
+	})
+	l.doneWithin(t, len(ids))
+	w.committedAll("jobs")
+	if _, done, twice := l.count(); done != 200 || twice != 0 {
+		t.Errorf("done %d, twice %d; want 200, 0", done, twice)
+	}
+	if n := inDoubt.Load(); n != 8 {
+		t.Errorf("%d tasks were in doubt, want the 8 that ran", n)
+	}
+	for _, id := range ids {
+		if n := l.runsOf(id); n > 2 {
+			t.Errorf("%s ran %d times", id, n)
+		}
+	}
+	if letters := w.letters("jobs"); len(letters) != 0 {
+		t.Errorf("%d dead letters: %+v", len(letters), letters[0])
+	}
+}
+
+func TestRedisKilledAndBack(t *testing.T) {
+	for name, lose := range map[string]func(*testkit.OwnedRedis, testing.TB){
+		"away and empty": func(r *testkit.OwnedRedis, t testing.TB) { r.Kill(t); r.Restart(t) },
+		"flushed":        (*testkit.OwnedRedis).Flush,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := testkit.OwnRedis(t)
+			w := newWorld(t, catalogText, withRedis(r.Addr))
+			l := newLedger()
+			a := w.start("a", nil, func(wk *worker.Worker) {
+				worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
+					l.began(task.ID, task.Run)
+					select {
+					case <-time.After(5 * time.Millisecond): // the work
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+					return l.applied(task.ID, task.Run)
+				})
+			})
+			w.sendJobs(300)
+			l.doneWithin(t, 100)
+			if err := a.Ready(t.Context()); err != nil {
+				t.Errorf("not ready: %v", err)
+			}
+			lose(r, t)
+			w.sendJobs(300)
+			l.doneWithin(t, 600)
+			w.committedAll("jobs")
+			if _, done, twice := l.count(); done != 600 || twice != 0 {
+				t.Errorf("done %d, twice %d; want 600, 0", done, twice)
+			}
+			testkit.Eventually(t, wait, func() (bool, string) {
+				err := a.Ready(t.Context())
+				return err == nil, fmt.Sprint(err)
+			})
+			if letters := w.letters("jobs"); len(letters) != 0 {
+				t.Errorf("%d dead letters: %+v", len(letters), letters[0])
+			}
+		})
+	}
+}
+
+func TestNothingStartsWhileRedisIsAway(t *testing.T) {
+	r := testkit.OwnRedis(t)
+	w := newWorld(t, catalogText, withRedis(r.Addr))
+	l := newLedger()
+	a := w.start("a", nil, ledgered(l))
+	w.sendJobs(10)
+	l.doneWithin(t, 10)
+	w.committedAll("jobs")
+	r.Kill(t)
+	w.sendJobs(10)
+	testkit.Eventually(t, wait, func() (bool, string) {
+		err := a.Ready(t.Context())
+		return err != nil && strings.Contains(err.Error(), "redis"), fmt.Sprintf("ready says %v", err)
+	})
+	if started, _, _ := l.count(); started != 10 {
+		t.Fatalf("%d tasks started, 10 could be claimed", started)
+	}
+	r.Restart(t)
+	l.doneWithin(t, 20)
+	w.committedAll("jobs")
+}
+
+func TestJoinsAndLeavesUnderLoadLoseNothing(t *testing.T) {
+	w := newWorld(t, catalogText)
+	l := newLedger()
+	setup := func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
+			l.began(task.ID, task.Run)
+			select {
+			case <-time.After(2 * time.Millisecond):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return l.applied(task.ID, task.Run)
+		})
+	}
+	w.start("steady", nil, setup)
+	const total = 3000
+	var producing sync.WaitGroup
+	producing.Go(func() {
+		for range total / 100 {
+			w.sendJobs(100)
+		}
+	})
+	for i := range 4 {
+		r := w.start(fmt.Sprintf("guest-%d", i), nil, setup)
+		target := (i + 1) * total / 5
+		l.doneWithin(t, target)
+		if err := r.Stop(); err != nil {
+			t.Errorf("guest %d: %v", i, err)
+		}
+	}
+	producing.Wait()
+	l.doneWithin(t, total)
+	w.committedAll("jobs")
+	_, done, twice := l.count()
+	reruns := 0
+	for _, runs := range l.runs {
+		reruns += len(runs) - 1
+	}
+	if done != total || twice != 0 || reruns != 0 {
+		t.Errorf("done %d, twice %d, re-run %d; want %d, 0, 0: every stop was orderly", done, twice, reruns, total)
+	}
+}
+
+func TestARestartRunsOnlyWhatWasInFlight(t *testing.T) {
+	w := newWorld(t, onePartition)
+	l := newLedger()
+	release := make(chan struct{})
+	setup := func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
+			if l.began(task.ID, task.Run) == 1 && task.Payload.N == 0 {
+				select {
+				case <-release:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return l.applied(task.ID, task.Run)
+		})
+	}
+	a := w.start("a", func(c *worker.Config) { c.Grace = 50 * time.Millisecond }, setup)
+	ids := w.sendJobs(100)
+	l.doneWithin(t, 99) // the first one holds the low watermark
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	w.start("a", nil, setup)
+	l.doneWithin(t, 100)
+	w.committedAll("jobs")
+	for i, id := range ids {
+		want := 1
+		if i == 0 {
+			want = 2 // cut off by the stop: not its failure, so the same attempt again
+		}
+		if n := l.runsOf(id); n != want {
+			t.Errorf("task %d ran %d times, want %d", i, n, want)
+		}
+	}
+	if events := w.read(w.names.Events("jobs")); len(events) != 0 {
+		t.Errorf("%d events: a stop is not a failure", len(events))
+	}
+}
+
+func TestOnceIsNeverRunAgainInDoubt(t *testing.T) {
+	w := newWorld(t, strings.Replace(catalogText, "timeout: 2s", "timeout: 200ms\n    effects: once", 1))
+	l := newLedger()
+	w.start("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
+			l.began(task.ID, task.Run)
+			switch task.Payload.Mode {
+			case "timeout":
+				<-ctx.Done()
+				return ctx.Err()
+			case "unknown":
+				return worker.Unknown(errors.New("the line went dead"))
+			case "panic":
+				panic("after the effect?")
+			}
+			return errors.New("it surely did not happen")
+		})
+	})
+	ids := map[string]string{}
+	for _, mode := range []string{"timeout", "unknown", "panic", "plain"} {
+		task := w.task("job.run", job{Mode: mode})
+		ids[task.ID] = mode
+		w.send(task)
+	}
+	for _, letter := range w.lettersWithin("jobs", 4) {
+		mode := ids[letter.TaskID]
+		wantReason, wantRuns := schemas.ReasonUnknown, 1
+		if mode == "plain" {
+			wantReason, wantRuns = schemas.ReasonExhausted, 3
+		}
+		if letter.Reason != wantReason || l.runsOf(letter.TaskID) != wantRuns {
+			t.Errorf("%s: reason %s after %d runs, want %s after %d", mode, letter.Reason, l.runsOf(letter.TaskID), wantReason, wantRuns)
+		}
+	}
+	w.committedAll("jobs")
+}
+
+func TestTasksOfAKeyNeitherOverlapNorReorder(t *testing.T) {
+	w := newWorld(t, strings.Replace(catalogText, "timeout: 2s", "timeout: 2s\n    order: key", 1))
+	var mu sync.Mutex
+	running, order, overlaps := map[string]bool{}, map[string][]int{}, 0
+	var done atomic.Int64
+	setup := func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			mu.Lock()
+			if running[task.Key] {
+				overlaps++
+			}
+			running[task.Key] = true
+			mu.Unlock()
+			fails := task.Payload.N%7 == 0 && task.Attempt == 1
+			mu.Lock()
+			defer mu.Unlock()
+			running[task.Key] = false
+			if fails {
+				return errors.New("the first attempt fails")
+			}
+			order[task.Key] = append(order[task.Key], task.Payload.N)
+			done.Add(1)
+			return nil
+		})
+	}
+	w.start("a", nil, setup)
+	var tasks []schemas.Task
+	for n := range 400 {
+		task := w.task("job.run", job{N: n})
+		task.Key, task.Ordered = fmt.Sprintf("key-%d", n%10), true
+		tasks = append(tasks, task)
+	}
+	w.send(tasks[:200]...)
+	b := w.start("b", nil, setup)
+	w.send(tasks[200:]...)
+	testkit.Eventually(t, wait, func() (bool, string) { return done.Load() > 250, fmt.Sprint(done.Load(), " done") })
+	if err := b.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, wait, func() (bool, string) { return done.Load() == 400, fmt.Sprint(done.Load(), " done") })
+	w.committedAll("jobs")
+	mu.Lock()
+	defer mu.Unlock()
+	if overlaps != 0 {
+		t.Errorf("%d overlaps", overlaps)
+	}
+	for key, ns := range order {
+		for i := 1; i < len(ns); i++ {
+			if ns[i] <= ns[i-1] {
+				t.Errorf("%s ran %d after %d", key, ns[i], ns[i-1])
+			}
+		}
+	}
+}

@@ -164,7 +164,9 @@ func TestAnUnreadableBatchBecomesALetterAndThePartitionGoesOn(t *testing.T) {
 	} {
 		for _, first := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/first=%v", name, first), func(t *testing.T) {
-				w := newWorld(t, onePartition)
+				// Kafka 4.3 decompresses what is produced and refuses such a batch: only
+				// a disk or a lesser broker can bring one.
+				w := newWorld(t, onePartition, withFakeKafka())
 				topic := w.names.Tasks("jobs")
 				want := 3
 				if !first {
@@ -172,7 +174,7 @@ func TestAnUnreadableBatchBecomesALetterAndThePartitionGoesOn(t *testing.T) {
 					want += 2
 				}
 				if err := w.produceBytes(topic, bad); err != nil {
-					t.Skipf("%s refuses such a batch: %v", w.kafka.Version, err)
+					t.Fatal(err)
 				}
 				w.sendJobs(3)
 				l := newLedger()

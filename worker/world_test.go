@@ -20,6 +20,7 @@ import (
 
 	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/embedded"
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
@@ -64,11 +65,30 @@ type option func(*world)
 
 func withRedis(addr string) option { return func(w *world) { w.redis, w.keys = addr, "" } }
 
+// withFakeKafka takes kfake where the test writes what a real broker refuses.
+func withFakeKafka() option {
+	return func(w *world) {
+		k, err := embedded.StartKafka(w.Context(), embedded.KafkaConfig{})
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.Cleanup(func() {
+			if err := k.Close(); err != nil {
+				w.Error(err)
+			}
+		})
+		w.kafka = testkit.KafkaServer{Brokers: k.Brokers(), Version: "kfake"}
+	}
+}
+
 func newWorld(t testing.TB, catalog string, opts ...option) *world {
 	t.Helper()
-	w := &world{TB: t, kafka: testkit.Kafka(t), ttl: 3 * time.Second}
+	w := &world{TB: t, ttl: 3 * time.Second}
 	for _, o := range opts {
 		o(w)
+	}
+	if w.kafka.Brokers == nil {
+		w.kafka = testkit.Kafka(t)
 	}
 	if w.redis == "" {
 		r := testkit.Redis(t)
