@@ -1,0 +1,216 @@
+package dispatcher
+
+// POST /v1/tasks with NDJSON: line by line, in batches that commit together, in
+// bounded memory; a bad line gets its problem and the rest goes on.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/perdure/perdure/dispatcher/client"
+	"github.com/perdure/perdure/dispatcher/internal/lines"
+	"github.com/perdure/perdure/internal/api"
+)
+
+const (
+	lineBatch     = 500
+	lineBatchSize = 4 << 20          // bytes of lines in a batch
+	streamIdle    = 60 * time.Second // for a client that neither sends nor takes
+)
+
+// LineResult answers one line of an NDJSON post: an accepted task, or a
+// problem.
+type LineResult struct {
+	Line     int    `json:"line" doc:"from 1; blank lines count but get no answer"`
+	ID       string `json:"id,omitempty"`
+	Seq      int64  `json:"seq,omitempty"`
+	State    string `json:"state,omitempty"`
+	Replayed bool   `json:"replayed,omitempty" doc:"the idempotency key was known: the first answer again"`
+	*api.Problem
+}
+
+// stream is one NDJSON post.
+type stream struct {
+	d        *Dispatcher
+	client   *client.Client
+	producer string
+	key      string // of the request; line n gets <key>/<n>
+	trace    string
+
+	tasks []client.Task
+	lines []LineResult // of the batch; a task's place is where Problem and ID are empty
+	size  int
+	out   bytes.Buffer
+}
+
+// serveLines answers a post. It returns an error only if nothing was answered
+// yet.
+func (d *Dispatcher) serveLines(w http.ResponseWriter, r *http.Request, s *stream) error {
+	ctx := r.Context()
+	rc := http.NewResponseController(w)
+	if err := rc.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	in := lines.NewReader(&idleReader{rc: rc, r: r.Body}, maxTaskJSON)
+	// The first batch decides between a problem for all and 200.
+	more, err := s.batch(ctx, in)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	queue := newResults(resultsInMemory)
+	pumped := make(chan error, 1)
+	go func() {
+		pumped <- queue.pump(w, func() error {
+			_ = rc.SetWriteDeadline(time.Now().Add(streamIdle)) // not supported: then without
+			return rc.Flush()
+		})
+	}()
+	for {
+		if _, err = queue.Write(s.out.Bytes()); err != nil {
+			break
+		}
+		s.out.Reset()
+		if !more {
+			break
+		}
+		if more, err = s.batch(ctx, in); err != nil {
+			s.giveUp(err)
+			more, err = false, nil
+		}
+	}
+	queue.Close()
+	if err := errors.Join(err, <-pumped); err != nil && ctx.Err() == nil {
+		d.log.WarnContext(ctx, "answer to an NDJSON post was not taken", "error", err)
+	}
+	return nil
+}
+
+// idleReader gives the client a while for each read, not for the whole post.
+type idleReader struct {
+	rc *http.ResponseController
+	r  io.Reader
+}
+
+func (i *idleReader) Read(p []byte) (int, error) {
+	_ = i.rc.SetReadDeadline(time.Now().Add(streamIdle)) // not supported: then without
+	return i.r.Read(p)
+}
+
+// batch reads lines until a batch is full or no more are there at once, commits
+// them, and writes their answers to s.out. more is false after the last line.
+// An error means that none of the batch was accepted, or that it is not known.
+func (s *stream) batch(ctx context.Context, in *lines.Reader) (more bool, err error) {
+	s.tasks, s.lines, s.size = s.tasks[:0], s.lines[:0], 0
+	more = true
+	for len(s.lines) < lineBatch && s.size < lineBatchSize && (len(s.lines) == 0 || in.Ready()) {
+		line, rerr := in.Next()
+		if errors.Is(rerr, io.EOF) {
+			more = false
+			break
+		}
+		if rerr != nil {
+			s.problem(line.Number, api.NewProblem(http.StatusBadRequest, "incomplete", "the post broke off after the line before this one").WithNext(retrySafely))
+			more = false
+			break
+		}
+		s.add(line)
+	}
+	if len(s.tasks) > 0 {
+		if err := s.commit(ctx); err != nil {
+			return false, err
+		}
+	}
+	return more, s.encode()
+}
+
+func (s *stream) problem(line int, p *api.Problem) {
+	s.lines = append(s.lines, LineResult{Line: line, Problem: p})
+	s.d.intake.metrics.count("", client.Ref{}, p)
+}
+
+func (s *stream) add(line lines.Line) {
+	if line.TooLong {
+		s.problem(line.Number, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the line is longer than %d bytes", maxTaskJSON)))
+		return
+	}
+	s.size += len(line.Text)
+	t, p := decodeTask(line.Text)
+	if p != nil {
+		s.problem(line.Number, p)
+		return
+	}
+	t.Producer = s.producer
+	if t.IdempotencyKey == "" && s.key != "" {
+		t.IdempotencyKey = s.key + "/" + strconv.Itoa(line.Number)
+	}
+	withTrace(&t, s.trace)
+	s.tasks = append(s.tasks, t)
+	s.lines = append(s.lines, LineResult{Line: line.Number})
+}
+
+// commit writes the batch's tasks. Where another transaction holds one of the
+// keys, or Postgres refuses the batch, each task is tried alone.
+func (s *stream) commit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*writeTimeout)
+	defer cancel()
+	start := time.Now()
+	out, err := s.client.EnqueueEach(ctx, s.tasks)
+	s.d.intake.metrics.commit.Observe(time.Since(start).Seconds())
+	s.d.intake.metrics.batch.Observe(float64(len(s.tasks)))
+	if err != nil {
+		out = s.d.intake.apart(ctx, s.client, s.tasks, err)
+	}
+	for i := range out {
+		if errors.Is(out[i].Err, client.ErrUnavailable) || errors.Is(out[i].Err, client.ErrNotMigrated) {
+			return out[i].Err
+		}
+	}
+	n := 0
+	for i := range s.lines {
+		l := &s.lines[i]
+		if l.Problem != nil {
+			continue
+		}
+		o := out[n]
+		if o.Err != nil {
+			l.Problem = s.d.problem(ctx, o.Err)
+		} else {
+			l.ID, l.Seq, l.State, l.Replayed = o.Ref.ID, o.Ref.Seq, string(o.Ref.State), o.Ref.Replayed
+		}
+		s.d.intake.metrics.count(s.tasks[n].Kind, o.Ref, l.Problem)
+		n++
+	}
+	return nil
+}
+
+// giveUp answers the tasks of a batch that could not be committed; what comes
+// after it was not read, and gets no answer.
+func (s *stream) giveUp(err error) {
+	for i := range s.lines {
+		if s.lines[i].Problem == nil {
+			s.lines[i].Problem = s.d.problem(context.Background(), err)
+		}
+	}
+	_ = s.encode() // of the same types as before
+}
+
+func (s *stream) encode() error {
+	s.out.Reset()
+	enc := json.NewEncoder(&s.out)
+	enc.SetEscapeHTML(false)
+	for i := range s.lines {
+		if err := enc.Encode(&s.lines[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

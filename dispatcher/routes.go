@@ -1,0 +1,298 @@
+package dispatcher
+
+// POST /v1/tasks, and what each content type means.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/perdure/perdure/dispatcher/client"
+	"github.com/perdure/perdure/internal/api"
+)
+
+const (
+	maxArray      = 10_000           // elements
+	maxArrayBytes = 32 << 20         // of the whole post
+	bodyTimeout   = 30 * time.Second // to send it
+)
+
+// TaskInput is a task as JSON, for the API's description; decodeTask reads it.
+type TaskInput struct {
+	Kind           string            `json:"kind" doc:"as in the catalog"`
+	Payload        any               `json:"payload,omitempty" doc:"any JSON that the kind's schema allows"`
+	PayloadBase64  string            `json:"payload_base64,omitempty" doc:"instead of payload: any bytes"`
+	ContentType    string            `json:"content_type,omitempty" doc:"of payload_base64"`
+	Queue          string            `json:"queue,omitempty" doc:"default: the kind's"`
+	Key            string            `json:"key,omitempty" doc:"orders and partitions"`
+	IdempotencyKey string            `json:"idempotency_key,omitempty" doc:"the same request twice is one task, for 168 h"`
+	UniqueKey      string            `json:"unique_key,omitempty" doc:"no kind can declare unique yet"`
+	RunAt          *time.Time        `json:"run_at,omitempty" doc:"not before"`
+	Deadline       *time.Time        `json:"deadline,omitempty" doc:"default: the kind's expires_after"`
+	Headers        map[string]string `json:"headers,omitempty"`
+}
+
+// Accepted answers an accepted task.
+type Accepted struct {
+	ID       string `json:"id"`
+	Seq      int64  `json:"seq"`
+	State    string `json:"state" enum:"queued,scheduled"`
+	Replayed bool   `json:"replayed,omitempty" doc:"in the answer to an array only; for one task see the header Idempotency-Replayed"`
+}
+
+// request gives the handler the raw request: huma would read the whole body.
+type request struct{ ctx huma.Context }
+
+// Resolve implements huma.Resolver.
+func (r *request) Resolve(ctx huma.Context) []error {
+	r.ctx = ctx
+	return nil
+}
+
+type rawAnswer struct{ Body func(huma.Context) }
+
+// Routes declares POST /v1/tasks and /v1/queues.
+func (d *Dispatcher) Routes(a *api.API) {
+	api.Register(a, api.Enqueue, postOperation(a.OpenAPI().Components.Schemas), d.post)
+	describeBody(a.OpenAPI())
+	d.queueRoutes(a)
+}
+
+func (d *Dispatcher) post(ctx context.Context, in *request) (*rawAnswer, error) {
+	r, w := humago.Unwrap(in.ctx)
+	r = r.WithContext(ctx) // with the principal
+	c := d.client.Load()
+	if c == nil {
+		return nil, problemOf(errStopping)
+	}
+	media, p := mediaType(r.Header)
+	if p != nil {
+		return nil, p
+	}
+	key, p := idempotencyKey(r.Header.Get("Idempotency-Key"))
+	if p != nil {
+		return nil, p
+	}
+	trace := r.Header.Get("Traceparent")
+	if media == ndjson {
+		s := &stream{d: d, client: c, producer: api.Who(ctx), key: key, trace: trace}
+		return &rawAnswer{Body: func(huma.Context) {
+			if err := d.serveLines(w, r, s); err != nil {
+				api.WriteProblem(w, d.problem(ctx, err))
+			}
+		}}, nil
+	}
+	body, p := readBody(w, r)
+	if p != nil {
+		return nil, p
+	}
+	var answer func(huma.Context)
+	if first := bytes.TrimLeft(body, " \t\r\n"); len(first) > 0 && first[0] == '[' {
+		answer, p = d.postArray(ctx, c, body, key, trace)
+	} else {
+		answer, p = d.postOne(ctx, c, body, key, trace)
+	}
+	if p != nil {
+		return nil, p
+	}
+	return &rawAnswer{Body: answer}, nil
+}
+
+const ndjson = "application/x-ndjson"
+
+func mediaType(h http.Header) (string, *api.Problem) {
+	refuse := func(detail string) (string, *api.Problem) {
+		return "", api.NewProblem(http.StatusUnsupportedMediaType, "unsupported-media-type", detail).
+			WithNext(`curl -H 'Content-Type: application/json' -d '{"kind":…,"payload":…}'; for many lines application/x-ndjson`)
+	}
+	if e := h.Get("Content-Encoding"); e != "" && e != "identity" {
+		return refuse("a compressed body is not accepted")
+	}
+	if h.Get("Ce-Specversion") != "" {
+		return refuse("CloudEvents in binary mode are not accepted")
+	}
+	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return refuse("Content-Type is missing or not a media type")
+	}
+	if cs := params["charset"]; cs != "" && !strings.EqualFold(cs, "utf-8") {
+		return refuse("the charset must be UTF-8")
+	}
+	switch media {
+	case "application/json":
+		return media, nil
+	case ndjson, "application/ndjson", "application/jsonl":
+		return ndjson, nil
+	}
+	return refuse("Content-Type must be application/json or application/x-ndjson")
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // not supported: then without
+	if r.ContentLength > maxArrayBytes {
+		return nil, tooLarge()
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxArrayBytes))
+	var over *http.MaxBytesError
+	if errors.As(err, &over) {
+		return nil, tooLarge()
+	}
+	if err != nil {
+		return nil, api.NewProblem(http.StatusBadRequest, "incomplete", "the body broke off")
+	}
+	return body, nil
+}
+
+func tooLarge() *api.Problem {
+	return api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the post is larger than %d bytes", maxArrayBytes)).
+		WithNext("send one task a line as application/x-ndjson: that has no limit")
+}
+
+// withTrace keeps the request's trace context with the task.
+func withTrace(t *client.Task, trace string) {
+	if trace == "" || len(trace) > 128 || t.Headers["traceparent"] != "" {
+		return
+	}
+	if t.Headers == nil {
+		t.Headers = map[string]string{}
+	}
+	t.Headers["traceparent"] = trace
+}
+
+func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte, key, trace string) (func(huma.Context), *api.Problem) {
+	if len(body) > maxTaskJSON {
+		return nil, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("a task is at most %d bytes of JSON", maxTaskJSON))
+	}
+	t, p := decodeTask(body)
+	if p == nil && key != "" {
+		if t.IdempotencyKey != "" && t.IdempotencyKey != key {
+			p = invalid(api.FieldError{Pointer: "#/idempotency_key", Detail: "is another one than the header Idempotency-Key"})
+		}
+		t.IdempotencyKey = key
+	}
+	if p != nil {
+		d.intake.metrics.count("", client.Ref{}, p)
+		return nil, p
+	}
+	t.Producer = api.Who(ctx)
+	withTrace(&t, trace)
+	ref, err := d.intake.accept(ctx, c, t)
+	if err != nil {
+		p = d.problem(ctx, err)
+	}
+	d.intake.metrics.count(t.Kind, ref, p)
+	if p != nil {
+		return nil, p
+	}
+	return func(h huma.Context) {
+		if ref.Replayed {
+			h.SetHeader("Idempotency-Replayed", "true")
+		}
+		writeJSON(h, http.StatusAccepted, Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State)})
+	}, nil
+}
+
+func (d *Dispatcher) postArray(ctx context.Context, c *client.Client, body []byte, key, trace string) (func(huma.Context), *api.Problem) {
+	tasks, p := decodeArray(body)
+	if p != nil {
+		d.intake.metrics.count("", client.Ref{}, p)
+		return nil, p
+	}
+	for i := range tasks {
+		tasks[i].Producer = api.Who(ctx)
+		withTrace(&tasks[i], trace)
+		if key != "" && tasks[i].IdempotencyKey == "" {
+			tasks[i].IdempotencyKey = key + "/" + strconv.Itoa(i+1)
+		}
+	}
+	refs, err := d.enqueueArray(ctx, c, tasks)
+	if err != nil {
+		p = d.arrayProblem(ctx, err)
+		d.intake.metrics.count("", client.Ref{}, p)
+		return nil, p
+	}
+	out := make([]Accepted, len(refs))
+	all := len(refs) > 0
+	for i, ref := range refs {
+		d.intake.metrics.count(tasks[i].Kind, ref, nil)
+		out[i] = Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State), Replayed: ref.Replayed}
+		all = all && ref.Replayed
+	}
+	return func(h huma.Context) {
+		if all {
+			h.SetHeader("Idempotency-Replayed", "true")
+		}
+		writeJSON(h, http.StatusAccepted, out)
+	}, nil
+}
+
+func (d *Dispatcher) enqueueArray(ctx context.Context, c *client.Client, tasks []client.Task) ([]client.Ref, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*writeTimeout)
+	defer cancel()
+	return c.EnqueueMany(ctx, tasks)
+}
+
+// arrayProblem is one problem for all the elements that are wrong.
+func (d *Dispatcher) arrayProblem(ctx context.Context, err error) *api.Problem {
+	var each client.TaskErrors
+	if !errors.As(err, &each) {
+		return d.problem(ctx, err)
+	}
+	whole := d.problem(ctx, each[0].Err) // its type is that of the first
+	whole.Detail = fmt.Sprintf("%d of the tasks cannot be accepted, so none was", len(each))
+	const most = 100
+	var errs []api.FieldError
+	for _, e := range each[:min(len(each), most)] {
+		errs = append(errs, below(strconv.Itoa(e.Index), d.problem(ctx, e.Err))...)
+	}
+	whole.Errors = errs
+	return whole
+}
+
+func decodeArray(body []byte) ([]client.Task, *api.Problem) {
+	var parts []json.RawMessage
+	if err := json.Unmarshal(body, &parts); err != nil {
+		p := syntax(body)
+		p.Detail = "the text is not a JSON array: see errors"
+		return nil, p
+	}
+	if len(parts) > maxArray {
+		return nil, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("an array has at most %d tasks", maxArray)).
+			WithNext("send one task a line as application/x-ndjson: that has no limit")
+	}
+	tasks := make([]client.Task, len(parts))
+	var errs []api.FieldError
+	var first *api.Problem
+	for i, part := range parts {
+		t, p := decodeTask(part)
+		if p != nil {
+			if first == nil {
+				first = p
+			}
+			errs = append(errs, below(strconv.Itoa(i), p)...)
+		}
+		tasks[i] = t
+	}
+	if first != nil {
+		first.Errors = errs
+		return nil, first
+	}
+	return tasks, nil
+}
+
+func writeJSON(h huma.Context, status int, v any) {
+	h.SetHeader("Content-Type", "application/json")
+	h.SetStatus(status)
+	_ = json.NewEncoder(h.BodyWriter()).Encode(v) // the client is gone: nobody to tell
+}
