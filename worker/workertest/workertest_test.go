@@ -1,0 +1,73 @@
+package workertest_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker"
+	"github.com/perdure/perdure/worker/workertest"
+)
+
+type email struct {
+	To string `json:"to"`
+}
+
+func handler(err error) func(context.Context, *worker.Task[email]) error {
+	return func(context.Context, *worker.Task[email]) error { return err }
+}
+
+func TestOutcomesAreTheWorkers(t *testing.T) {
+	cause := errors.New("cause")
+	for name, c := range map[string]struct {
+		err     error
+		options []workertest.Option
+		result  schemas.Outcome
+		reason  schemas.Reason
+	}{
+		"success":        {nil, nil, schemas.OutcomeCompleted, ""},
+		"failure":        {cause, nil, schemas.OutcomeRetry, ""},
+		"permanent":      {worker.Permanent(cause), nil, schemas.OutcomeDead, schemas.ReasonPermanent},
+		"last attempt":   {cause, []workertest.Option{workertest.Attempt(10)}, schemas.OutcomeDead, schemas.ReasonExhausted},
+		"unknown":        {worker.Unknown(cause), nil, schemas.OutcomeRetry, ""},
+		"unknown, once":  {worker.Unknown(cause), []workertest.Option{workertest.Once()}, schemas.OutcomeUnknown, schemas.ReasonUnknown},
+		"after deadline": {nil, []workertest.Option{workertest.Deadline(time.Now().Add(-time.Minute))}, schemas.OutcomeDead, schemas.ReasonExpired},
+		"too late for a retry": {worker.RetryAfter(time.Hour, cause), []workertest.Option{workertest.Deadline(time.Now().Add(time.Minute))},
+			schemas.OutcomeDead, schemas.ReasonExpired},
+	} {
+		if o := workertest.Run(t, handler(c.err), email{To: "a"}, c.options...); o.Result != c.result || o.Reason != c.reason {
+			t.Errorf("%s: %+v, want %s %s", name, o, c.result, c.reason)
+		}
+	}
+}
+
+func TestThePayloadGoesThroughJSON(t *testing.T) {
+	o := workertest.Run(t, func(_ context.Context, task *worker.Task[email]) error {
+		if task.Payload.To != "a" || task.Key != "k" || task.ID != "main-1-9" || task.Fence() != "0000000000000000042" {
+			return worker.Permanent(errors.New("told something else"))
+		}
+		return nil
+	}, email{To: "a"}, workertest.Key("k"), workertest.ID("main-1-9"), workertest.Fence(42))
+	if o.Result != schemas.OutcomeCompleted {
+		t.Errorf("%+v", o)
+	}
+	if o := workertest.RunRaw(t, handler(nil), []byte(`{"to": 7}`)); o.Reason != schemas.ReasonPermanent {
+		t.Errorf("a payload that does not decode: %+v", o)
+	}
+}
+
+func TestTimeIsVirtualInsideSynctest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		o := workertest.Run(t, func(ctx context.Context, _ *worker.Task[email]) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, email{}, workertest.Timeout(time.Hour))
+		if o.Result != schemas.OutcomeRetry || o.Class != "timeout" || time.Since(began) != time.Hour {
+			t.Errorf("%+v after %v", o, time.Since(began))
+		}
+	})
+}
