@@ -25,6 +25,7 @@ const (
 	cancelledRuns               // a cancelled task's record runs
 	handBackDropsCrash          // hand-back of what was in doubt forgets the crash
 	newEpochKeepsCount          // a replay starts with the crashes of its past
+	parkForEver                 // R or W of an old incarnation, e > E: wait for a decision that was lost
 	lastMutationOfSpec          // those below are the worker's and the replayer's own, in model_test.go
 )
 
@@ -58,7 +59,7 @@ type specClaim struct {
 	run     runNo
 	o       ownerID
 	crashes int8
-	inc     int8 // R: incarnation it was written or re-asserted under
+	inc     int8 // R, W: incarnation it was written or re-asserted under
 	local   bool
 	cancel  bool
 	reason  byte // D: 'u'nknown, 'p'oison, else as given
@@ -119,8 +120,10 @@ func (sp *spec) record(t *specTask, me ownerID, q specRec) specAnswer {
 			crashes = c.crashes
 		}
 		return sp.grant(c, me, q, q.a, crashes, specPrev{s: 'D', e: c.e, a: c.a, c: c.c, crashes: c.crashes, reason: c.reason}, false)
-	case q.e > c.e:
+	case q.e > c.e && c.inc == sp.inc || sp.mut == parkForEver && q.e > c.e:
 		return specAnswer{v: VerdictPark}
+	case q.e > c.e: // E was decided, and the decision lost with the old Redis
+		return sp.grant(c, me, q, q.a, 0, specPrev{s: 'W', a: q.a, c: q.c, local: true}, c.s == 'R')
 	case c.s == 'R':
 		return sp.running(c, me, q)
 	default:
@@ -166,7 +169,7 @@ func (sp *spec) running(c *specClaim, me ownerID, q specRec) specAnswer {
 func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 	switch {
 	case c.cancel:
-		c.s, c.cancel, c.local = 'C', false, false
+		c.s, c.cancel, c.local, c.inc = 'C', false, false, 0
 		return specAnswer{v: VerdictAck}
 	case q.a >= c.a:
 		return sp.grant(c, me, q, q.a, c.crashes, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
@@ -203,7 +206,7 @@ func (sp *spec) wait(t *specTask, me ownerID, run runNo, next int8, local bool) 
 	if !c.mine(me, run) {
 		return false
 	}
-	*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, local: local, cancel: c.cancel}
+	*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, inc: c.inc, local: local, cancel: c.cancel}
 	return true
 }
 
@@ -249,7 +252,7 @@ func (sp *spec) handBack(t *specTask, me ownerID, run runNo) {
 	case c.cancel:
 		c.s, c.cancel, c.inc, c.prev = 'C', false, 0, specPrev{}
 	case p.s == 'W':
-		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, local: p.local}
+		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, inc: c.inc, local: p.local}
 	case p.s == 'D':
 		*c = specClaim{s: 'D', e: p.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: p.crashes, reason: p.reason}
 	default:
@@ -264,7 +267,7 @@ func (sp *spec) cancelTask(t *specTask) {
 	case c.s == 'R':
 		c.cancel = true
 	case c.s == 0, c.s == 'N', c.s == 'W':
-		c.s, c.cancel, c.local = 'C', false, false
+		c.s, c.cancel, c.local, c.inc = 'C', false, false, 0
 	}
 }
 
@@ -294,16 +297,10 @@ func (sp *spec) reassert(t *specTask, me ownerID, run runNo, q specRec, crashes 
 	case t.done || c.s == 'C':
 		return false
 	case c.s == want && c.o == me && c.run == run:
-		if !waits {
-			c.inc = sp.inc
-		}
+		c.inc = sp.inc
 		return true
 	case run > c.run || waits && c.mine(me, run):
-		inc := sp.inc
-		if waits {
-			inc = 0
-		}
-		*c = specClaim{s: want, e: q.e, a: q.a, c: q.c, run: run, o: me, crashes: crashes, inc: inc, local: waits, cancel: c.cancel}
+		*c = specClaim{s: want, e: q.e, a: q.a, c: q.c, run: run, o: me, crashes: crashes, inc: sp.inc, local: waits, cancel: c.cancel}
 		return true
 	}
 	return false

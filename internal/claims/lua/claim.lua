@@ -155,7 +155,13 @@ local function decide(ck, dk, bit, q)
     return g
   end
   -- R or W | e > E: until E is decided
-  if q.e > was.e then return answer(ck, PARK) end
+  if q.e > was.e then
+    if string.sub(was.k, 1, #inc_prefix) == inc_prefix then return answer(ck, PARK) end
+    -- It was decided: there is no replay without a letter. The decision was lost
+    -- with the old Redis, and nothing may be left that would make it again.
+    redis.call('HDEL', ck, 'h')
+    return grant(ck, q, was, q.a, 0, 'W|' .. q.a .. '|' .. q.c .. '||1', s == 'R' and 1 or nil)
+  end
   if s == 'R' then return running(ck, q, was) end
   if s == 'W' then return waiting(ck, q, was) end
   return answer(ck, ACK) -- X whose bit is gone: it was done

@@ -7,10 +7,10 @@ for i = 1, #KEYS - 1 do
   local ck, j = KEYS[i + 1], 3 + (i - 1) * 2
   local v = redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph')
   if v[1] == 'R' and v[2] == ARGV[2] and v[3] == ARGV[j + 2] then
-    redis.call('HDEL', ck, 'k', 'i', 'p', 'ph')
+    redis.call('HDEL', ck, 'i', 'p', 'ph')
     local kind = v[4] and string.sub(v[4], 1, 1)
     if v[5] then -- cancel was asked meanwhile, and nothing was started
-      redis.call('HDEL', ck, 'x', 'h')
+      redis.call('HDEL', ck, 'x', 'h', 'k')
       redis.call('HSET', ck, 's', 'C')
       redis.call('PEXPIRE', ck, ARGV[3])
     elseif kind == 'W' then -- also what was in doubt: its attempt waits at its record, the crash stays counted
@@ -21,11 +21,12 @@ for i = 1, #KEYS - 1 do
     elseif kind == 'D' then
       local e, a, c, y, n = string.match(v[4], '^D|(%d+)|(%d+)|([^|]*)|([^|]*)|(%d+)$')
       redis.call('HSET', ck, 's', 'D', 'e', e, 'a', a, 'c', c, 'y', y)
+      redis.call('HDEL', ck, 'k')
       if n ~= '0' then redis.call('HSET', ck, 'n', n) end
       if v[6] then redis.call('HSET', ck, 'h', v[6]) end
       redis.call('PEXPIRE', ck, ARGV[3])
     else
-      redis.call('HDEL', ck, 'e', 'a', 'o', 'c')
+      redis.call('HDEL', ck, 'e', 'a', 'o', 'c', 'k')
       redis.call('HSET', ck, 's', 'N')
       redis.call('PEXPIRE', ck, ARGV[3])
     end

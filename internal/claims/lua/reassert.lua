@@ -35,7 +35,7 @@ for i = 1, (#KEYS - 1) / 2 do
         if ARGV[j + 9] ~= '' then redis.call('HSET', ck, 'h', ARGV[j + 9]) end
         redis.call('PERSIST', ck)
       end
-      if want == 'R' then redis.call('HSET', ck, 'k', token) end
+      redis.call('HSET', ck, 'k', token)
       out[i] = 1
     end
   end

@@ -1,0 +1,58 @@
+package claims
+
+// Every rule broken once: a checker that does not see it proves nothing.
+
+import "testing"
+
+var mutations = map[mutation]string{
+	ackSameCoordinate:   "R, owner beats, c = C: ack instead of park",
+	sourceIsDuplicate:   "W, a < A, c = C: ack as a duplicate",
+	waitWithoutCAS:      "W without compare-and-set",
+	deadWithoutCAS:      "dead without compare-and-set",
+	doneNotAbsorbing:    "done does not absorb",
+	runNotRaised:        "in doubt: the same run again",
+	staleEpochRuns:      "e < E runs",
+	deadWithoutLetter:   "dead(E), e = E: ack without producing the letter again",
+	crashesForgotten:    "crashes are not counted",
+	silenceIgnoresBeat:  "an owner that beats counts as silent",
+	onceRunsInDoubt:     "once: run again in doubt",
+	handBackForgets:     "hand-back always to none",
+	cancelledRuns:       "a cancelled task's record runs",
+	handBackDropsCrash:  "hand-back of what was in doubt forgets the crash",
+	newEpochKeepsCount:  "a replay begins with its past's crashes",
+	parkForEver:         "a decision that a failover lost is waited for",
+	ackBeforeRetry:      "acknowledged before the retry is produced",
+	ackBeforeLetter:     "acknowledged before the letter is produced",
+	ackBeforeDone:       "acknowledged before done is written",
+	ackOfLostAssignment: "acks count after the partition moved",
+	replayWithoutProof:  "replay without the claim's proof",
+	noReassertion:       "nobody re-asserts after a failover",
+}
+
+func TestEveryMutationIsCaught(t *testing.T) {
+	for mut := intact + 1; mut < lastMutation; mut++ {
+		if mut == lastMutationOfSpec {
+			continue
+		}
+		name := mutations[mut]
+		if name == "" {
+			t.Fatalf("mutation %d has no name", mut)
+		}
+		t.Run(name, func(t *testing.T) {
+			for _, x := range explorations {
+				if raceEnabled && !x.race {
+					continue
+				}
+				m := x.m
+				m.mut = mut
+				if r := m.explore(8_000_000); r.bad != fine && r.bad != badBound {
+					t.Logf("%s: %s, after %d states", x.name, badNames[r.bad], r.states)
+					return
+				}
+			}
+			if !raceEnabled { // there, not everything is explored
+				t.Fatal("not caught")
+			}
+		})
+	}
+}

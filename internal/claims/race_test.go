@@ -1,0 +1,6 @@
+//go:build race
+
+package claims
+
+// raceEnabled makes explorations smaller.
+const raceEnabled = true
