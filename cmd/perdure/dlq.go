@@ -1,0 +1,211 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/apiclient"
+	"github.com/perdure/perdure/internal/output"
+)
+
+func newDLQ(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dlq",
+		Short: "Dead letters: list, show, group by cause",
+		Long: `A dead letter is a task that will not be retried by itself, with every attempt's
+failure. Letters of one cause have one fingerprint and form a group; a repaired
+cause is replayed with perdure replay start --group.`,
+		Example: "perdure dlq groups\nperdure dlq ls --kind refund.issue --state open\nperdure dlq show main-1-42",
+	}
+	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQGroups(c))
+	return cmd
+}
+
+// letterFilter is what both lists are filtered by.
+type letterFilter struct {
+	kind, queue, group, state, reason, key string
+	since                                  time.Duration
+}
+
+func (f *letterFilter) flags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.kind, "kind", "", "only this kind")
+	fs.StringVar(&f.queue, "queue", "", "only this queue")
+	fs.StringVar(&f.state, "state", "", "open, held, replaying, resolved or discarded; default all")
+	fs.StringVar(&f.reason, "reason", "", "permanent, exhausted, expired, poison, …")
+	fs.DurationVar(&f.since, "since", 0, "died at most this long ago, such as 24h")
+}
+
+func (f *letterFilter) query() url.Values {
+	q := url.Values{}
+	for name, v := range map[string]string{"kind": f.kind, "queue": f.queue, "group": f.group, "state": f.state, "reason": f.reason, "key": f.key} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	if f.since > 0 {
+		q.Set("since", time.Now().Add(-f.since).UTC().Format(time.RFC3339))
+	}
+	return q
+}
+
+func newDLQList(c *cli) *cobra.Command {
+	var f letterFilter
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List dead letters, the latest first",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := c.api()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			letters, more, err := listLetters(cmd, cl, f.query(), limit)
+			if err != nil {
+				return err
+			}
+			if more {
+				fmt.Fprintf(c.errOut, "more letters match: --limit %d shows more\n", limit*10)
+			}
+			return output.Table(c.printer(), letters, "no dead letters", []string{"LETTER", "KIND", "STATE", "REASON", "GROUP", "DIED", "MESSAGE"},
+				func(e dlq.Entry) []string {
+					return []string{e.Letter, e.Kind, e.State, e.Reason, e.Group, e.DiedAt.Local().Format(time.DateTime), output.Cut(e.Message, 60)}
+				})
+		},
+	}
+	f.flags(cmd)
+	cmd.Flags().StringVar(&f.group, "group", "", "only this failure group")
+	cmd.Flags().StringVar(&f.key, "key", "", "only tasks with this key")
+	cmd.Flags().IntVar(&limit, "limit", 50, "at most this many")
+	return cmd
+}
+
+// listLetters follows the pages up to limit.
+func listLetters(cmd *cobra.Command, cl *apiclient.Client, q url.Values, limit int) (all []dlq.Entry, more bool, err error) {
+	for len(all) < limit {
+		var page struct {
+			Letters []dlq.Entry `json:"letters"`
+			Next    string      `json:"next"`
+		}
+		q.Set("limit", strconv.Itoa(min(limit-len(all), 1000)))
+		if err := cl.Get(cmd.Context(), "/v1/dead-letters", q, &page); err != nil {
+			return nil, false, err
+		}
+		all = append(all, page.Letters...)
+		if page.Next == "" {
+			return all, false, nil
+		}
+		q.Set("cursor", page.Next)
+	}
+	return all, true, nil
+}
+
+func newDLQShow(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:     "show ID",
+		Short:   "One dead letter with its attempts and payload",
+		Long:    "ID is a letter (main-1-42@0) or a task (main-1-42: its latest letter).",
+		Example: "perdure dlq show main-1-42\nperdure dlq show main-1-42 -o json | jq .payload",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.api()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			var l dlq.LetterView
+			if err := cl.Get(cmd.Context(), "/v1/dead-letters/"+args[0], nil, &l); err != nil {
+				return err
+			}
+			return c.printer().One(l, func(w io.Writer) { showLetter(w, &l) })
+		},
+	}
+}
+
+func showLetter(w io.Writer, l *dlq.LetterView) {
+	deadline := ""
+	if l.Deadline != nil {
+		deadline = l.Deadline.Local().Format(time.DateTime)
+	}
+	output.Fields(w,
+		[2]string{"letter", l.Letter}, [2]string{"task", l.TaskID}, [2]string{"kind", l.Kind}, [2]string{"queue", l.Queue},
+		[2]string{"key", l.Key}, [2]string{"state", l.State}, [2]string{"resolved by", l.ResolvedBy}, [2]string{"reason", l.Reason},
+		[2]string{"error", l.ErrorClass}, [2]string{"message", l.Message}, [2]string{"group", l.Group},
+		[2]string{"died", l.DiedAt.Local().Format(time.DateTime)}, [2]string{"deadline", deadline}, [2]string{"release", l.Release},
+		[2]string{"from", l.Origin}, [2]string{"on", l.DLQ}, [2]string{"replays", strconv.Itoa(l.Replays)})
+	if len(l.Attempts) > 0 {
+		fmt.Fprintf(w, "attempts\n%s\n", output.Block(indented(l.Attempts)))
+	}
+	switch {
+	case l.Hidden:
+		fmt.Fprintln(w, "payload and headers need a token with the verb read-payload")
+	case l.Tombstone:
+		fmt.Fprintln(w, "payload  none: the record was a tombstone")
+	case len(l.Payload) > 0:
+		fmt.Fprintf(w, "payload\n%s\n", output.Block(indented(l.Payload)))
+	default:
+		fmt.Fprintf(w, "payload (%d bytes, not JSON)\n  %s\n", l.Size, output.Cut(string(l.PayloadBase64), 2000))
+	}
+}
+
+func newDLQGroups(c *cli) *cobra.Command {
+	var f letterFilter
+	cmd := &cobra.Command{
+		Use:     "groups [FP]",
+		Short:   "Causes of death, most open letters first; FP shows one",
+		Example: "perdure dlq groups --since 24h\nperdure dlq groups 3f9a1c\nperdure replay start --group 3f9a1c --yes",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.api()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			if len(args) == 1 {
+				var g dlq.Group
+				if err := cl.Get(cmd.Context(), "/v1/failure-groups/"+args[0], nil, &g); err != nil {
+					return err
+				}
+				return c.printer().One(g, func(w io.Writer) { showGroup(w, &g) })
+			}
+			var answer struct {
+				Groups []dlq.Group `json:"groups"`
+			}
+			if err := cl.Get(cmd.Context(), "/v1/failure-groups", f.query(), &answer); err != nil {
+				return err
+			}
+			return output.Table(c.printer(), answer.Groups, "no dead letters", []string{"GROUP", "LETTERS", "OPEN", "KINDS", "REASONS", "LAST SEEN", "ERROR"},
+				func(g dlq.Group) []string {
+					return []string{g.Group, strconv.FormatInt(g.Letters, 10), strconv.Itoa(g.States["open"]), strings.Join(g.Kinds, ","),
+						strings.Join(g.Reasons, ","), g.LastSeen.Local().Format(time.DateTime), output.Cut(g.Sample.ErrorClass+": "+g.Sample.Message, 60)}
+				})
+		},
+	}
+	f.flags(cmd)
+	return cmd
+}
+
+func showGroup(w io.Writer, g *dlq.Group) {
+	states := make([]string, 0, len(g.States))
+	for _, s := range []string{"open", "held", "replaying", "resolved", "discarded"} {
+		if n := g.States[s]; n > 0 {
+			states = append(states, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	output.Fields(w,
+		[2]string{"group", g.Group}, [2]string{"letters", strconv.FormatInt(g.Letters, 10)}, [2]string{"states", strings.Join(states, ", ")},
+		[2]string{"kinds", strings.Join(g.Kinds, ", ")}, [2]string{"queues", strings.Join(g.Queues, ", ")}, [2]string{"reasons", strings.Join(g.Reasons, ", ")},
+		[2]string{"releases", strings.Join(g.Releases, ", ")}, [2]string{"first seen", g.FirstSeen.Local().Format(time.DateTime)},
+		[2]string{"last seen", g.LastSeen.Local().Format(time.DateTime)}, [2]string{"latest", g.Sample.Letter},
+		[2]string{"error", g.Sample.ErrorClass}, [2]string{"message", g.Sample.Message},
+		[2]string{"replay", "perdure replay start --group " + g.Group + " --yes"})
+}

@@ -1,0 +1,116 @@
+package main
+
+// The root command, and what every subcommand shares.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/internal/config"
+	"github.com/perdure/perdure/internal/exit"
+	"github.com/perdure/perdure/internal/output"
+)
+
+// cli is where a command reads its common flags and writes.
+type cli struct {
+	out    io.Writer // results
+	errOut io.Writer // progress, warnings, logs
+	format output.Format
+}
+
+func (c *cli) printer() output.Printer { return output.Printer{Format: c.format, W: c.out} }
+
+// config loads the environment and warns of names that nothing reads. What is
+// wrong in it is a usage error: nothing was tried.
+func (c *cli) config() (config.Config, error) { return c.checked(config.Load()) }
+
+func (c *cli) checked(cfg config.Config, err error) (config.Config, error) {
+	for _, w := range config.Unknown() {
+		fmt.Fprintln(c.errOut, "perdure: warning:", output.Safe(w))
+	}
+	return cfg, exit.Usage(err)
+}
+
+const rootLong = `Perdure runs tasks that must not get lost: accepted in your Postgres transaction,
+carried by Kafka, run by stateless workers, claimed in Redis. What cannot run
+becomes a dead letter, is grouped by cause, and is replayed.
+
+Everything is told by environment variables (perdure config lists them).`
+
+const rootExample = `# See it work: 2,400 disputes, a killed worker, a bank that is away
+perdure demo
+
+# Everything on this laptop, with embedded servers where none is configured
+perdure up
+
+# Where is my task, and why is it dead?
+perdure tasks get main-1-42
+perdure dlq groups`
+
+func newRoot(c *cli) *cobra.Command {
+	root := &cobra.Command{
+		Use:     "perdure <command>",
+		Short:   "Tasks that must not get lost",
+		Long:    rootLong,
+		Example: rootExample,
+	}
+	root.SetOut(c.out)
+	root.SetErr(c.errOut)
+	c.format = output.Text
+	root.PersistentFlags().VarP(&c.format, "output", "o", "text, json or jsonl")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.Usage(err) })
+	root.AddGroup(
+		&cobra.Group{ID: "start", Title: "Start"},
+		&cobra.Group{ID: "roles", Title: "Roles"},
+		&cobra.Group{ID: "tasks", Title: "Tasks"},
+		&cobra.Group{ID: "dead", Title: "Dead letters"},
+		&cobra.Group{ID: "setup", Title: "Set up and look after"},
+	)
+	for _, g := range []struct {
+		id       string
+		commands []*cobra.Command
+	}{
+		{"start", startCommands(c)},
+		{"roles", roleCommands(c)},
+		{"tasks", taskCommands(c)},
+		{"dead", deadCommands(c)},
+		{"setup", setupCommands(c)},
+	} {
+		for _, cmd := range g.commands {
+			cmd.GroupID = g.id
+			root.AddCommand(cmd)
+		}
+	}
+	wrongArgsAreUsage(root)
+	return root
+}
+
+// wrongArgsAreUsage marks what cobra finds wrong with arguments, so that it
+// exits 2 like a wrong flag, and makes a command that only groups others say
+// which ones there are.
+func wrongArgsAreUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error { return exit.Usage(check(cmd, args)) }
+	}
+	if cmd.HasSubCommands() && cmd.RunE == nil {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				msg += ": did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return exit.Usage(errors.New(msg))
+		}
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	for _, sub := range cmd.Commands() {
+		wrongArgsAreUsage(sub)
+	}
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/dispatcher"
+	"github.com/perdure/perdure/internal/output"
+)
+
+func newTasks(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "tasks",
+		Short:   "Where a task is, and everything that happened to it",
+		Example: "perdure tasks get main-1-42\nperdure tasks get main-1-42 --wait 30s",
+	}
+	var wait time.Duration
+	get := &cobra.Command{
+		Use:     "get ID",
+		Short:   "State and timeline of a task",
+		Example: "perdure tasks get main-1-42\nperdure tasks get main-1-42 -o json | jq -r .state",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.api()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			q := url.Values{}
+			if wait > 0 {
+				q.Set("wait", wait.String())
+			}
+			var v dispatcher.TaskView
+			if err := cl.Get(cmd.Context(), "/v1/tasks/"+args[0], q, &v); err != nil {
+				return err
+			}
+			return c.printer().One(v, func(w io.Writer) { showTask(w, &v) })
+		},
+	}
+	get.Flags().DurationVar(&wait, "wait", 0, "answer when the task is settled, or after this long (at most 60s)")
+	cmd.AddCommand(get)
+	return cmd
+}
+
+func showTask(w io.Writer, v *dispatcher.TaskView) {
+	state := string(v.State)
+	if v.Waits != "" {
+		state += " for " + string(v.Waits)
+	}
+	if v.Inferred {
+		state += " (inferred: Redis no longer knows it)"
+	}
+	attempt := ""
+	if v.Attempt > 0 {
+		attempt = strconv.Itoa(v.Attempt)
+	}
+	next := ""
+	if v.Letter != "" {
+		next = "perdure dlq show " + v.Letter
+	}
+	output.Fields(w,
+		[2]string{"task", v.ID}, [2]string{"state", state}, [2]string{"kind", v.Kind}, [2]string{"queue", v.Queue}, [2]string{"key", v.Key},
+		[2]string{"attempt", attempt}, [2]string{"worker", v.Worker}, [2]string{"not before", localTime(v.Due)}, [2]string{"deadline", localTime(v.Deadline)},
+		[2]string{"reason", string(v.Reason)}, [2]string{"letter", v.Letter}, [2]string{"next", next})
+	if len(v.Timeline) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, h := range v.Timeline {
+		at := strings.Repeat(" ", len("15:04:05.000"))
+		if !h.At.IsZero() {
+			at = h.At.Local().Format("15:04:05.000")
+		}
+		fmt.Fprintf(w, "  %s  %-10s %s\n", at, output.Safe(h.What), output.Safe(hopDetail(&h)))
+	}
+	if len(v.Result) > 0 {
+		fmt.Fprintf(w, "\nresult\n%s\n", output.Block(indented(v.Result)))
+	}
+}
+
+// hopDetail is what else is known of a hop, in one line.
+func hopDetail(h *dispatcher.Hop) string {
+	var parts []string
+	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
+	if h.Topic != "" && h.Partition != nil && h.Offset != nil {
+		add("%s/%d/%d", h.Topic, *h.Partition, *h.Offset)
+	} else if h.Topic != "" {
+		add("%s", h.Topic)
+	}
+	if h.Epoch > 0 {
+		add("epoch %d", h.Epoch)
+	}
+	if h.Attempt > 0 {
+		add("attempt %d", h.Attempt)
+	}
+	if h.Worker != "" {
+		add("on %s", h.Worker)
+	}
+	if h.ErrorClass != "" || h.Message != "" {
+		add("%s: %s", h.ErrorClass, h.Message)
+	}
+	if h.Until != nil {
+		add("until %s", localTime(h.Until))
+	}
+	if h.Letter != "" {
+		add("letter %s", h.Letter)
+	}
+	if h.Replay != "" {
+		add("by %s", h.Replay)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func localTime(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return t.Local().Format("2006-01-02 15:04:05.000")
+}

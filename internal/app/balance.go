@@ -1,0 +1,72 @@
+package app
+
+// Questions that commands ask the servers themselves, without an API.
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/perdure/perdure/internal/balance"
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/config"
+	"github.com/perdure/perdure/internal/pg"
+	"github.com/perdure/perdure/internal/service"
+	"github.com/perdure/perdure/relay"
+	"github.com/perdure/perdure/schemas"
+)
+
+// Balance looks where every task is that was accepted since (zero: all that
+// are still known). It asks Postgres, Redis and Kafka; none may be away.
+func Balance(ctx context.Context, cfg config.Config, cat *schemas.Catalog, since time.Time) (r balance.Report, err error) {
+	url, err := DirectURL(cfg)
+	if err != nil {
+		return r, err
+	}
+	db, err := pg.Pool(ctx, url)
+	if err != nil {
+		return r, err
+	}
+	defer db.Close()
+	rdb, err := service.Redis(cfg)
+	if err != nil {
+		return r, err
+	}
+	defer rdb.Close() //nolint:errcheck // only read from
+	store, err := claims.New(rdb, claims.Config{Prefix: cfg.RedisKeyPrefix, Cluster: cfg.RedisCluster})
+	if err != nil {
+		return r, fmt.Errorf("claims: %w", err)
+	}
+	err = withAdmin(cfg, func(a admin) error {
+		r, err = balance.Compute(ctx, balance.Deps{
+			DB:     db,
+			Claims: store,
+			Life:   balance.RedisLife{Client: rdb, Prefix: cfg.RedisKeyPrefix, Cluster: cfg.RedisCluster},
+			Admin:  a.Client,
+			Kafka:  a.opts,
+			Names:  a.settings.Names,
+			Queues: cat.QueueNames(),
+			Source: cfg.Source,
+		}, since)
+		return err
+	})
+	return r, err
+}
+
+// Outbox reads the state of the outbox and its relay from the database; it
+// works also where no relay runs.
+func Outbox(ctx context.Context, cfg config.Config) (relay.Outbox, error) {
+	url, err := DirectURL(cfg)
+	if err != nil {
+		return relay.Outbox{}, err
+	}
+	db, err := pg.Pool(ctx, url)
+	if err != nil {
+		return relay.Outbox{}, err
+	}
+	defer db.Close()
+	if err := pg.CheckVersion(ctx, db); err != nil {
+		return relay.Outbox{}, err
+	}
+	return relay.ReadOutbox(ctx, db, cfg.Source)
+}
