@@ -1,0 +1,189 @@
+package worker_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker"
+
+	"context"
+)
+
+const httpCatalog = `
+version: 1
+queues:
+  jobs: {partitions: 2, replication: 1}
+kinds:
+  job.run:
+    queue: jobs
+    timeout: 2s
+    retry: {max_attempts: 3, initial_delay: 20ms, max_delay: 50ms}
+    executor: {http: {url: "%s/run"}}
+`
+
+func endpoint(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
+	return srv.URL
+}
+
+func TestAnEndpointRunsEachTaskOnce(t *testing.T) {
+	var mu sync.Mutex
+	posts := map[string]int{}
+	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		id := r.Header.Get("Idempotency-Key")
+		posts[id]++
+		switch {
+		case !strings.HasPrefix(string(body), `{"n":`) || r.Header.Get("Webhook-Id") != id || r.Header.Get("Ce-Id") != id:
+			rw.WriteHeader(422)
+		case strings.HasSuffix(id, "7") && posts[id] == 1:
+			rw.WriteHeader(503)
+		}
+	})
+	w := newWorld(t, fmt.Sprintf(httpCatalog, url))
+	w.start("a", nil, nil)
+	ids := w.sendJobs(200)
+	w.committedAll("jobs")
+	mu.Lock()
+	defer mu.Unlock()
+	for _, id := range ids {
+		want := 1
+		if strings.HasSuffix(id, "7") {
+			want = 2
+		}
+		if posts[id] != want {
+			t.Errorf("%s was posted %d times, want %d", id, posts[id], want)
+		}
+	}
+	if letters := w.letters("jobs"); len(letters) != 0 {
+		t.Errorf("%d letters, first %+v", len(letters), letters[0])
+	}
+}
+
+func TestAMisconfiguredEndpointOpensItsBreakerAndCostsNoAttempt(t *testing.T) {
+	var mended atomic.Bool
+	var refused, served, attempts atomic.Int64
+	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {
+		if !mended.Load() {
+			refused.Add(1)
+			rw.WriteHeader(404)
+			return
+		}
+		if r.Header.Get("Perdure-Attempt") != "1" {
+			attempts.Add(1)
+		}
+		served.Add(1)
+	})
+	w := newWorld(t, fmt.Sprintf(httpCatalog, url))
+	w.start("a", func(c *worker.Config) { c.Concurrency = 4 }, nil)
+	w.sendJobs(50)
+	// The first ones that run open it; after that only single probes come.
+	testkit.Eventually(t, wait, func() (bool, string) { return refused.Load() >= 5, fmt.Sprint(refused.Load(), " refused") })
+	if n := refused.Load(); n > 8 {
+		t.Errorf("%d requests went to an endpoint that answers 404", n)
+	}
+	mended.Store(true)
+	testkit.Eventually(t, wait, func() (bool, string) { return served.Load() == 50, fmt.Sprint(served.Load(), " served") })
+	w.committedAll("jobs")
+	if n := attempts.Load(); n != 0 {
+		t.Errorf("%d tasks had used an attempt", n)
+	}
+	if letters := w.letters("jobs"); len(letters) != 0 {
+		t.Errorf("%d letters: an outage is not the tasks' failure", len(letters))
+	}
+}
+
+func TestConflictUsesNoAttempt(t *testing.T) {
+	var posts atomic.Int64
+	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {
+		if posts.Add(1) <= 4 { // more often than max_attempts
+			rw.WriteHeader(409)
+			return
+		}
+		if r.Header.Get("Perdure-Attempt") != "1" {
+			rw.WriteHeader(422)
+		}
+	})
+	w := newWorld(t, fmt.Sprintf(httpCatalog, url))
+	w.start("a", nil, nil)
+	w.sendJobs(1)
+	w.committedAll("jobs")
+	if letters := w.letters("jobs"); posts.Load() != 5 || len(letters) != 0 {
+		t.Errorf("%d posts, %d letters; want 5, 0", posts.Load(), len(letters))
+	}
+}
+
+func TestServeRunsFromTheEnvironment(t *testing.T) {
+	w := newWorld(t, catalogText)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "catalog.yaml")
+	if err := os.WriteFile(file, []byte(catalogText), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"CATALOG": file, "DATA_DIR": dir, "REDIS_ADDRS": w.redis, "REDIS_KEY_PREFIX": w.keys,
+		"KAFKA_BROKERS": strings.Join(w.kafka.Brokers, ","), "KAFKA_TOPIC_PREFIX": w.names.Prefix,
+		"POSTGRES_URL": "", "LOG_LEVEL": "error",
+	} {
+		t.Setenv("PERDURE_"+name, value)
+	}
+	l := newLedger()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	var log strings.Builder
+	go func() {
+		done <- worker.Serve(ctx, &log, func(wk *worker.Worker) error {
+			ledgered(l)(wk)
+			return nil
+		})
+	}()
+	w.sendJobs(5)
+	l.doneWithin(t, 5)
+	w.committedAll("jobs")
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("Serve: %v\n%s", err, log.String())
+		}
+	case <-time.After(wait):
+		t.Fatal("Serve did not stop")
+	}
+}
+
+func TestAnOldRecordOfAReplayedTaskSaysResolved(t *testing.T) {
+	w := newWorld(t, catalogText)
+	l := newLedger()
+	w.start("a", nil, ledgered(l))
+	task := w.task("job.run", job{N: 1})
+	task.Epoch = 1
+	w.send(task)
+	l.doneWithin(t, 1)
+	w.committedAll("jobs")
+	recs := w.read(w.names.DLQ("jobs"))
+	if len(recs) != 1 || headerOf(recs[0], schemas.HeaderRecord) != "resolved" || headerOf(recs[0], schemas.HeaderEpoch) != "1" ||
+		string(recs[0].Key) != task.ID || len(recs[0].Value) != 0 {
+		t.Fatalf("%d records on the dead-letter topic, want one that says resolved", len(recs))
+	}
+	task.Epoch = 0 // its first life, seen again
+	w.send(task)
+	w.committedAll("jobs")
+	if n := l.runsOf(task.ID); n != 1 {
+		t.Errorf("ran %d times", n)
+	}
+}
