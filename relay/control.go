@@ -20,8 +20,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -38,42 +40,63 @@ type relayed struct {
 
 func (r *Relay) controlKey() string { return "relayed/" + r.cfg.Source }
 
-// controlRecord is the record to send with a batch, nil if none is due. now does
-// not wait for its time.
-func (p *producer) controlRecord(is identity, seq int64, now bool) *kgo.Record {
-	if seq <= p.controlSeq || (!now && time.Since(p.controlAt) < controlEvery) {
-		return nil
-	}
-	value, err := json.Marshal(relayed{Generation: is.generation, Seq: seq, SystemID: is.systemID})
-	if err != nil {
-		return nil // cannot be: two numbers and a string
-	}
-	p.controlAt, p.controlSeq = time.Now(), seq
-	return &kgo.Record{Topic: p.r.deps.Names.Control(), Key: []byte(p.r.controlKey()), Value: value}
+// control writes the key through a client that passes do not wait for: a broken
+// control topic must not stall the outbox.
+type control struct {
+	r  *Relay
+	cl *kgo.Client
+	is identity
+
+	mu      sync.Mutex
+	begun   time.Time // of the last write
+	busy    bool      // it is under way
+	written int64     // highest id that is acknowledged
 }
 
-// writeControl writes what the last batch did not, when the outbox is idle or
-// the term ends. A failure only lengthens the lag; it is told and tried again.
-func (p *producer) writeControl(ctx context.Context, is identity, seq int64, now bool) {
-	rec := p.controlRecord(is, seq, now)
-	if rec == nil {
+// offer writes seq if it is new and the last write is long enough ago.
+func (c *control) offer(seq int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy || seq <= c.written || time.Since(c.begun) < controlEvery {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	c.busy, c.begun = true, time.Now()
+	c.cl.Produce(context.Background(), c.record(seq), func(_ *kgo.Record, err error) { c.ended(seq, err) })
+}
+
+// last writes seq now, and waits for it a little: the term ends.
+func (c *control) last(ctx context.Context, seq int64) {
+	c.mu.Lock()
+	written := c.written
+	c.mu.Unlock()
+	if seq <= written {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	errs, err := p.send(ctx, []*kgo.Record{rec})
+	c.ended(seq, c.cl.ProduceSync(ctx, c.record(seq)).FirstErr())
+}
+
+// ended notes what became of a write. A failure only lengthens the lag.
+func (c *control) ended(seq int64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = false
 	if err == nil {
-		err = errs[rec]
+		c.written = max(c.written, seq)
+		return
 	}
-	if err != nil {
-		p.controlSeq = 0
-		p.r.metrics.produceErrors.WithLabelValues("control").Inc()
-		p.r.log.Warn("cannot write the highest relayed id, trying again", "topic", rec.Topic, "cause", err)
-	}
+	c.r.metrics.produceErrors.WithLabelValues("control").Inc()
+	c.r.log.Warn("cannot write the highest relayed id, trying again", "topic", c.r.deps.Names.Control(), "cause", err)
+}
+
+func (c *control) record(seq int64) *kgo.Record {
+	value := fmt.Appendf(nil, `{"generation":%d,"seq":%d,"system_id":%q}`, c.is.generation, seq, c.is.systemID)
+	return &kgo.Record{Topic: c.r.deps.Names.Control(), Key: []byte(c.r.controlKey()), Value: value}
 }
 
 // readControl returns what Kafka has of this source, nil if nothing.
-func (r *Relay) readControl(ctx context.Context, p *producer) (*relayed, error) {
+func (r *Relay) readControl(ctx context.Context, adm *kadm.Client) (*relayed, error) {
 	name := r.deps.Names.Control()
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -85,7 +108,7 @@ func (r *Relay) readControl(ctx context.Context, p *producer) (*relayed, error) 
 	}
 	r.broker.begin()
 	defer r.broker.end()
-	ends, err := p.adm.ListEndOffsets(ctx, name)
+	ends, err := adm.ListEndOffsets(ctx, name)
 	if err != nil {
 		return nil, failed(err)
 	}
@@ -96,7 +119,7 @@ func (r *Relay) readControl(ctx context.Context, p *producer) (*relayed, error) 
 	if end.Err != nil {
 		return nil, failed(end.Err)
 	}
-	starts, err := p.adm.ListStartOffsets(ctx, name)
+	starts, err := adm.ListStartOffsets(ctx, name)
 	if err != nil {
 		return nil, failed(err)
 	}

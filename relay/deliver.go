@@ -43,7 +43,7 @@ func (t *term) deliver(ctx context.Context, rows []row, retry bool) (*delivery, 
 		return nil, err
 	}
 	records := make([]*kgo.Record, len(rows)) // nil: not produced
-	send := make([]*kgo.Record, 0, len(rows)+1)
+	send := make([]*kgo.Record, 0, len(rows))
 	for i := range rows {
 		o := &rows[i]
 		if _, broken := t.parked[o.queue]; broken && !retry {
@@ -72,9 +72,6 @@ func (t *term) deliver(ctx context.Context, rows []row, retry bool) (*delivery, 
 		records[i] = rec
 		send = append(send, rec)
 	}
-	if control := t.out.controlRecord(t.is, max(t.r.high, highest(rows)), false); control != nil && len(send) > 0 {
-		send = append(send, control)
-	}
 	if len(send) > 0 {
 		errs, err := t.out.send(ctx, send)
 		if err != nil {
@@ -84,6 +81,7 @@ func (t *term) deliver(ctx context.Context, rows []row, retry bool) (*delivery, 
 			return nil, err
 		}
 	}
+	t.r.high = max(t.r.high, highest(rows))
 	d.hops = make([]relaylog.Hop, 0, len(send))
 	for i, rec := range records {
 		if rec != nil {
@@ -152,9 +150,6 @@ func (t *term) judge(rows []row, records []*kgo.Record, errs map[*kgo.Record]err
 				t.park(rows[i].queue, err) // not even its letter fits, though it was cut
 			}
 		}
-	}
-	if class == "" {
-		return nil // only the control record failed, which is told elsewhere
 	}
 	// A topic that takes nothing while others do is broken; if none does, Kafka is.
 	if class == classSlow && sent > 0 {

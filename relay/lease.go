@@ -79,8 +79,13 @@ func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence in
 // keepLease renews until ctx ends. It returns errLeaseLost when another took the
 // lease, or when renewing failed for a whole TTL by this process's own monotonic
 // clock: then another may have.
+//
+// It has a connection of its own: a pool that others have emptied must not cost
+// the lease.
 func (t *term) keepLease(ctx context.Context) error {
 	ttl := t.r.cfg.LeaseTTL
+	var conn *pgx.Conn
+	defer func() { closeConn(conn) }()
 	tick := time.NewTicker(ttl / 4)
 	defer tick.Stop()
 	last := time.Now()
@@ -91,7 +96,7 @@ func (t *term) keepLease(ctx context.Context) error {
 		case <-tick.C:
 		}
 		began := time.Now()
-		err := t.renewOnce(ctx, ttl)
+		err := t.renewOnce(ctx, &conn, ttl)
 		switch {
 		case err == nil:
 			last = began
@@ -107,10 +112,16 @@ func (t *term) keepLease(ctx context.Context) error {
 	}
 }
 
-func (t *term) renewOnce(ctx context.Context, ttl time.Duration) error {
+// renewOnce renews on *conn, which it opens where there is none that works.
+func (t *term) renewOnce(ctx context.Context, conn **pgx.Conn, ttl time.Duration) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, ttl/2)
 	defer cancel()
-	tag, err := t.r.deps.DB.Exec(ctx, renewLease, t.r.cfg.Source, t.r.cfg.Owner, t.fence, interval(ttl))
+	if *conn == nil || (*conn).IsClosed() {
+		if *conn, err = t.r.connect(ctx); err != nil {
+			return err
+		}
+	}
+	tag, err := (*conn).Exec(ctx, renewLease, t.r.cfg.Source, t.r.cfg.Owner, t.fence, interval(ttl))
 	if err != nil {
 		return fmt.Errorf("postgres: renew the lease: %w", err)
 	}
@@ -118,6 +129,16 @@ func (t *term) renewOnce(ctx context.Context, ttl time.Duration) error {
 		return fmt.Errorf("%w: another relay took it", errLeaseLost)
 	}
 	return nil
+}
+
+// closeConn ends a session, or leaves it to the server where that takes long.
+func closeConn(conn *pgx.Conn) {
+	if conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	conn.Close(ctx) //nolint:errcheck // the server drops the session either way
 }
 
 // release gives the lease back, so that a standby need not wait for its end.

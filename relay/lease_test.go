@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/perdure/perdure/internal/pg"
 	"github.com/perdure/perdure/internal/testkit"
 )
 
@@ -115,17 +115,31 @@ func TestHolderThatCannotRenewStops(t *testing.T) {
 	g := newRig(t)
 	r := g.relay("a", func(c *Config) { c.LeaseTTL = time.Second })
 	tm := &term{r: r, fence: 1}
-	down, err := pg.Pool(t.Context(), g.url)
+	down, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nowhere")
 	if err != nil {
 		t.Fatal(err)
 	}
-	down.Close()
+	defer down.Close()
 	r.deps.DB = down
 	began := time.Now()
 	err = tm.keepLease(t.Context())
 	if !errors.Is(err, errLeaseLost) || time.Since(began) < time.Second {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
+}
+
+func TestRelayGoesOnWhenItsConnectionsAreCut(t *testing.T) {
+	g := newRig(t)
+	r := g.relay("a", nil)
+	g.run(r)
+	l := g.load(4, 9, func() string { return g.url })
+	for range 5 {
+		l.reach(l.done.Load() + 60)
+		g.exec(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'perdure-relay' and datname = current_database()`)
+	}
+	l.end()
+	g.settlePrepared()
+	g.right(20 * time.Second)
 }
 
 func TestTwoRelaysShareNothingButTheLease(t *testing.T) {

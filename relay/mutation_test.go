@@ -307,7 +307,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 // between the acknowledgements and the cursor's commit.
 func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 	g, server := newOwnRig(t, "15")
-	r := g.relay("a", nil)
+	r := g.relay("a", func(c *Config) { c.LeaseTTL = time.Hour }) // no renewal flushes between
 	m.apply(t, &r.sql)
 	crashed := make(chan error, 1)
 	r.seams.beforeCursor = func(_ context.Context, _ *term, w *window) error {
@@ -331,6 +331,7 @@ func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 		t.Fatal(err)
 	}
 	g.revive(server)
+	g.exec(`update perdure.relay_lease set until = clock_timestamp()`)
 	g.run(g.relay("a", nil))
 	return g.verdict(10 * time.Second)
 }

@@ -45,7 +45,6 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 		return false, err
 	}
 	t.large = w.full
-	t.r.high = max(t.r.high, highest(w.rows))
 	if later := d.ids(fateLater); len(later) > 0 {
 		t.due = time.Now() // promote finds out when the first is due
 	}

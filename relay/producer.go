@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -21,9 +20,6 @@ type producer struct {
 	cl     *kgo.Client
 	adm    *kadm.Client
 	topics topics
-
-	controlAt  time.Time // of the last control record
-	controlSeq int64     // and its id
 }
 
 // newProducer makes a client: idempotent, acks=all, without a retry limit, so

@@ -80,6 +80,7 @@ func (r *Relay) runRetries(ctx context.Context) error {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.RecordDeliveryTimeout(r.cfg.Delivery),
+		kgo.UnknownTopicRetries(1), // a queue without a topic must not hold up the others
 		kafka.BatchLimit(r.deps.Names, kafka.MaxTaskRecord),
 		kgo.OnPartitionsAssigned(m.assigned),
 		kgo.OnPartitionsRevoked(m.lost),

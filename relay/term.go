@@ -16,11 +16,12 @@ import (
 )
 
 type term struct {
-	r     *Relay
-	conn  *pgx.Conn // its session has synchronous_commit on
-	is    identity
-	fence int64
-	out   *producer
+	r       *Relay
+	conn    *pgx.Conn // its session has synchronous_commit on
+	is      identity
+	fence   int64
+	out     *producer
+	control *control
 
 	limit  int               // rows of the next chunk
 	large  bool              // the next chunk continues a window by primary key
@@ -38,11 +39,7 @@ func (r *Relay) oneTerm(ctx context.Context) (err error) {
 	if t.conn, err = r.connect(ctx); err != nil {
 		return err
 	}
-	defer func() {
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		t.conn.Close(cctx) //nolint:errcheck // the server drops the session either way
-	}()
+	defer func() { closeConn(t.conn) }()
 	if t.is, err = r.identify(ctx, t.conn); err != nil {
 		return err
 	}
@@ -133,43 +130,49 @@ func (t *term) standby(ctx context.Context) (cursor, error) {
 	}
 }
 
-// relay is the active relay's loop. ctx says when to stop, work when to let go.
+// relay opens what the active relay needs, makes sure that Kafka and the
+// database agree, and loops. ctx says when to stop, work when to let go.
 func (t *term) relay(ctx, work context.Context) error {
 	r := t.r
-	out, err := r.newProducer(work)
+	side, err := kgo.NewClient(append(append([]kgo.Opt{}, r.deps.Kafka...), kgo.RequiredAcks(kgo.AllISRAcks()))...)
 	if err != nil {
-		return err
+		return fmt.Errorf("kafka: %w", err)
 	}
-	t.out = out
-	defer func() { t.out.close() }() // not out: see reopen
-
-	known, err := r.readControl(work, out)
+	defer side.Close()
+	adm := kadm.NewClient(side)
+	known, err := r.readControl(work, adm)
 	if err != nil {
 		return err
 	}
 	if err := checkControl(t.is, known, r.high); err != nil {
 		return err
 	}
+	t.control = &control{r: r, cl: side, is: t.is}
+	if known != nil && known.Generation == t.is.generation {
+		t.control.written = known.Seq
+	}
+	defer func() { t.control.last(context.WithoutCancel(work), r.high) }()
+
+	if t.out, err = r.newProducer(work); err != nil {
+		return err
+	}
+	defer func() { t.out.close() }() // the one that is last: see reopen
 	if err := t.resume(work); err != nil {
 		return err
 	}
 	t.setActive()
 	defer r.metrics.active.Set(0)
 
-	admin, err := kgo.NewClient(r.deps.Kafka...)
-	if err != nil {
-		return fmt.Errorf("kafka: %w", err)
-	}
-	defer admin.Close()
-	chores, stopChores := context.WithCancel(work)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r.runChores(chores, kadm.NewClient(admin))
-	}()
-	defer func() { stopChores(); <-done }()
+	g, chores := errgroup.WithContext(work)
+	chores, end := context.WithCancel(chores)
+	g.Go(func() error { r.runChores(chores, adm); return nil })
+	g.Go(func() error { defer end(); return t.loop(ctx, work) })
+	return g.Wait()
+}
 
-	defer func() { t.out.writeControl(work, t.is, r.high, true) }()
+// loop turns until ctx ends or something fails that repeating does not mend.
+func (t *term) loop(ctx, work context.Context) error {
+	r := t.r
 	idle := newBackoff(time.Millisecond, r.cfg.Idle)
 	trouble := newBackoff(50*time.Millisecond, 5*time.Second)
 	for ctx.Err() == nil {
@@ -230,8 +233,6 @@ func (t *term) turn(ctx context.Context) (busy bool, err error) {
 			return busy, err
 		}
 	}
-	if !busy {
-		t.out.writeControl(ctx, t.is, t.r.high, false)
-	}
+	t.control.offer(t.r.high)
 	return busy, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/perdure/perdure/internal/kafka"
@@ -110,7 +111,7 @@ func (p *producer) limits(ctx context.Context, names []string) (map[string]int32
 	for _, name := range names {
 		limits[name] = p.r.assumed(name)
 	}
-	configs, err := p.adm.DescribeTopicConfigs(ctx, names...)
+	configs, err := p.configs(ctx, names)
 	if err != nil {
 		return nil, &waitError{classRetry, fmt.Errorf("kafka: ask for the limits of topics: %w", p.r.broker.because(err))}
 	}
@@ -128,6 +129,28 @@ func (p *producer) limits(ctx context.Context, names []string) (map[string]int32
 		}
 	}
 	return limits, nil
+}
+
+// configs asks for all topics at once, and one by one where one of them is not
+// ours to ask for; that one is left out.
+func (p *producer) configs(ctx context.Context, names []string) (kadm.ResourceConfigs, error) {
+	configs, err := p.adm.DescribeTopicConfigs(ctx, names...)
+	var denied *kadm.AuthError
+	if !errors.As(err, &denied) {
+		return configs, err
+	}
+	configs = nil
+	for _, name := range names {
+		c, err := p.adm.DescribeTopicConfigs(ctx, name)
+		if errors.As(err, &denied) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		configs = append(configs, c...)
+	}
+	return configs, nil
 }
 
 // assumed is the limit of a topic whose configuration may not be read.
@@ -155,7 +178,6 @@ func (t *term) reopen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out.controlAt, out.controlSeq = t.out.controlAt, t.out.controlSeq
 	t.out.close()
 	t.out = out
 	return nil
