@@ -103,25 +103,26 @@ func Compute(ctx context.Context, deps Deps, since time.Time) (Report, error) {
 		return r, err
 	}
 	c := &computation{Deps: deps, since: since, report: &r}
-	if err := c.openLife(ctx); err != nil {
-		return r, fmt.Errorf("balance: %w", err)
+	for _, step := range []func(context.Context) error{c.openLife, c.scan, c.settle, c.strays} {
+		if err := step(ctx); err != nil {
+			return r, fmt.Errorf("balance: %w", err)
+		}
 	}
+	return r, nil
+}
+
+// scan looks at every task once.
+func (c *computation) scan(ctx context.Context) error {
 	lo, hi, err := c.span(ctx)
 	if err != nil {
-		return r, fmt.Errorf("balance: %w", err)
+		return err
 	}
 	for chunk := lo / claims.ChunkBits; chunk*claims.ChunkBits <= hi; chunk++ {
 		if err := c.chunk(ctx, chunk*claims.ChunkBits, (chunk+1)*claims.ChunkBits); err != nil {
-			return r, fmt.Errorf("balance: ids from %d: %w", chunk*claims.ChunkBits, err)
+			return fmt.Errorf("ids from %d: %w", chunk*claims.ChunkBits, err)
 		}
 	}
-	if err := c.settle(ctx); err != nil {
-		return r, fmt.Errorf("balance: %w", err)
-	}
-	if err := c.strays(ctx); err != nil {
-		return r, fmt.Errorf("balance: %w", err)
-	}
-	return r, nil
+	return nil
 }
 
 // computation is one Compute under way.

@@ -130,13 +130,20 @@ func classifyRecord(h *hop, passed bool, filed string, found bool, c claims.Clai
 			return gone("the relay made it a letter at %s/%d/%d, and the index does not have it", h.topic, h.partition, h.offset)
 		}
 		return place{class: dead}
+	case c.State == claims.Dead:
+		// The letter is made before the record at which the task died is
+		// acknowledged, and that record, not the first, is the claim's.
+		at, topic := c.Coord, h.topic
+		if at.Topic != "" {
+			topic = at.Topic
+		}
+		if !w.acked(at.Topic, at.Partition, at.Offset) || !w.caught(w.dlqOf[topic]) {
+			return place{class: dead}
+		}
+		return gone("its claim says dead, its record %s/%d/%d is acknowledged, and the index, which has read all of %s, does not have its letter",
+			at.Topic, at.Partition, at.Offset, w.dlqOf[topic])
 	case !h.acked:
 		return wait("queued")
-	case c.State == claims.Dead:
-		if w.caught(w.dlqOf[h.topic]) {
-			return gone("its claim says dead, and the index, which has read all of %s, does not have its letter", w.dlqOf[h.topic])
-		}
-		return place{class: dead}
 	case h.at.Before(w.began):
 		return place{class: completed, inferred: true}
 	}
