@@ -1,0 +1,299 @@
+package enqueuefile_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/dispatcher"
+	"github.com/perdure/perdure/dispatcher/enqueuefile"
+	"github.com/perdure/perdure/internal/api"
+	"github.com/perdure/perdure/internal/pg"
+	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/schemas"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+// serve runs a dispatcher and gives its URL and its database.
+func serve(t testing.TB) (string, *pgxpool.Pool) {
+	t.Helper()
+	db, err := pg.Pool(context.Background(), testkit.MigratedPostgres(t).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	cat, err := schemas.ParseCatalog("c.yaml", []byte("version: 1\nqueues: {q: {}}\nkinds: {k: {queue: q}}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := dispatcher.New(dispatcher.Config{}, dispatcher.Deps{DB: db, Catalog: cat, Log: testkit.Logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := api.New(http.NewServeMux(), "test", nil, slog.New(slog.DiscardHandler))
+	d.Routes(a)
+	srv := httptest.NewServer(a)
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		srv.Close()
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
+	testkit.Eventually(t, 10*time.Second, func() (bool, string) {
+		err := d.Ready(ctx)
+		return err == nil, fmt.Sprint(err)
+	})
+	return srv.URL, db
+}
+
+func tasks(t testing.TB, db *pgxpool.Pool) (payloads []string) {
+	t.Helper()
+	err := db.QueryRow(context.Background(), `select array(select convert_from(payload, 'UTF8') from perdure.outbox order by id)`).Scan(&payloads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return payloads
+}
+
+func run(t testing.TB, opt enqueuefile.Options, text string) (enqueuefile.Stats, []enqueuefile.Reject) {
+	t.Helper()
+	var rejects bytes.Buffer
+	opt.Reader, opt.Rejects = strings.NewReader(text), &rejects
+	if opt.Name == "" {
+		opt.Name = "file.ndjson"
+	}
+	stats, err := enqueuefile.Run(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []enqueuefile.Reject
+	for dec := json.NewDecoder(&rejects); dec.More(); {
+		var r enqueuefile.Reject
+		if err := dec.Decode(&r); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, r)
+	}
+	return stats, list
+}
+
+func check(t testing.TB, s enqueuefile.Stats, accepted, replayed, rejected int64) {
+	t.Helper()
+	if s.Accepted != accepted || s.Replayed != replayed || s.Rejected != rejected || s.Lines != accepted+replayed+rejected {
+		t.Fatalf("%+v, want accepted %d, replayed %d, rejected %d", s, accepted, replayed, rejected)
+	}
+}
+
+func TestSameFileAgainEnqueuesNothingTwice(t *testing.T) {
+	url, db := serve(t)
+	file := []string{
+		"\ufeff" + `{"kind":"k","payload":1}`,
+		`{"kind":"k","payload":2}` + "\r",
+		``,
+		`{"kind":"k","payload":2}`, // equal, and yet another task
+		`{"kind":"k","payload":3,"idempotency_key":"own"}`,
+		`{"kind":"k","payload":3,"idempotency_key":"own"}`, // the same task
+		`{"kind":"k","payload":4`,
+		` { "kind":"k","payload":"\"idempotency_key\"","idempotency_key":null}`,
+		`{}`,
+		`{"kind":"nope","payload":4}`,
+		`[1]`,
+		`{"kind":"k","payload":"` + strings.Repeat("x", 2<<20) + `"}`,
+		`{"kind":"k","payload":5}`,
+	}
+	opt := enqueuefile.Options{URL: url}
+	stats, rejects := run(t, opt, strings.Join(file, "\n"))
+	check(t, stats, 6, 1, 5)
+	var where []int
+	for _, r := range rejects {
+		where = append(where, r.Line)
+		if r.Problem.Type == "" || r.Problem.Status < 400 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if fmt.Sprint(where) != "[12 7 9 10 11]" { // the long line is found while reading
+		t.Errorf("rejected lines %v", where)
+	}
+	if got := strings.Join(tasks(t, db), " "); got != `1 2 2 3 "\"idempotency_key\"" 5` {
+		t.Errorf("tasks %s", got)
+	}
+
+	stats, _ = run(t, opt, strings.Join(file, "\n"))
+	check(t, stats, 0, 7, 5)
+
+	file[6] = `{"kind":"k","payload":4}` // mended
+	file[9] = ``                         // removed
+	stats, _ = run(t, opt, "\n"+strings.TrimPrefix(strings.Join(file, "\n"), "\ufeff"))
+	check(t, stats, 1, 7, 3)
+	if n := len(tasks(t, db)); n != 7 {
+		t.Errorf("%d tasks, want 7", n)
+	}
+}
+
+func TestBatchIsTheScopeOfLines(t *testing.T) {
+	url, _ := serve(t)
+	line := `{"kind":"k","payload":1}`
+	abs, err := filepath.Abs("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		opt                enqueuefile.Options
+		accepted, replayed int64
+	}{
+		{enqueuefile.Options{Name: "a"}, 1, 0},
+		{enqueuefile.Options{Name: "./a"}, 0, 1},
+		{enqueuefile.Options{Name: abs}, 0, 1},
+		{enqueuefile.Options{Name: "b"}, 1, 0},
+		{enqueuefile.Options{Name: "a", Batch: "monday"}, 1, 0},
+		{enqueuefile.Options{Name: "b", Batch: "monday"}, 0, 1},
+		{enqueuefile.Options{Name: "-"}, 1, 0},
+		{enqueuefile.Options{Name: "-"}, 1, 0},
+		{enqueuefile.Options{Name: "-", Batch: "monday"}, 0, 1},
+	} {
+		c.opt.URL = url
+		stats, _ := run(t, c.opt, line)
+		check(t, stats, c.accepted, c.replayed, 0)
+	}
+}
+
+// unreliable breaks requests in every way, in turn.
+type unreliable struct{ n int }
+
+func (u *unreliable) RoundTrip(r *http.Request) (*http.Response, error) {
+	u.n++
+	if u.n%5 == 1 {
+		return nil, errors.New("connection refused")
+	}
+	res, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	switch u.n % 5 {
+	case 2: // the answer is lost
+		_, err := io.Copy(io.Discard, res.Body)
+		return nil, errors.Join(errors.New("connection reset"), err, res.Body.Close())
+	case 3: // or half of it
+		body, err := io.ReadAll(res.Body)
+		if err = errors.Join(err, res.Body.Close()); err != nil {
+			return nil, err
+		}
+		res.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body[:len(body)/2]), broken{}))
+	case 4:
+		if err := res.Body.Close(); err != nil {
+			return nil, err
+		}
+		res = &http.Response{StatusCode: 503, Status: "503 Service Unavailable", Header: http.Header{"Retry-After": {"0"}}, Body: http.NoBody}
+	}
+	return res, nil
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestEveryLineOnceOverAnUnreliableNetwork(t *testing.T) {
+	url, db := serve(t)
+	var file strings.Builder
+	const n = 6000
+	for i := range n {
+		fmt.Fprintf(&file, `{"kind":"k","payload":%d}`+"\n", i)
+		if i%100 == 0 {
+			fmt.Fprintf(&file, `{"kind":"k","payload":}`+"\n")
+		}
+	}
+	stats, rejects := run(t, enqueuefile.Options{URL: url, Client: &http.Client{Transport: &unreliable{}}}, file.String())
+	if stats.Accepted+stats.Replayed != n || stats.Rejected != n/100 || len(rejects) != n/100 || stats.Retries == 0 {
+		t.Fatalf("%+v, %d rejects", stats, len(rejects))
+	}
+	seen := map[string]bool{}
+	all := tasks(t, db)
+	for _, p := range all {
+		seen[p] = true
+	}
+	if len(all) != n || len(seen) != n {
+		t.Fatalf("%d tasks, %d of them different, want %d", len(all), len(seen), n)
+	}
+}
+
+func TestWhatTryingAgainCannotMendEndsAtOnce(t *testing.T) {
+	for status, want := range map[int]string{401: "no token (set PERDURE_API_TOKEN)", 404: "404 Not Found"} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if status == 404 {
+				http.NotFound(w, nil)
+				return
+			}
+			api.WriteProblem(w, api.NewProblem(401, "unauthorized", "no token").WithNext("set PERDURE_API_TOKEN"))
+		}))
+		_, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}")})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v", err)
+		}
+		srv.Close()
+	}
+	odd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"line":7,"id":"x"}`) }))
+	defer odd.Close()
+	if _, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: odd.URL, Name: "f", Reader: strings.NewReader("{}")}); err == nil || !strings.Contains(err.Error(), "line 7") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPatienceEnds(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		api.WriteProblem(w, api.Unavailable("Postgres", "perdure doctor"))
+	}))
+	defer srv.Close()
+	_, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}"), Patience: time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "gave up") || !strings.Contains(err.Error(), "Postgres") {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := func(enqueuefile.Stats) { cancel() }
+	_, err = enqueuefile.Run(ctx, enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}"), Progress: stop})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRejectsFileIsThereOnlyWithRejects(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f.rejects.ndjson")
+	if err := os.WriteFile(path, []byte("of an earlier run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "one\n"} {
+		r, err := enqueuefile.NewRejectsFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text != "" {
+			if _, err := io.WriteString(r, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if string(got) != text || (text == "") != errors.Is(err, os.ErrNotExist) || (r.Path() == "") != (text == "") {
+			t.Errorf("%q: %q %v %q", text, got, err, r.Path())
+		}
+	}
+}
