@@ -38,7 +38,7 @@ func run(ctx context.Context, url, name string) error {
 	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		// Your own rows go here: they commit with the task, or not at all.
 		ref, err := tasks.EnqueueTx(ctx, tx, client.Task{
-			Kind:    "hello.greet",
+			Kind:    "hello.say",
 			Payload: map[string]string{"name": name},
 		})
 		if err == nil {
