@@ -183,17 +183,18 @@ func postgresServer(cfg config.Config) (service.Server, error) {
 	}, nil
 }
 
-// safePG shortens pgx's connect errors, which repeat user and database for each
-// address of a host, to their cause.
+// safePG shortens pgx's connect errors, which repeat user, database and cause
+// for each address and TLS mode that was tried, to one cause.
 func safePG(err error) error {
+	var pe *pgconn.PgError
 	var ce *pgconn.ConnectError
-	if !errors.As(err, &ce) {
-		return err
-	}
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(inner) {
-		err = inner
-		if pe := new(pgconn.PgError); errors.As(err, &pe) {
-			return pe
+	switch {
+	case errors.As(err, &pe):
+		return pe
+	case errors.As(err, &ce):
+		_, cause, _ := strings.Cut(ce.Error(), "\n")
+		if cause, _, _ = strings.Cut(strings.TrimSpace(cause), "\n"); cause != "" {
+			return errors.New(cause)
 		}
 	}
 	return err

@@ -76,7 +76,7 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	history.Routes(p.api)
 	dlq.NewLetters(p.db).Routes(p.api)
 	replayer.NewJobs(p.db).Routes(p.api)
-	p.health.Check("dispatcher", d.Ready)
+	p.health.Check("dispatcher", func(ctx context.Context) error { return safePG(d.Ready(ctx)) })
 	p.group.Add("dispatcher", d.Run)
 	return nil
 }

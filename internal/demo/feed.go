@@ -47,7 +47,7 @@ func (f *fed) reject(line int, why string) {
 	f.why[why].n++
 }
 
-// reasons says why lines were rejected, the most frequent first, at most eight.
+// reasons says why lines were rejected, the most frequent first, at most twelve.
 func (f *fed) reasons() []string {
 	var keys []string
 	for k := range f.why {
@@ -58,7 +58,7 @@ func (f *fed) reasons() []string {
 	})
 	var list []string
 	for i, k := range keys {
-		if i == 8 {
+		if i == 12 {
 			list = append(list, fmt.Sprintf("and %d other reasons", len(keys)-i))
 			break
 		}

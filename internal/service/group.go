@@ -133,7 +133,7 @@ func (g *Group) await(p *part) {
 		case <-p.done:
 			return
 		case <-tick.C:
-			g.log.Warn("still stopping; a second signal ends it at once", "part", p.name, "waited", time.Since(since).Round(time.Second))
+			g.log.Warn("still stopping; a second signal ends it at once", "part", p.name, "waited", time.Since(since).Round(time.Second).String())
 		}
 	}
 }

@@ -49,7 +49,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logge
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	if err := srv.Shutdown(stop); err != nil {
-		log.Warn("cut requests that did not end", "after", drain)
+		log.Warn("cut requests that did not end", "after", drain.String())
 		if err := srv.Close(); err != nil {
 			return fmt.Errorf("close server %s: %w", ln.Addr(), err)
 		}

@@ -54,7 +54,7 @@ func awaitOne(ctx context.Context, log *slog.Logger, deadline time.Time, fatal f
 		switch {
 		case err == nil:
 			if time.Since(started) > firstWord {
-				log.Info("server answers", "server", s.Name, "addr", s.Addr, "waited", time.Since(started).Round(time.Second))
+				log.Info("server answers", "server", s.Name, "addr", s.Addr, "waited", time.Since(started).Round(time.Second).String())
 			}
 			return nil
 		case ctx.Err() != nil:
@@ -65,7 +65,7 @@ func awaitOne(ctx context.Context, log *slog.Logger, deadline time.Time, fatal f
 			return fmt.Errorf("%s at %s did not answer within %s: %w", s.Name, s.Addr, time.Since(started).Round(time.Second), err)
 		}
 		if time.Since(said) > 5*time.Second {
-			log.Warn("waiting for a server", "server", s.Name, "addr", s.Addr, "gives_up_in", time.Until(deadline).Round(time.Second), "err", err)
+			log.Warn("waiting for a server", "server", s.Name, "addr", s.Addr, "gives_up_in", time.Until(deadline).Round(time.Second).String(), "err", err)
 			said = time.Now()
 		}
 		select {
