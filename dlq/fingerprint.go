@@ -70,7 +70,7 @@ func Normalize(s string) string {
 				w = s[i : i+n]
 			}
 			low := strings.ToLower(w)
-			if variable(w) && !(len(w) <= 5 && codeWord(last)) {
+			if variable(w) && (len(w) > 5 || !codeWord(last)) {
 				out = hole(out)
 			} else {
 				out = append(out, low...)

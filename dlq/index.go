@@ -85,6 +85,8 @@ func (x *Index) Run(ctx context.Context) error {
 		// What is older than the log begins is gone either way: checkGap says so.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.SessionTimeout(10*time.Second), // how long a killed index keeps its partitions from the others
+		kgo.HeartbeatInterval(2*time.Second),
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.FetchMaxBytes(8<<20),

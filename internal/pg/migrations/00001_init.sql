@@ -204,7 +204,7 @@ create table perdure.replay_letters (
   replay  text not null references perdure.replays on delete cascade,
   letter  text not null,
   n       bigint not null,             -- order of work
-  result  text not null default '',    -- '' | replayed | refused
+  result  text not null default '',    -- '' | replayed | would_replay (dry run) | refused
   detail  text not null default '',
   seq     bigint,                      -- outbox id of the replay
   done_at timestamptz,
