@@ -26,7 +26,7 @@ const (
 
 // stepAdmit lets go on what has waited long enough.
 func (p *pipeline) stepAdmit(now time.Time) {
-	for len(p.waiting) > 0 && !p.waiting[0].due.After(now) {
+	for len(p.waiting) > 0 && !p.waiting[0].due.After(now) && !p.stopping {
 		d := p.waiting.next()
 		d.due = time.Time{}
 		p.enter(d, now)

@@ -27,6 +27,8 @@ type metrics struct {
 	commitErrors  prometheus.Counter
 	redisLost     prometheus.Counter
 	redisUp       prometheus.Gauge
+	running       prometheus.Gauge
+	parked        prometheus.Gauge
 	claimSeconds  prometheus.Histogram
 	settleSeconds prometheus.Histogram
 	handles       map[string]*attemptHandles // loop only: saves the label lookup
@@ -64,6 +66,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		commitErrors:  single("commit_errors_total", "Offset commits that failed."),
 		redisLost:     single("redis_lost_total", "Times that Redis lost its claims."),
 		redisUp:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_redis_up", Help: "0 while Redis does not answer and nothing starts."}),
+		running:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_running", Help: "Attempts that run now."}),
+		parked:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_parked", Help: "Records that wait in this worker for a time: a backoff, another owner, a due time."}),
 		claimSeconds:  prometheus.NewHistogram(histogram("claim_duration_seconds", "Time of a claim call.", 0.0001, 12)),
 		settleSeconds: prometheus.NewHistogram(histogram("settle_duration_seconds", "Time of a call that writes outcomes.", 0.0001, 12)),
 		handles:       map[string]*attemptHandles{},
@@ -71,7 +75,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.halted,
-		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.redisUp, m.claimSeconds, m.settleSeconds,
+		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.redisUp, m.running, m.parked, m.claimSeconds, m.settleSeconds,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

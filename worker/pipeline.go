@@ -83,6 +83,8 @@ func (p *pipeline) loop(stop <-chan struct{}) {
 			close(p.idle)
 			p.idle = nil
 		}
+		p.met.running.Set(float64(p.running))
+		p.met.parked.Set(float64(len(p.waiting)))
 		timer.Reset(p.nextTimer(now))
 		select {
 		case <-p.wake:
@@ -101,7 +103,7 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 			next = t
 		}
 	}
-	if len(p.waiting) > 0 {
+	if len(p.waiting) > 0 && !p.stopping {
 		earlier(p.waiting[0].due)
 	}
 	if p.running > 0 {

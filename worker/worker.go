@@ -54,6 +54,7 @@ type Worker struct {
 
 	redisDown atomic.Pointer[string] // why; nil = Redis answers
 	started   atomic.Bool
+	connected atomic.Bool // intakes may be read
 }
 
 // kind is a kind of the catalog with what runs it.
@@ -175,12 +176,12 @@ func (w *Worker) prepare() error {
 
 // Ready says why the worker cannot do its work now; nil = it can.
 func (w *Worker) Ready(context.Context) error {
-	if !w.started.Load() {
-		return errors.New("the worker has not started")
-	}
 	var errs []error
 	if why := w.redisDown.Load(); why != nil {
 		errs = append(errs, fmt.Errorf("redis does not answer, so nothing starts: %s", *why))
+	}
+	if !w.connected.Load() {
+		return errors.Join(append(errs, errors.New("the worker has not started"))...)
 	}
 	for _, in := range w.intakes {
 		in.mu.Lock()
@@ -232,6 +233,7 @@ func (w *Worker) connect(ctx context.Context) (err error) {
 		}
 		w.intakes = append(w.intakes, in)
 	}
+	w.connected.Store(true)
 	return nil
 }
 
