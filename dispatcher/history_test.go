@@ -162,7 +162,7 @@ func TestHistoryFollowsATask(t *testing.T) {
 	}
 	r.letter(id, 0, "open", "")
 	// The event of the attempt that the letter holds too is told once.
-	if v := r.want(id, "dead", "accepted", "attempt", "relayed", "waiting", "attempt", "dead"); v.Letter != id+"@0" {
+	if v := r.want(id, "dead", "accepted", "relayed", "attempt", "waiting", "attempt", "dead"); v.Letter != id+"@0" {
 		t.Errorf("%+v", v)
 	}
 	// Replayed: epoch 1.

@@ -67,6 +67,7 @@ func (t *traces) timeline(v *TaskView) {
 		}
 		list = append(list, done)
 	}
+	relayedBefore(list)
 	slices.SortStableFunc(list, func(a, b Hop) int {
 		// Clocks differ; a task is accepted first. What has no time came last.
 		if (a.rank == rankAccepted) != (b.rank == rankAccepted) {
@@ -81,6 +82,24 @@ func (t *traces) timeline(v *TaskView) {
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.rank, b.rank))
 	})
 	v.Timeline = list
+}
+
+// relayedBefore moves the time of a relayed hop back to the first thing that
+// happened to its record: the log is written after Kafka's acknowledgement, and
+// a worker may be quicker.
+func relayedBefore(list []Hop) {
+	for i := range list {
+		r := &list[i]
+		if r.rank != rankRelayed {
+			continue
+		}
+		for j := range list {
+			h := &list[j]
+			if h.Epoch == r.Epoch && h.rank >= rankAttempt && !h.At.IsZero() && h.At.Before(r.At) {
+				r.At = h.At
+			}
+		}
+	}
 }
 
 // attemptHops reads the attempts that a letter keeps.

@@ -4,9 +4,11 @@ package dlq
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -18,6 +20,9 @@ func (x *Index) checkGap(ctx context.Context, cl *kgo.Client) {
 	defer cancel()
 	adm := kadm.NewClient(cl)
 	committed, err := adm.FetchOffsets(ctx, x.deps.Names.IndexGroup())
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return // the first start
+	}
 	if err != nil {
 		x.log.Warn("dlq index: cannot see whether letters were deleted unread", "err", err)
 		return
