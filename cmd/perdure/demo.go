@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,15 +43,15 @@ own, which it removes again; the others are embedded.`,
 			if err != nil {
 				return fmt.Errorf("find this program, to start workers with: %w", err)
 			}
-			input, err := c.input(file)
+			in, err := input(file)
 			if err != nil {
 				return err
 			}
-			defer input.Close() //nolint:errcheck // only read from
+			defer in.Close() //nolint:errcheck // only read from
 			ctx, stop := service.Signals(cmd.Context())
 			defer stop()
 			res, err := demo.Run(ctx, demo.Options{
-				Config: cfg, Version: buildVersion(), Input: input, Out: c.errOut, Live: service.IsTerminal(c.errOut),
+				Config: cfg, Version: buildVersion(), Input: in, Out: c.errOut, Live: service.IsTerminal(c.errOut),
 				Child: []string{self, "demo-worker"},
 			})
 			if err != nil {
@@ -69,21 +68,12 @@ own, which it removes again; the others are embedded.`,
 }
 
 // input opens the file that was named; "" is the example's own, "-" stdin.
-func (c *cli) input(file string) (io.ReadCloser, error) {
-	switch file {
-	case "":
+func input(file string) (io.ReadCloser, error) {
+	if file == "" {
 		return demo.ExampleInput(), nil
-	case "-":
-		return io.NopCloser(os.Stdin), nil
 	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, exit.Usage(err)
-	}
-	if st, err := f.Stat(); err == nil && st.IsDir() {
-		return nil, exit.Usage(errors.Join(fmt.Errorf("%s is a folder", file), f.Close()))
-	}
-	return f, nil
+	in, _, err := openLines(file)
+	return in, exit.Usage(err)
 }
 
 // newDemoWorker is a worker process of the demo. It stops when its stdin ends,

@@ -15,10 +15,6 @@ import (
 var update = flag.Bool("update", false, "write the golden files again")
 
 func TestMain(m *testing.M) {
-	// A test of `demo` starts this test binary as its worker processes.
-	if len(os.Args) > 1 && os.Args[1] == "demo-worker" {
-		main()
-	}
 	testkit.Main(m)
 }
 
@@ -146,6 +142,7 @@ func TestUpWithoutACatalogSaysWhatToWrite(t *testing.T) {
 
 func TestGolden(t *testing.T) {
 	cleanEnv(t)
+	t.Setenv("__FANG_TEST_WIDTH", "100") // else the width of the terminal
 	t.Setenv("PERDURE_DATA_DIR", "/var/lib/perdure")
 	t.Setenv("PERDURE_POSTGRES_URL", "postgres://app:hunter2@db.internal/app")
 	t.Setenv("PERDURE_REDIS_PASSWORD", "hunter2")

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/internal/app"
+	"github.com/perdure/perdure/internal/config"
+	"github.com/perdure/perdure/internal/testkit"
+)
+
+// startNode runs `up` on the test's servers, and leaves the environment of a
+// person who is about to type commands: perdure.env is found by PERDURE_DATA_DIR.
+func startNode(t *testing.T, endpoint string) {
+	t.Helper()
+	dir := cleanEnv(t)
+	catalog := writeCatalog(t, strings.Replace(small, "http://127.0.0.1:9/send", endpoint, 1))
+	db, k, r := testkit.Postgres(t), testkit.Kafka(t), testkit.Redis(t)
+	cfg, err := config.LoadEnvironment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Catalog, cfg.PostgresURL, cfg.KafkaBrokers, cfg.KafkaTopicPrefix = catalog, db.URL, k.Brokers, k.Prefix
+	cfg.RedisAddrs, cfg.RedisKeyPrefix, cfg.HTTPAddr, cfg.LogLevel = []string{r.Addr}, r.Prefix, "127.0.0.1:0", "error"
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- app.Up(ctx, app.Env{Config: cfg, Out: io.Discard, ErrOut: os.Stderr}) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("PERDURE_CATALOG", "")
+	if err := os.Unsetenv("PERDURE_CATALOG"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("up ended: %v", err)
+		default:
+		}
+		if _, err := os.Stat(config.EnvFile(dir)); err != nil {
+			return false, err.Error()
+		}
+		code, _, errOut := call(t, "tasks", "get", "main-1-999")
+		return code == 1 && strings.Contains(errOut, "no task has this id"), errOut
+	})
+}
+
+// says runs a command that must succeed and whose output must hold every word.
+func says(t *testing.T, args string, words ...string) string {
+	t.Helper()
+	code, out, errOut := call(t, strings.Fields(args)...)
+	if code != 0 {
+		t.Fatalf("%s: exit %d: %s", args, code, errOut)
+	}
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			t.Errorf("%s: %q is missing in\n%s", args, w, out)
+		}
+	}
+	return out
+}
+
+// TestCommandsOnARunningSystem walks the way of a person: enqueue a file, look
+// at tasks and letters, mend the cause, replay, balance.
+func TestCommandsOnARunningSystem(t *testing.T) {
+	var mended atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var p struct{ N int }
+		if err := json.NewDecoder(r.Body).Decode(&p); err != nil || p.N == 7 && !mended.Load() {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			fmt.Fprint(w, `{"type":"urn:seven","detail":"no sevens \u001b[31m today"}`)
+		}
+	}))
+	defer srv.Close()
+	startNode(t, srv.URL)
+
+	file := filepath.Join(t.TempDir(), "tasks.ndjson")
+	var lines strings.Builder
+	for n := 1; n <= 20; n++ {
+		fmt.Fprintf(&lines, `{"kind":"mail.send","payload":{"n":%d}}`+"\n", n)
+	}
+	lines.WriteString("not json\n" + `{"kind":"nope","payload":1}` + "\n")
+	if err := os.WriteFile(file, []byte(lines.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errOut := call(t, "enqueue", "-f", file)
+	if code != 1 || !strings.Contains(out, "20 accepted, 2 rejected") || !strings.Contains(errOut, "2 lines were rejected") {
+		t.Fatalf("enqueue: exit %d\n%s%s", code, out, errOut)
+	}
+	rejects, err := os.ReadFile(file + ".rejects.ndjson")
+	if err != nil || strings.Count(string(rejects), "\n") != 2 || !strings.Contains(string(rejects), `"line":21`) {
+		t.Errorf("rejects: %v\n%s", err, rejects)
+	}
+	if _, out, _ := call(t, "enqueue", "-f", file); !strings.Contains(out, "20 accepted before") {
+		t.Errorf("the same file again: %s", out)
+	}
+
+	testkit.Eventually(t, 30*time.Second, func() (bool, string) {
+		_, out, errOut := call(t, "balance")
+		return strings.Contains(out, "accepted=20 completed=19 waiting=0 dead=1"), out + errOut
+	})
+	says(t, "dlq ls", "mail.send", "permanent", `no sevens \x1b[31m today`)
+	var groups []struct{ Group string }
+	if err := json.Unmarshal([]byte(says(t, "dlq groups -o json")), &groups); err != nil || len(groups) != 1 {
+		t.Fatalf("groups: %v, %v", groups, err)
+	}
+	says(t, "dlq groups "+groups[0].Group, "1 open", "perdure replay start --group "+groups[0].Group)
+	var letters []struct {
+		TaskID string `json:"task_id"`
+	}
+	if err := json.Unmarshal([]byte(says(t, "dlq ls -o json")), &letters); err != nil || len(letters) != 1 {
+		t.Fatalf("letters: %v, %v", letters, err)
+	}
+	id := letters[0].TaskID
+	if out := says(t, "dlq show "+id, `"n": 7`, "urn:seven"); strings.Contains(out, "\x1b") {
+		t.Errorf("an escape reaches the terminal: %q", out)
+	}
+	says(t, "tasks get "+id, "dead", "accepted", "relayed", "perdure dlq show")
+
+	mended.Store(true)
+	says(t, "replay start --group "+groups[0].Group+" --dry-run", "would replay  1")
+	var replay struct{ ID string }
+	if err := json.Unmarshal([]byte(says(t, "replay start --yes --why mended -o json --group "+groups[0].Group)), &replay); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 30*time.Second, func() (bool, string) {
+		_, out, errOut := call(t, "balance")
+		return strings.Contains(out, "accepted=20 completed=20 waiting=0 dead=0 discarded=0 cancelled=0 replayed=1 lost=0"), out + errOut
+	})
+	says(t, "replay status "+replay.ID, "mended", "1 completed")
+	says(t, "replay status", replay.ID)
+	says(t, "tasks get "+id+" --wait 5s", "completed", "replayed")
+	code, _, errOut = call(t, "replay", "start", replay.ID, "--yes")
+	if code != 1 || !strings.Contains(errOut, "409") {
+		t.Errorf("a replay that is done: exit %d, %s", code, errOut)
+	}
+	says(t, "outbox status", "backlog", "0")
+	says(t, "topics plan", "the topics are as the catalog asks")
+	says(t, "catalog apply", "the database has this catalog already")
+	says(t, "migrate status", "00001_init.sql")
+	says(t, "migrate up", "source main")
+	says(t, "env", "PERDURE_API_URL=http://127.0.0.1:")
+	says(t, "config", "perdure.env")
+	code, out, _ = call(t, "doctor", "-o", "json")
+	var findings []struct{ Level, Part, What string }
+	if err := json.Unmarshal([]byte(out), &findings); err != nil || len(findings) < 8 || code != 0 {
+		t.Errorf("doctor: exit %d, %v\n%s", code, err, out)
+	}
+}
