@@ -298,9 +298,12 @@ func TestARestartRunsOnlyWhatWasInFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(release)
-	w.start("a", nil, setup)
+	b := w.start("a", nil, setup)
 	l.doneWithin(t, 100)
 	w.committedAll("jobs")
+	if n := b.count(t, "perdure_worker_claims_total", ""); n != 1 {
+		t.Errorf("%v claims were asked for after the restart, want 1: the commit's metadata knows the other 99", n)
+	}
 	for i, id := range ids {
 		want := 1
 		if i == 0 {

@@ -50,14 +50,15 @@ func TestTheSameRecordTwiceRunsOnce(t *testing.T) {
 	l := newLedger()
 	task := w.task("job.run", job{N: 1})
 	w.send(task, task, task)
-	w.start("a", nil, func(wk *worker.Worker) {
-		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
-			l.began(task.ID, task.Run)
-			return l.applied(task.ID, task.Run)
-		})
-	})
+	a := w.start("a", nil, ledgered(l))
 	w.committedAll("jobs")
-	w.send(task) // and once more, long after it was done
+	w.send(task) // and once more, after it was done
+	w.committedAll("jobs")
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.start("b", nil, ledgered(l))
+	w.send(task) // and to one that never ran it
 	w.committedAll("jobs")
 	if n := l.runsOf(task.ID); n != 1 {
 		t.Errorf("ran %d times, want once", n)
@@ -242,7 +243,7 @@ func TestAHandlerThatIgnoresItsContextIsAbandoned(t *testing.T) {
 
 func TestARefusalToStartListsWhatIsMissing(t *testing.T) {
 	w := newWorld(t, catalogText+"  job.other: {queue: jobs}\n  job.third: {queue: jobs, order: key, on_dead: block}\n")
-	wk := w.make("a", nil, func(wk *worker.Worker) {
+	wk, _ := w.make("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
 		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
 		worker.Handle(wk, "job.none", func(context.Context, *worker.Task[job]) error { return nil })

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -58,7 +59,6 @@ type world struct {
 	cl    *kgo.Client
 	seq   atomic.Int64
 	ttl   time.Duration
-	log   bool
 }
 
 type option func(*world)
@@ -138,9 +138,10 @@ func newStore(addr, prefix string, names kafka.Names, brokers []string, ttl time
 // runningWorker is a Worker in this process.
 type runningWorker struct {
 	*worker.Worker
-	stop context.CancelFunc
-	done chan struct{}
-	err  error
+	metrics *prometheus.Registry
+	stop    context.CancelFunc
+	done    chan struct{}
+	err     error
 }
 
 // Stop ends it and waits.
@@ -151,7 +152,7 @@ func (r *runningWorker) Stop() error {
 }
 
 // make makes a worker; setup registers handlers.
-func (w *world) make(instance string, change func(*worker.Config), setup func(*worker.Worker)) *worker.Worker {
+func (w *world) make(instance string, change func(*worker.Config), setup func(*worker.Worker)) (*worker.Worker, *prometheus.Registry) {
 	w.Helper()
 	cfg := worker.Config{
 		Instance: instance, Concurrency: 16, Grace: 5 * time.Second, AbandonAfter: 300 * time.Millisecond,
@@ -161,9 +162,8 @@ func (w *world) make(instance string, change func(*worker.Config), setup func(*w
 		change(&cfg)
 	}
 	deps := worker.Deps{Catalog: w.cat, Names: w.names, Kafka: []kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, Claims: w.store()}
-	if w.log {
-		deps.Log = testkit.Logger(w)
-	}
+	reg := prometheus.NewRegistry()
+	deps.Registry = reg
 	wk, err := worker.New(cfg, deps)
 	if err != nil {
 		w.Fatal(err)
@@ -171,14 +171,38 @@ func (w *world) make(instance string, change func(*worker.Config), setup func(*w
 	if setup != nil {
 		setup(wk)
 	}
-	return wk
+	return wk, reg
+}
+
+// count adds up a counter's series whose labels have the value; "" = all.
+func (r *runningWorker) count(t testing.TB, name, label string) (n float64) {
+	t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if label == "" || l.GetValue() == label {
+					n += m.GetCounter().GetValue()
+					break
+				}
+			}
+		}
+	}
+	return n
 }
 
 // start makes and runs a worker until the test ends.
 func (w *world) start(instance string, change func(*worker.Config), setup func(*worker.Worker)) *runningWorker {
 	w.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &runningWorker{Worker: w.make(instance, change, setup), stop: cancel, done: make(chan struct{})}
+	wk, reg := w.make(instance, change, setup)
+	r := &runningWorker{Worker: wk, metrics: reg, stop: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		r.err = r.Run(ctx)
