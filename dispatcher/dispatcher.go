@@ -13,10 +13,12 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dispatcher/client"
 	"github.com/perdure/perdure/internal/api"
+	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/pg"
 	"github.com/perdure/perdure/schemas"
 )
@@ -49,13 +51,13 @@ type Deps struct {
 // Dispatcher accepts tasks. Its routes answer 503 until Run has loaded the
 // catalog, and again once Run has returned.
 type Dispatcher struct {
-	cfg    Config
-	db     DB
-	cat    *schemas.Catalog
-	kafka  *kgo.Client
-	log    *slog.Logger
-	intake *intake
-	client atomic.Pointer[client.Client]
+	cfg     Config
+	db      DB
+	cat     *schemas.Catalog
+	log     *slog.Logger
+	intake  *intake
+	scaling *scaling
+	client  atomic.Pointer[client.Client]
 }
 
 // New returns a dispatcher that does nothing yet. It talks to no server.
@@ -63,7 +65,12 @@ func New(cfg Config, deps Deps) (*Dispatcher, error) {
 	if deps.DB == nil || deps.Catalog == nil || deps.Log == nil {
 		return nil, errors.New("dispatcher: DB, Catalog and Log are required")
 	}
-	d := &Dispatcher{cfg: cfg, db: deps.DB, cat: deps.Catalog, kafka: deps.Kafka, log: deps.Log, intake: newIntake()}
+	var adm *kadm.Client
+	if deps.Kafka != nil {
+		adm = kadm.NewClient(deps.Kafka)
+	}
+	d := &Dispatcher{cfg: cfg, db: deps.DB, cat: deps.Catalog, log: deps.Log, intake: newIntake(),
+		scaling: newScaling(deps.DB, deps.Catalog, adm, kafka.Names{Prefix: cfg.TopicPrefix})}
 	m, err := newMetrics(deps.Metrics, func() float64 { return float64(d.intake.waiting.Load()) })
 	if err != nil {
 		return nil, fmt.Errorf("dispatcher: metrics: %w", err)
