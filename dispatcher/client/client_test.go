@@ -166,11 +166,12 @@ func TestTaskIsStoredAsItWasGiven(t *testing.T) {
 			t.Errorf("%+v", ref)
 		}
 		var kind, queue, key, ct, headers string
+		var checked bool
 		var payload []byte
 		var at, deadline time.Time
-		err := pool.QueryRow(t.Context(), `select kind, queue, key, content_type, headers::text, payload, run_at, deadline from perdure.outbox where id = $1`, ref.Seq).
-			Scan(&kind, &queue, &key, &ct, &headers, &payload, &at, &deadline)
-		if err != nil || kind != "brief" || queue != "slow" || key != "k" || ct != "application/json" || headers != `{"a": "ü"}` || string(payload) != string(raw) || !at.Equal(run) || !deadline.Equal(run.Add(time.Hour)) {
+		err := pool.QueryRow(t.Context(), `select kind, queue, key, content_type, headers::text, payload, run_at, deadline, checked from perdure.outbox where id = $1`, ref.Seq).
+			Scan(&kind, &queue, &key, &ct, &headers, &payload, &at, &deadline, &checked)
+		if err != nil || kind != "brief" || queue != "slow" || key != "k" || ct != "application/json" || headers != `{"a": "ü"}` || string(payload) != string(raw) || !at.Equal(run) || !deadline.Equal(run.Add(time.Hour)) || !checked {
 			t.Errorf("%s: %v %q %q %q %q %s %q %v %v", ref.ID, err, kind, queue, key, ct, headers, payload, at, deadline)
 		}
 	}

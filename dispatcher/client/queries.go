@@ -1,6 +1,7 @@
 package client
 
-// Every statement of the client, in one place.
+// Every statement of the client, in one place. checked says that the payload was
+// held against its schema, so that the relay need not do it.
 
 const (
 	sqlCatalogVersion = `select coalesce((select source from perdure.source), ''),
@@ -10,8 +11,8 @@ const (
 	sqlCatalogKinds  = `select kind, queue, ordered, max_payload, expires_after, settings from perdure.kinds`
 
 	// One task without a key.
-	sqlInsert = `insert into perdure.outbox (run_at, deadline, kind, queue, key, content_type, headers, payload)
-values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8) returning id, generation`
+	sqlInsert = `insert into perdure.outbox (run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
+values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, true) returning id, generation`
 
 	// One task with an idempotency key; no row comes back where the key is held.
 	sqlInsertKeyed = `with held as (
@@ -24,8 +25,8 @@ values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8) returning id, generation`
     where u.expires < clock_timestamp()
   returning u.seq, u.generation),
 row as (
-  insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload)
-  select seq, generation, $1::timestamptz, $2::timestamptz, $3::text, $4::text, $5::text, $6::text, $7::text::jsonb, $8::bytea from held)
+  insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
+  select seq, generation, $1::timestamptz, $2::timestamptz, $3::text, $4::text, $5::text, $6::text, $7::text::jsonb, $8::bytea, true from held)
 select seq, generation from held`
 
 	// Who holds the key. A new statement: the one before cannot see a holder
@@ -41,8 +42,8 @@ where scope = concat_ws(E'\x1f', coalesce($1::text, session_user::text), $2::tex
 from perdure.source s`
 
 	// Many rows with reserved ids.
-	sqlInsertMany = `insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload)
-select id, $2, run_at, deadline, kind, queue, key, content_type, headers::jsonb, payload
+	sqlInsertMany = `insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
+select id, $2, run_at, deadline, kind, queue, key, content_type, headers::jsonb, payload, true
   from unnest($1::bigint[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[])
     as t (id, run_at, deadline, kind, queue, key, content_type, headers, payload)`
 
@@ -61,8 +62,8 @@ held as (
     where u.expires < clock_timestamp()
   returning u.seq),
 row as (
-  insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload)
-  select t.id, $2, t.run_at, t.deadline, t.kind, t.queue, t.key, t.content_type, t.headers::jsonb, t.payload
+  insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
+  select t.id, $2, t.run_at, t.deadline, t.kind, t.queue, t.key, t.content_type, t.headers::jsonb, t.payload, true
     from t join held on held.seq = t.id order by t.id)
 select seq from held`
 

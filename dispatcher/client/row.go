@@ -93,7 +93,7 @@ func (c *columns) args(generation int) []any {
 	return []any{c.ids, generation, c.runAt, c.deadline, c.kind, c.queue, c.key, c.contentType, c.headers, c.payload}
 }
 
-var copyColumns = []string{"id", "generation", "run_at", "deadline", "kind", "queue", "key", "content_type", "headers", "payload"}
+var copyColumns = []string{"id", "generation", "run_at", "deadline", "kind", "queue", "key", "content_type", "headers", "payload", "checked"}
 
 // copySource feeds rows to COPY without a slice per row.
 type copySource struct {
@@ -117,7 +117,7 @@ func (s *copySource) Next() bool { s.at++; return s.at < len(s.rows) }
 func (s *copySource) Values() ([]any, error) {
 	r := s.rows[s.at]
 	s.values = append(s.values[:0], s.ids[s.at], s.generation, nullTime(r.runAt), nullTime(r.deadline),
-		r.kind, r.queue, nullText(r.key), r.contentType, nullText(r.headers), r.payload)
+		r.kind, r.queue, nullText(r.key), r.contentType, nullText(r.headers), r.payload, true)
 	return s.values, nil
 }
 
