@@ -129,7 +129,23 @@ func (s *Store) tryOpen(ctx context.Context) (*incarnation, error) {
 	if !mine {
 		return nil, nil
 	}
+	// Whatever comes of it, others need not wait for the gate to expire.
+	defer s.leaveGate(ctx, nonce)
+	now, err := s.rdb.Get(ctx, s.k.inc).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("read %s: %w", s.k.inc, err)
+	}
+	if now != text {
+		return nil, nil // another raised it before this one had the gate
+	}
 	return nil, s.raise(ctx, text, found, server, nonce)
+}
+
+// leaveGate removes the gate if it is still this raiser's; else it expires.
+func (s *Store) leaveGate(ctx context.Context, nonce string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = gateScript.Run(ctx, s.rdb, []string{s.k.gate}, nonce).Err() // it expires by itself
 }
 
 // raise begins a new life; tryOpen then finds it.

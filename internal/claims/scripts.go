@@ -1,6 +1,6 @@
 package claims
 
-// The scripts: text in lua/, each begun by prelude.lua (raise.lua excepted).
+// The scripts: text in lua/, each begun by prelude.lua (raise.lua and gate.lua excepted).
 
 import (
 	"embed"
@@ -23,6 +23,7 @@ var (
 	beatScript     = load("beat", true)
 	reassertScript = load("reassert", true)
 	raiseScript    = load("raise", false)
+	gateScript     = load("gate", false)
 )
 
 // load reads an embedded file, which is there by construction.

@@ -299,7 +299,7 @@ func (sp *spec) reassert(t *specTask, me ownerID, run runNo, q specRec, crashes 
 	case c.s == want && c.o == me && c.run == run:
 		c.inc = sp.inc
 		return true
-	case run > c.run || waits && c.mine(me, run):
+	case run > c.run || c.s == 'N' || waits && c.mine(me, run):
 		*c = specClaim{s: want, e: q.e, a: q.a, c: q.c, run: run, o: me, crashes: crashes, inc: sp.inc, local: waits, cancel: c.cancel}
 		return true
 	}

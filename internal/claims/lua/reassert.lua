@@ -1,5 +1,5 @@
 -- After Redis was lost or failed over: what an owner still holds stands again.
--- The higher run wins; done and cancelled stay.
+-- The higher run wins (under N none was started); done and cancelled stay.
 -- KEYS: inc; then claim, done chunk for each. ARGV: inc, owner, token; then bit,
 -- epoch, attempt, coordinate, run, crashes, '1' if waiting, due, history for each.
 -- Reply for each: 1 = mine again, 0 = lost to another or done: let it go.
@@ -25,7 +25,7 @@ for i = 1, (#KEYS - 1) / 2 do
     local stands = s == want and v[2] == me and v[3] == run
     -- the W that this owner wrote over this R was lost
     local after = want == 'W' and s == 'R' and v[2] == me and v[3] == run
-    if stands or after or above(run, v[3]) then
+    if stands or after or s == 'N' or above(run, v[3]) then
       if not stands then
         redis.call('HDEL', ck, 'd', 'l', 'h', 'y', 'n', 'k', 'i', 'p', 'ph')
         redis.call('HSET', ck, 's', want, 'e', ARGV[j + 2], 'a', ARGV[j + 3], 'r', run, 'o', me, 'c', ARGV[j + 4])
