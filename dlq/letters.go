@@ -142,22 +142,6 @@ where letter = $1 or task_id = $1 order by letter = $1 desc, epoch desc, died_at
 	return &e, nil
 }
 
-// OfTask returns the letters of a task, lowest epoch first, with attempts.
-func (s *Letters) OfTask(ctx context.Context, taskID string) ([]Entry, error) {
-	rows, err := s.db.Query(ctx, `select `+entryColumns+`, attempts from perdure.dead_letters
-where task_id = $1 order by epoch, died_at`, taskID)
-	if err != nil {
-		return nil, fmt.Errorf("dead letters of task %s: %w", taskID, err)
-	}
-	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
-		return e, r.Scan(append(e.fields(), &e.Attempts)...)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("dead letters of task %s: %w", taskID, err)
-	}
-	return list, nil
-}
-
 func timeOrNil(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

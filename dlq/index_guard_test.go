@@ -1,0 +1,116 @@
+package dlq
+
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/internal/testkit"
+)
+
+// A value that Postgres refuses is found among many; its record stays visible,
+// and so do all others of the batch.
+func TestARefusedValueStallsNobody(t *testing.T) {
+	r := newRig(t)
+	if _, err := r.db.Exec(t.Context(), `alter table perdure.dead_letters add check (message <> 'refused by the database');
+alter table perdure.events add check (type <> 'refused')`); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	var recs []*kgo.Record
+	for i := range 40 {
+		l := letterOf(fmt.Sprintf("main-1-%d", i+1), 0)
+		if i == 13 || i == 27 {
+			l.Message = "refused by the database"
+		}
+		recs = append(recs, Encode(l))
+	}
+	r.produce(r.names.DLQ("payments"), recs...)
+	r.eventually(38, `select count(*) from perdure.dead_letters where letter like 'main-%'`)
+	r.eventually(2, `select count(*) from perdure.dead_letters where error_class = 'dlq.stray' and payload = '{"a":1}' and state = 'open'`)
+	bad := EncodeEvent(&Event{TaskID: "main-1-1", Type: "refused", At: time.Now()})
+	good := EncodeEvent(&Event{TaskID: "main-1-1", Type: EventFailed, At: time.Now()})
+	r.produce(r.names.Events("payments"), bad, good)
+	r.eventually(1, `select count(*) from perdure.events`)
+}
+
+// Retention overtook the index while no replayer ran: it says how much is gone,
+// and goes on from what is left.
+func TestLettersDeletedUnreadAreTold(t *testing.T) {
+	r := newRig(t)
+	reg := prometheus.NewRegistry()
+	var log lines
+	r.deps.Registry, r.deps.Log = reg, slog.New(slog.NewTextHandler(&log, nil))
+	recs := make([]*kgo.Record, 10)
+	for i := range recs {
+		recs[i] = Encode(letterOf(fmt.Sprintf("main-1-%d", i+1), 0))
+		recs[i].Key = []byte("one partition")
+	}
+	r.produce(r.names.DLQ("payments"), recs...)
+	p := recs[0].Partition
+	adm := kadm.NewClient(r.cl)
+	var offs kadm.Offsets
+	offs.Add(kadm.Offset{Topic: recs[0].Topic, Partition: p, At: 2, LeaderEpoch: -1})
+	testkit.Eventually(t, 10*time.Second, func() (bool, string) {
+		err := adm.CommitAllOffsets(t.Context(), r.names.IndexGroup(), offs)
+		return err == nil, fmt.Sprint(err)
+	})
+	below := kadm.Offsets{}
+	below.AddOffset(recs[0].Topic, p, 7, -1)
+	if done, err := adm.DeleteRecords(t.Context(), below); err != nil || done.Error() != nil {
+		t.Fatal(err, done.Error())
+	}
+	r.start()
+	r.eventually(3, `select count(*) from perdure.dead_letters`)
+	if !strings.Contains(log.String(), "records=5") || !strings.Contains(log.String(), "dlq_retention") {
+		t.Errorf("it does not say that five records are gone:\n%s", log.String())
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if n := f.GetMetric()[0].GetCounter().GetValue(); f.GetName() == "perdure_dlq_lost_records_total" && n != 5 {
+			t.Errorf("perdure_dlq_lost_records_total is %v, want 5", n)
+		}
+	}
+}
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestHeadersInTheIndexAreUnchanged(t *testing.T) {
+	hs := []kgo.RecordHeader{{Key: "a", Value: []byte{0, 255}}, {Key: "", Value: nil}, {Key: "\xff\x00", Value: []byte{}}, {Key: "é", Value: []byte("x")}}
+	got, err := DecodeHeaders(encodeHeaders(hs))
+	if err != nil || !reflect.DeepEqual(got, hs) {
+		t.Errorf("%q %v", got, err)
+	}
+	for _, bad := range []string{"{", "[1]", `[["a"]]`, `[["a","b","c","d"]]`, `[[1,""]]`, `[["a",1]]`, `[["a","",1]]`} {
+		if _, err := DecodeHeaders([]byte(bad)); err == nil {
+			t.Errorf("%s was taken", bad)
+		}
+	}
+}
