@@ -23,12 +23,17 @@ func main() {
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
-	root := newRoot(&cli{out: out, errOut: errOut})
+	c := &cli{out: out, errOut: errOut}
+	root := newRoot(c)
 	root.SetArgs(args)
-	opts := []fang.Option{fang.WithVersion(buildVersion()), fang.WithErrorHandler(func(_ io.Writer, _ fang.Styles, err error) {
-		showError(errOut, err)
-	})}
-	return exit.Code(fang.Execute(ctx, root, opts...))
+	quiet := func(io.Writer, fang.Styles, error) {} // told below
+	if err := fang.Execute(ctx, root, fang.WithVersion(buildVersion()), fang.WithErrorHandler(quiet)); err != nil {
+		c.failed = err // arguments or flags: nothing ran
+	}
+	if c.failed != nil {
+		showError(errOut, c.failed)
+	}
+	return exit.Code(c.failed)
 }
 
 // showError says in plain words why a command failed, and where to look if it

@@ -20,6 +20,7 @@ type cli struct {
 	out    io.Writer // results
 	errOut io.Writer // progress, warnings, logs
 	format output.Format
+	failed error // of the command that ran
 }
 
 func (c *cli) printer() output.Printer { return output.Printer{Format: c.format, W: c.out} }
@@ -87,32 +88,41 @@ func newRoot(c *cli) *cobra.Command {
 	}
 	root.SetHelpCommandGroupID("setup")
 	root.SetCompletionCommandGroupID("setup")
-	wrongArgsAreUsage(root)
+	prepare(c, root)
 	return root
 }
 
-// wrongArgsAreUsage marks what cobra finds wrong with arguments, so that it
-// exits 2 like a wrong flag, and makes a command that only groups others say
-// which ones there are.
-func wrongArgsAreUsage(cmd *cobra.Command) {
+// prepare makes every command end the same way. What cobra finds wrong with
+// arguments exits 2 like a wrong flag; a command that only groups others says
+// which ones there are; and what a command returns is kept for run: fang, to
+// colour an error, would first ask the terminal for its background.
+func prepare(c *cli, cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error { return exit.Usage(check(cmd, args)) }
 	}
 	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.Args = cobra.ArbitraryArgs
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				msg += ": did you mean " + strings.Join(near, " or ") + "?"
-			}
-			return exit.Usage(errors.New(msg))
-		}
+		cmd.RunE = showSubcommands
 		cmd.SuggestionsMinimumDistance = 2
 	}
-	for _, sub := range cmd.Commands() {
-		wrongArgsAreUsage(sub)
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			c.failed = run(cmd, args)
+			return nil
+		}
 	}
+	for _, sub := range cmd.Commands() {
+		prepare(c, sub)
+	}
+}
+
+func showSubcommands(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		msg += ": did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return exit.Usage(errors.New(msg))
 }

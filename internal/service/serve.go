@@ -22,7 +22,7 @@ func Listen(addr string) (net.Listener, error) {
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen on PERDURE_HTTP_ADDR %s: %w", addr, err)
+		return nil, fmt.Errorf("listen on %s: %w: name another address with PERDURE_HTTP_ADDR", addr, err)
 	}
 	return ln, nil
 }
