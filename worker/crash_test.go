@@ -210,6 +210,44 @@ func TestRedisKilledAndBack(t *testing.T) {
 	}
 }
 
+func TestARunningTaskKeepsItsClaimThroughAFlush(t *testing.T) {
+	r := testkit.OwnRedis(t)
+	w := newWorld(t, catalogText, withRedis(r.Addr))
+	w.ttl = time.Second
+	l := newLedger()
+	release := make(chan struct{})
+	a := w.start("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
+			if l.began(task.ID, task.Run) == 1 && task.Payload.N == 1 {
+				select {
+				case <-release:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return l.applied(task.ID, task.Run)
+		})
+	})
+	running, short := w.task("job.run", job{N: 1}), w.task("job.run", job{N: 2})
+	w.send(short)
+	l.doneWithin(t, 1)
+	w.committedAll("jobs")
+	w.send(running)
+	testkit.Eventually(t, wait, func() (bool, string) { return l.runsOf(running.ID) == 1, "does not run" })
+	r.Flush(t)
+	// Duplicates of the one that runs and of the one that was just completed.
+	w.send(running, short)
+	testkit.Eventually(t, wait, func() (bool, string) {
+		return a.count(t, "perdure_worker_claims_total", "ack") >= 2, "the duplicates were not recognized"
+	})
+	close(release)
+	l.doneWithin(t, 2)
+	w.committedAll("jobs")
+	if l.runsOf(running.ID) != 1 || l.runsOf(short.ID) != 1 {
+		t.Errorf("ran %d and %d times, want once each", l.runsOf(running.ID), l.runsOf(short.ID))
+	}
+}
+
 func TestNothingStartsWhileRedisIsAway(t *testing.T) {
 	r := testkit.OwnRedis(t)
 	w := newWorld(t, catalogText, withRedis(r.Addr))

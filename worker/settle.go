@@ -8,6 +8,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/schemas"
@@ -212,7 +214,8 @@ func (p *pipeline) stepOutcome(now time.Time) {
 func (p *pipeline) settled1(s *settlement, now time.Time) {
 	d := s.d
 	if s.op == opLateDone {
-		return // the task's next record finds it done
+		p.lateSettled(s, now)
+		return
 	}
 	delete(p.claimed, d)
 	switch s.op {
@@ -245,6 +248,23 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 		d.attempt = s.next
 		p.hopRetry(d, s.due, now)
 	}
+}
+
+// lateSettled follows an abandoned handler's success. Its record has gone its way
+// already: whatever comes of it finds the task done. A letter that it left is
+// told so; if that is lost, a replay of the letter is refused all the same.
+func (p *pipeline) lateSettled(s *settlement, now time.Time) {
+	p.met.done.WithLabelValues(s.d.kind.Name).Inc()
+	if !s.resolve {
+		return
+	}
+	rec := dlq.Resolved(s.d.task.RecordKey(), s.late.TaskID, s.late.Epoch, now)
+	rec.Topic = p.deps.Names.DLQ(s.d.asg.intake.queue)
+	p.producer.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
+		if err != nil {
+			p.log.Warn("a dead letter whose task completed late is not marked resolved", "task_id", s.late.TaskID, "err", err)
+		}
+	})
 }
 
 // ack ends a delivery: what it was is durable elsewhere.

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker"
@@ -32,6 +33,11 @@ func TestTasksCompleteOnceAndAreCommitted(t *testing.T) {
 	ids := w.sendJobs(500)
 	l.doneWithin(t, len(ids))
 	w.committedAll("jobs")
+	for _, c := range w.claims(ids...) {
+		if c.State != claims.Done {
+			t.Errorf("a claim is %+v, its task completed", c)
+		}
+	}
 	if started, done, twice := l.count(); started != 500 || done != 500 || twice != 0 {
 		t.Errorf("started %d, done %d, twice %d; want 500, 500, 0", started, done, twice)
 	}
@@ -239,6 +245,31 @@ func TestAHandlerThatIgnoresItsContextIsAbandoned(t *testing.T) {
 			t.Errorf("%s ran %d times", id, l.runsOf(id))
 		}
 	}
+}
+
+func TestALateSuccessOfAnAbandonedHandlerCounts(t *testing.T) {
+	w := newWorld(t, strings.Replace(catalogText, "timeout: 2s", "timeout: 100ms\n    effects: once", 1))
+	hold := make(chan struct{})
+	w.start("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error {
+			<-hold
+			return nil
+		})
+	})
+	id := w.sendJobs(1)[0]
+	if l := w.lettersWithin("jobs", 1)[0]; l.Reason != schemas.ReasonUnknown || l.ErrorClass != "abandoned" {
+		t.Errorf("letter %+v", l)
+	}
+	w.committedAll("jobs")
+	close(hold)
+	testkit.Eventually(t, wait, func() (bool, string) {
+		c := w.claims(id)[0]
+		return c.State == claims.Done, fmt.Sprintf("claim %+v", c)
+	})
+	testkit.Eventually(t, wait, func() (bool, string) {
+		recs := w.read(w.names.DLQ("jobs"))
+		return len(recs) == 2 && headerOf(recs[1], schemas.HeaderRecord) == "resolved", fmt.Sprint(len(recs), " records on the dead-letter topic")
+	})
 }
 
 func TestARefusalToStartListsWhatIsMissing(t *testing.T) {

@@ -125,6 +125,16 @@ func (w *world) store() *claims.Store {
 	return s
 }
 
+// claims reads the claims of tasks.
+func (w *world) claims(ids ...string) []claims.Claim {
+	w.Helper()
+	got, err := w.store().Get(w.Context(), ids...)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return got
+}
+
 func newStore(addr, prefix string, names kafka.Names, brokers []string, ttl time.Duration, cleanup func(func())) (*claims.Store, error) {
 	rdb := redis.NewClient(&redis.Options{Addr: addr, DialTimeout: time.Second, ReadTimeout: 2 * time.Second, MaxRetries: -1})
 	cleanup(func() { _ = rdb.Close() })
