@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/perdure/perdure/internal/app/demo"
 	"github.com/perdure/perdure/internal/config"
-	"github.com/perdure/perdure/internal/demo"
 	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/service"
 )

@@ -151,6 +151,7 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		t.Errorf("a replay that is done: exit %d, %s", code, errOut)
 	}
 	says(t, "outbox status", "backlog", "0")
+	says(t, "queues ls", "mail", "BACKLOG")
 	says(t, "topics plan", "the topics are as the catalog asks")
 	says(t, "catalog apply", "the database has this catalog already")
 	says(t, "migrate status", "00001_init.sql")

@@ -21,13 +21,13 @@ type Charge struct {
 	Refundable bool   `json:"refundable"`
 }
 
-// BankDownError: the bank did not answer, or said that it cannot now. It is
+// BankDownError is a bank that did not answer, or said that it cannot now. It is
 // worth trying again.
 type BankDownError struct{ Cause string }
 
 func (e *BankDownError) Error() string { return "bank is unavailable: " + e.Cause }
 
-// BankRefusedError: the bank said no, and will say it again.
+// BankRefusedError is a bank that said no, and will say it again.
 type BankRefusedError struct {
 	Status int
 	Detail string

@@ -29,7 +29,7 @@ func Logger(cfg config.Config, w io.Writer) *slog.Logger {
 	if format != "text" {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 	}
-	return slog.New(tint.NewHandler(&lineWriter{w}, &tint.Options{
+	return slog.New(tint.NewTextHandler(&lineWriter{w}, &tint.Options{
 		Level:      level,
 		TimeFormat: time.TimeOnly,
 		NoColor:    !tty || os.Getenv("NO_COLOR") != "",

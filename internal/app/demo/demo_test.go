@@ -16,8 +16,8 @@ import (
 
 	"github.com/perdure/perdure/examples/disputes"
 	"github.com/perdure/perdure/internal/app"
+	"github.com/perdure/perdure/internal/app/demo"
 	"github.com/perdure/perdure/internal/config"
-	"github.com/perdure/perdure/internal/demo"
 	"github.com/perdure/perdure/internal/service"
 	"github.com/perdure/perdure/internal/testkit"
 )
