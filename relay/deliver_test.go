@@ -118,9 +118,10 @@ func TestBrokenTopicStallsNoOther(t *testing.T) {
 	})
 	mail(31)
 	g.first(31, g.names.Tasks("mail"))
-	if n := one[int](g, `select sum(tasks) from perdure.relay_log`); n != 32 {
-		t.Errorf("the relay log counts %d tasks, want 32", n)
-	}
+	testkit.Eventually(t, 10*time.Second, func() (bool, string) {
+		n := one[int](g, `select sum(tasks) from perdure.relay_log`)
+		return n == 32, fmt.Sprintf("the relay log counts %d tasks, want 32", n)
+	})
 }
 
 func TestScheduledTaskGoesOutWhenDue(t *testing.T) {

@@ -108,10 +108,11 @@ func TestCheckerSeesEachFault(t *testing.T) {
 // it must have been relayed by then.
 func (g *rig) verdict(timeout time.Duration) []string {
 	g.t.Helper()
+	var wrong []string
 	if err := g.settle(timeout); err != nil {
-		return []string{err.Error()}
+		wrong = append(wrong, err.Error())
 	}
-	return check(g.accepted(), g.sent())
+	return append(wrong, check(g.accepted(), g.sent())...)
 }
 
 func (g *rig) settle(timeout time.Duration) error {
@@ -127,7 +128,7 @@ func (g *rig) settle(timeout time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("lost: the last row, id %d, is not relayed within %v", id, timeout)
+			return fmt.Errorf("the last row, id %d, is not relayed within %v", id, timeout)
 		case <-time.After(pause):
 		}
 	}
@@ -136,7 +137,7 @@ func (g *rig) settle(timeout time.Duration) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("lost: rows are not relayed within %v", timeout)
+	return fmt.Errorf("rows are not relayed within %v", timeout)
 }
 
 func (g *rig) accepted() []accepted {

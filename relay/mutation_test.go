@@ -310,13 +310,20 @@ func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 	r := g.relay("a", func(c *Config) { c.LeaseTTL = time.Hour }) // no renewal flushes between
 	m.apply(t, &r.sql)
 	crashed := make(chan error, 1)
-	r.seams.beforeCursor = func(_ context.Context, _ *term, w *window) error {
-		crashed <- server.Kill()
-		r.seams.beforeCursor = nil
+	var armed atomic.Bool
+	r.seams.beforeCursor = func(context.Context, *term, *window) error {
+		if armed.CompareAndSwap(true, false) {
+			crashed <- server.Kill()
+		}
 		return nil
 	}
 	run := g.run(r)
-	testkit.Eventually(t, 5*time.Second, func() (bool, string) { return r.Status().State == StateActive, "not active" })
+	g.enqueue("x", 0)
+	g.drained(10 * time.Second)
+	testkit.Eventually(t, 10*time.Second, func() (bool, string) { // whose commits would flush too
+		return one[bool](g, `select to_regclass('perdure.outbox_p0000000016') is not null`), "the first upkeep is not done"
+	})
+	armed.Store(true)
 	tx := g.begin()
 	if _, err := tx.Exec(t.Context(), `set local synchronous_commit = off`); err != nil {
 		t.Fatal(err)
