@@ -1,4 +1,4 @@
-package disputes_test
+package demo_test
 
 import (
 	"fmt"
@@ -10,8 +10,6 @@ import (
 	"github.com/perdure/perdure/internal/pg"
 	"github.com/perdure/perdure/internal/testkit"
 )
-
-func TestMain(m *testing.M) { testkit.Main(m) }
 
 // book is a database with three accepted disputes: 1 is paid, 2 is dead, 3 is
 // paid. Each test breaks it in one way.
