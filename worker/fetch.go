@@ -253,9 +253,3 @@ func (g *gate) wait(ctx context.Context) (int, error) {
 		}
 	}
 }
-
-func (g *gate) held() (records, bytes int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.records, g.bytes
-}

@@ -113,11 +113,19 @@ func TestARedeliveryRepeatsTheHopAndNotTheRun(t *testing.T) {
 func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
 	w := newWorld(t, onePartition)
 	adm := kadm.NewClient(w.cl)
-	if _, err := adm.DeleteTopics(t.Context(), w.names.DLQ("jobs")); err != nil {
-		t.Fatal(err)
+	limit := func(bytes string) {
+		t.Helper()
+		changed, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: &bytes}}, w.names.DLQ("jobs"))
+		if err == nil {
+			_, err = changed.On(w.names.DLQ("jobs"), nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	limit("64")
 	l := newLedger()
-	w.start("a", nil, func(wk *worker.Worker) {
+	a := w.start("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
 			l.began(task.ID, task.Run)
 			if task.Payload.N == 0 {
@@ -141,7 +149,11 @@ func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
 		}
 		return ok && c.At == 0 && c.Metadata != "", fmt.Sprintf("committed %+v", c)
 	})
-	w.ensureTopics()
+	testkit.Eventually(t, wait, func() (bool, string) {
+		n := a.count(t, "perdure_worker_produce_errors_total", "")
+		return n >= 2, fmt.Sprint(n, " letters were refused")
+	})
+	limit("2097152")
 	letters := w.lettersWithin("jobs", 2)
 	w.committedAll("jobs")
 	if letters[0].TaskID == "" {

@@ -154,12 +154,17 @@ func TestALongRetryGoesThroughADelayTopic(t *testing.T) {
 	}
 }
 
+func write(m map[string]int) error {
+	m["x"] = 1
+	return nil
+}
+
 func TestDeadLettersSayWhy(t *testing.T) {
 	w := newWorld(t, catalogText)
 	kinds := map[string]func(context.Context) error{
 		"permanent": func(context.Context) error { return worker.Permanent(errors.New("no such account 17")) },
 		"exhausted": func(context.Context) error { return errors.New("again and again") },
-		"panic":     func(context.Context) error { var m map[string]int; m["x"] = 1; return nil },
+		"panic":     func(context.Context) error { return write(nil) },
 		"timeout":   func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
 	}
 	w.start("a", nil, func(wk *worker.Worker) {

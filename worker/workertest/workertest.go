@@ -23,8 +23,8 @@ import (
 	"github.com/perdure/perdure/worker"
 )
 
-// Options of Run. Each starts from a first attempt of a kind with the catalog's
-// defaults.
+// Option changes what Run starts from: the first attempt of a kind with the
+// catalog's defaults.
 type Option func(*setup)
 
 type setup struct {

@@ -59,9 +59,9 @@ func TestHTTPIsAConformingExecutor(t *testing.T) {
 			})
 			switch b {
 			case executiontest.Fails:
-				http.Error(w, executiontest.ErrNoLuck.Error(), 503)
+				http.Error(w, executiontest.ErrNoLuck.Error(), http.StatusServiceUnavailable)
 			case executiontest.Permanent:
-				http.Error(w, executiontest.ErrNever.Error(), 422)
+				http.Error(w, executiontest.ErrNever.Error(), http.StatusUnprocessableEntity)
 			case executiontest.Later:
 				w.Header().Set("Retry-After", "7")
 				w.WriteHeader(429)
