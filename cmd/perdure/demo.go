@@ -85,13 +85,9 @@ func newDemoWorker(c *cli) *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := c.config()
-			if err != nil {
-				return err
-			}
 			ctx, stop := service.Signals(cmd.Context())
 			defer stop()
-			return demo.Worker(ctx, c.env(cfg), args[0], os.Stdin)
+			return demo.Worker(ctx, c.errOut, args[0], os.Stdin)
 		},
 	}
 }

@@ -134,7 +134,7 @@ func (p *process) addRoles(ctx context.Context, withWorker bool) error {
 	if len(queues) == 0 {
 		return nil
 	}
-	return p.addWorker(queues, nil)
+	return p.addWorker(queues)
 }
 
 // nodeAddr takes the well-known port or the next free one, or any free one,

@@ -30,7 +30,7 @@ func Worker(ctx context.Context, env Env) error {
 	if err := p.ensureTopics(ctx); err != nil {
 		return p.abandon(ctx, err)
 	}
-	if err := p.addWorker(queues, nil); err != nil {
+	if err := p.addWorker(queues); err != nil {
 		return p.abandon(ctx, err)
 	}
 	return p.run(ctx)
@@ -59,9 +59,8 @@ func executorQueues(cat *schemas.Catalog) (queues []string, others string) {
 	return queues, strings.Join(lines, "\n")
 }
 
-// addWorker adds a worker for queues (nil: every queue it can serve), with the
-// handlers that register gives it (nil: none).
-func (p *process) addWorker(queues []string, register func(*worker.Worker)) error {
+// addWorker adds a worker for queues.
+func (p *process) addWorker(queues []string) error {
 	ledger, err := claims.NewKafkaLedger(p.names.Control(), p.kafka...)
 	if err != nil {
 		return err
@@ -84,9 +83,6 @@ func (p *process) addWorker(queues []string, register func(*worker.Worker)) erro
 	})
 	if err != nil {
 		return err
-	}
-	if register != nil {
-		register(w)
 	}
 	p.health.Check("worker", w.Ready)
 	p.group.Add("worker", w.Run)

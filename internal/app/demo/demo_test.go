@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/examples/disputes"
-	"github.com/perdure/perdure/internal/app"
 	"github.com/perdure/perdure/internal/app/demo"
 	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/service"
@@ -31,12 +30,9 @@ func TestMain(m *testing.M) {
 }
 
 func workerProcess(bankURL string) int {
-	cfg, err := config.Load()
-	if err == nil {
-		ctx, stop := service.Signals(context.Background())
-		defer stop()
-		err = demo.Worker(ctx, app.Env{Config: cfg, Out: os.Stdout, ErrOut: os.Stderr}, bankURL, os.Stdin)
-	}
+	ctx, stop := service.Signals(context.Background())
+	defer stop()
+	err := demo.Worker(ctx, os.Stderr, bankURL, os.Stdin)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
