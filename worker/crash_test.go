@@ -20,6 +20,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
@@ -57,6 +58,9 @@ func runAsVictim() bool {
 		worker.Deps{Catalog: cat, Names: names, Kafka: []kgo.Opt{kgo.SeedBrokers(v.Brokers...)}, Claims: store})
 	fail(err)
 	worker.Handle(wk, "job.run", func(ctx context.Context, t *worker.Task[job]) error {
+		if t.Payload.Mode == "kill" {
+			os.Exit(3)
+		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.URL+"/"+t.ID+"/"+t.Fence(), nil)
 		if err != nil {
 			return err
@@ -164,6 +168,31 @@ func TestTasksOfAKilledWorkerRunElsewhere(t *testing.T) {
 	}
 	if letters := w.letters("jobs"); len(letters) != 0 {
 		t.Errorf("%d dead letters: %+v", len(letters), letters[0])
+	}
+}
+
+func TestATaskThatKillsItsWorkerDiesOfPoison(t *testing.T) {
+	w := newWorld(t, catalogText)
+	w.ttl = time.Second
+	l := newLedger()
+	url := w.effects(l, func(string) bool { return false })
+	poison := w.task("job.run", job{Mode: "kill"})
+	w.send(poison)
+	for range claims.DefaultMaxCrashes {
+		if err := w.spawn("victim", catalogText, url).Wait(); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+			t.Fatalf("the victim ended with %v, want exit status 3", err)
+		}
+	}
+	neighbours := w.sendJobs(20)
+	w.start("victim", nil, ledgered(l))
+	l.doneWithin(t, len(neighbours))
+	letter := w.lettersWithin("jobs", 1)[0]
+	if letter.TaskID != poison.ID || letter.Reason != schemas.ReasonPoison || letter.Run == 0 {
+		t.Errorf("letter %+v", letter)
+	}
+	w.committedAll("jobs")
+	if n := len(w.letters("jobs")); n != 1 || l.runsOf(poison.ID) != 0 {
+		t.Errorf("%d letters; the poison ran %d times more", n, l.runsOf(poison.ID))
 	}
 }
 

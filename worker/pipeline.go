@@ -28,6 +28,9 @@ type stage struct {
 	step func(now time.Time)
 }
 
+// slowStep is how long a step may take before the log says so: it must not block.
+const slowStep = time.Second
+
 // pipeline owns every delivery. All its fields without an inbox belong to the
 // loop's goroutine.
 type pipeline struct {
@@ -77,7 +80,11 @@ func (p *pipeline) loop(stop <-chan struct{}) {
 			order(now)
 		}
 		for _, s := range stages {
+			began := time.Now()
 			s.step(now)
+			if took := time.Since(began); took > slowStep {
+				p.log.Warn("a stage held up the pipeline", "stage", s.name, "took", took.Round(time.Millisecond))
+			}
 		}
 		if p.stopping && p.busy == 0 && p.idle != nil {
 			close(p.idle)
