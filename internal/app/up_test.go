@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -230,41 +229,10 @@ func TestUpSurvivesSIGKILL(t *testing.T) {
 	}
 }
 
-func TestUpWithAnOccupiedPortTakesTheNext(t *testing.T) {
-	ln, err := service.Listen("127.0.0.1:17070")
-	if err == nil { // else another process of this machine occupies it for us
-		defer ln.Close() //nolint:errcheck // end of test
-	}
-	root := t.TempDir()
-	catalog := filepath.Join(root, "catalog.yaml")
-	text := "version: 1\nqueues:\n  hello: {partitions: 1}\nkinds:\n  hello.world: {queue: hello}\n"
-	if err := os.WriteFile(catalog, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	db, k, r := testkit.Postgres(t), testkit.Kafka(t), testkit.Redis(t)
-	cfg := config.Config{
-		DataDir: filepath.Join(root, "data"), Catalog: catalog, Source: "main", History: time.Hour, LogLevel: "info", KafkaTopics: "create",
-		PostgresURL: db.URL, KafkaBrokers: k.Brokers, KafkaTopicPrefix: k.Prefix, RedisAddrs: []string{r.Addr}, RedisKeyPrefix: r.Prefix,
-	}
-	var banner bytes.Buffer
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- app.Up(ctx, app.Env{Config: cfg, Out: &banner, ErrOut: io.Discard}) }()
-	client(t, cfg.DataDir)
-	lines, err := config.ReadEnvFile(config.EnvFile(cfg.DataDir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range lines {
-		if l.Name == "PERDURE_API_URL" && strings.HasSuffix(l.Value, ":17070") {
-			t.Errorf("API at %s, which another process has", l.Value)
-		}
-	}
-	if strings.Contains(banner.String(), "(embedded") || strings.Count(banner.String(), "(yours)") != 3 {
-		t.Errorf("the banner calls real servers embedded:\n%s", banner.String())
+// occupyPort takes the API's well-known port, unless another process has it.
+func occupyPort(t *testing.T) {
+	t.Helper()
+	if ln, err := service.Listen("127.0.0.1:17070"); err == nil {
+		t.Cleanup(func() { _ = ln.Close() })
 	}
 }
