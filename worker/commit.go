@@ -39,14 +39,21 @@ func (w *Worker) commitLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		again := false
 		for _, in := range w.intakes {
-			for w.commitNow(ctx, in) != nil {
-				select {
-				case <-time.After(w.cfg.CommitInterval):
-				case <-ctx.Done():
-					return
-				}
-			}
+			again = w.commitNow(ctx, in) != nil || again
+		}
+		if !again {
+			continue
+		}
+		select {
+		case <-time.After(w.cfg.CommitInterval):
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case w.commitDue <- struct{}{}:
+		default:
 		}
 	}
 }
