@@ -123,7 +123,7 @@ func newDLQShow(c *cli) *cobra.Command {
 			}
 			defer cl.Close()
 			var l dlq.LetterView
-			if err := cl.Get(cmd.Context(), "/v1/dead-letters/"+args[0], nil, &l); err != nil {
+			if err := cl.Get(cmd.Context(), apiclient.Path("dead-letters", args[0]), nil, &l); err != nil {
 				return err
 			}
 			return c.printer().One(l, func(w io.Writer) { showLetter(w, &l) })
@@ -172,7 +172,7 @@ func newDLQGroups(c *cli) *cobra.Command {
 			defer cl.Close()
 			if len(args) == 1 {
 				var g dlq.Group
-				if err := cl.Get(cmd.Context(), "/v1/failure-groups/"+args[0], nil, &g); err != nil {
+				if err := cl.Get(cmd.Context(), apiclient.Path("failure-groups", args[0]), nil, &g); err != nil {
 					return err
 				}
 				return c.printer().One(g, func(w io.Writer) { showGroup(w, &g) })

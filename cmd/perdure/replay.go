@@ -55,7 +55,7 @@ func newReplayStart(c *cli) *cobra.Command {
 			defer cl.Close()
 			var r replayer.Replay
 			if len(args) == 1 {
-				err = cl.Post(cmd.Context(), "/v1/replays/"+args[0]+"/start", nil, &r)
+				err = cl.Post(cmd.Context(), apiclient.Path("replays", args[0], "start"), nil, &r)
 			} else {
 				body := map[string]any{"selector": sel, "dry_run": dryRun, "start": true, "why": why}
 				err = cl.Post(cmd.Context(), "/v1/replays", body, &r)
@@ -93,7 +93,7 @@ func waitReplay(cmd *cobra.Command, cl *apiclient.Client, r replayer.Replay) (re
 			return r, nil
 		case <-tick.C:
 		}
-		if err := cl.Get(cmd.Context(), "/v1/replays/"+r.ID, nil, &r); err != nil {
+		if err := cl.Get(cmd.Context(), apiclient.Path("replays", r.ID), nil, &r); err != nil {
 			return r, err
 		}
 	}
@@ -113,7 +113,7 @@ func newReplayStatus(c *cli) *cobra.Command {
 			defer cl.Close()
 			if len(args) == 1 {
 				var r replayer.Replay
-				if err := cl.Get(cmd.Context(), "/v1/replays/"+args[0], nil, &r); err != nil {
+				if err := cl.Get(cmd.Context(), apiclient.Path("replays", args[0]), nil, &r); err != nil {
 					return err
 				}
 				return c.printer().One(r, func(w io.Writer) { showReplay(w, &r) })
@@ -144,7 +144,7 @@ func newReplayCancel(c *cli) *cobra.Command {
 			}
 			defer cl.Close()
 			var r replayer.Replay
-			if err := cl.Post(cmd.Context(), "/v1/replays/"+args[0]+"/cancel", nil, &r); err != nil {
+			if err := cl.Post(cmd.Context(), apiclient.Path("replays", args[0], "cancel"), nil, &r); err != nil {
 				return err
 			}
 			return c.printer().One(r, func(w io.Writer) { showReplay(w, &r) })

@@ -115,6 +115,10 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		_, out, errOut := call(t, "balance")
 		return strings.Contains(out, "accepted=20 completed=19 waiting=0 dead=1"), out + errOut
 	})
+	testkit.Eventually(t, 30*time.Second, func() (bool, string) { // the index follows the topic
+		_, out, errOut := call(t, "dlq", "ls")
+		return strings.Contains(out, "mail.send"), out + errOut
+	})
 	says(t, "dlq ls", "mail.send", "permanent", `no sevens \x1b[31m today`)
 	var groups []struct{ Group string }
 	if err := json.Unmarshal([]byte(says(t, "dlq groups -o json")), &groups); err != nil || len(groups) != 1 {

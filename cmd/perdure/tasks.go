@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/perdure/perdure/dispatcher"
+	"github.com/perdure/perdure/internal/apiclient"
 	"github.com/perdure/perdure/internal/output"
 )
 
@@ -37,7 +38,7 @@ func newTasks(c *cli) *cobra.Command {
 				q.Set("wait", wait.String())
 			}
 			var v dispatcher.TaskView
-			if err := cl.Get(cmd.Context(), "/v1/tasks/"+args[0], q, &v); err != nil {
+			if err := cl.Get(cmd.Context(), apiclient.Path("tasks", args[0]), q, &v); err != nil {
 				return err
 			}
 			return c.printer().One(v, func(w io.Writer) { showTask(w, &v) })

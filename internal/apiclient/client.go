@@ -52,7 +52,18 @@ func New(cfg config.Config) (*Client, error) {
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Get asks for path with query and decodes the answer into out.
+// Path joins segments under /v1, each escaped: an id that a person typed stays
+// one segment.
+func Path(segments ...string) string {
+	var b strings.Builder
+	b.WriteString("/v1")
+	for _, s := range segments {
+		b.WriteString("/" + url.PathEscape(s))
+	}
+	return b.String()
+}
+
+// Get asks for path, which Path made, with query and decodes the answer into out.
 func (c *Client) Get(ctx context.Context, path string, query url.Values, out any) error {
 	return c.do(ctx, http.MethodGet, path, query, nil, out)
 }
@@ -124,10 +135,13 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 
 // send makes one request; the caller closes the answer's body.
 func (c *Client) send(ctx context.Context, method, path string, query url.Values, kind string, body io.Reader) (*http.Response, error) {
-	u := *c.base
-	u.Path = strings.TrimSuffix(u.Path, "/") + path
-	u.RawPath = ""
-	u.RawQuery = query.Encode()
+	u := c.base.JoinPath() // a copy
+	plain, err := url.PathUnescape(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	prefix := strings.TrimSuffix(u.Path, "/")
+	u.Path, u.RawPath, u.RawQuery = prefix+plain, prefix+path, query.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)

@@ -69,3 +69,22 @@ func TestWrongServerAndNoServer(t *testing.T) {
 		t.Error("no address, no error")
 	}
 }
+
+func TestWhatAPersonTypesStaysOneSegment(t *testing.T) {
+	var got string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r.URL.EscapedPath()
+		_, _ = w.Write([]byte("{}"))
+	}))
+	defer srv.Close()
+	var out map[string]any
+	for id, want := range map[string]string{
+		"main-1-42@0":      "/base/v1/tasks/main-1-42@0",
+		"../replays?x=1#f": "/base/v1/tasks/..%2Freplays%3Fx=1%23f",
+		"100% sure":        "/base/v1/tasks/100%25%20sure",
+	} {
+		if err := client(t, srv.URL+"/base/").Get(t.Context(), apiclient.Path("tasks", id), nil, &out); err != nil || got != want {
+			t.Errorf("%q: asked for %q, want %q (%v)", id, got, want, err)
+		}
+	}
+}

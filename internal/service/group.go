@@ -72,7 +72,7 @@ func (g *Group) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case p := <-ended:
 		cause = p.failure()
-		g.log.Error("a part ended: stopping", "part", p.name, "err", p.err)
+		g.log.Warn("a part ended: stopping the others", "part", p.name)
 	}
 	return errors.Join(append([]error{cause}, g.stop(cause)...)...)
 }

@@ -14,6 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/perdure/perdure/examples/disputes"
 	"github.com/perdure/perdure/internal/app/demo"
 	"github.com/perdure/perdure/internal/config"
@@ -168,5 +173,50 @@ func TestDemoInterrupted(t *testing.T) {
 	}
 	if left := leftovers(t); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestDemoOnServersThatAreNotItsOwn: it works on its own database, topics and
+// keys, and takes them away again.
+func TestDemoOnServersThatAreNotItsOwn(t *testing.T) {
+	db, k, r := testkit.Postgres(t), testkit.Kafka(t), testkit.Redis(t)
+	var told journal
+	opts := options(t, head(t, 120), &told)
+	opts.Config.PostgresURL, opts.Config.RedisAddrs, opts.Config.RedisKeyPrefix = db.URL, []string{r.Addr}, r.Prefix
+	opts.Config.KafkaBrokers, opts.Config.KafkaTopicPrefix = k.Brokers, k.Prefix
+	res, err := demo.Run(t.Context(), opts)
+	if err != nil || res.Err() != nil || res.Accepted != 119 || res.Completed != 119 {
+		t.Fatalf("%s, %v\n%s", res, err, told.String())
+	}
+	if strings.Contains(told.String(), "(embedded") {
+		t.Errorf("an embedded server was used:\n%s", told.String())
+	}
+	conn, err := pgx.Connect(t.Context(), db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var left int
+	if err := conn.QueryRow(t.Context(), `select (select count(*) from pg_database where datname like 'perdure_demo_%') + (select count(*) from pg_namespace where nspname in ('perdure', 'disputes'))`).Scan(&left); err != nil || left != 0 {
+		t.Errorf("%d databases or schemas are left: %v", left, err)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	topics, err := kadm.NewClient(cl).ListTopics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, topic := range topics.Names() {
+		if strings.HasPrefix(topic, k.Prefix) {
+			t.Errorf("topic %s is left", topic)
+		}
+	}
+	rdb := redis.NewClient(&redis.Options{Addr: r.Addr})
+	defer rdb.Close()
+	if keys, err := rdb.Keys(t.Context(), r.Prefix+"*").Result(); err != nil || len(keys) != 0 {
+		t.Errorf("keys are left: %v, %v", keys, err)
 	}
 }
