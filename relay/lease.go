@@ -23,6 +23,12 @@ on conflict (shard) do update
   where l.until <= clock_timestamp() or (l.owner = $2 and l.fence = $4)
 returning fence`
 
+// leaseFree is asked before: an upsert that does nothing still takes an xid and
+// locks the row, several times a second on every standby.
+const leaseFree = `
+select coalesce((select until <= clock_timestamp() or (owner = $2 and fence = $3)
+  from perdure.relay_lease where shard = $1), true)`
+
 // A first cursor has seen nothing: no transaction id lies below 3.
 const takeCursor = `
 insert into perdure.relay_cursor as c (shard, fence, prev, system_id, database, timeline)
@@ -52,6 +58,13 @@ type cursor struct {
 
 // take takes the lease if it is free. ok is false while another holds it.
 func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence int64, c cursor, ok bool, err error) {
+	var free bool
+	if err := conn.QueryRow(ctx, leaseFree, r.cfg.Source, r.cfg.Owner, r.fence).Scan(&free); err != nil || !free {
+		if err != nil {
+			err = fmt.Errorf("postgres: look at the lease: %w", err)
+		}
+		return 0, c, false, err
+	}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)

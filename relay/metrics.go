@@ -10,15 +10,15 @@ import (
 )
 
 type metrics struct {
-	active, halted, lag prometheus.Gauge
-	rows                *prometheus.CounterVec // queue, fate
-	passes              prometheus.Histogram
-	flushes, leaseLost  prometheus.Counter
-	produceErrors       *prometheus.CounterVec // class
-	parked              *prometheus.GaugeVec   // queue
-	moved               *prometheus.CounterVec // tier
-	garbage, outOfRange prometheus.Counter
-	label               func(queue string) string
+	active, halted, lag              prometheus.Gauge
+	rows                             *prometheus.CounterVec // queue, fate
+	passes                           prometheus.Histogram
+	flushes, leaseLost, upkeepErrors prometheus.Counter
+	produceErrors                    *prometheus.CounterVec // class
+	parked                           *prometheus.GaugeVec   // queue
+	moved                            *prometheus.CounterVec // tier
+	garbage, outOfRange              prometheus.Counter
+	label                            func(queue string) string
 }
 
 func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
@@ -42,6 +42,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 		flushes:       counter("flushes_total", "Passes that had to flush WAL before they could produce."),
+		upkeepErrors:  counter("upkeep_errors_total", "Failures to make or empty partitions of the outbox."),
 		leaseLost:     counter("lease_lost_total", "Terms that ended because another relay took the lease, or may have."),
 		produceErrors: counters("produce_errors_total", "Passes that Kafka did not take, by class.", "class"),
 		parked: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -64,7 +65,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.active, m.halted, m.lag, m.rows, m.passes, m.flushes, m.leaseLost,
+	for _, c := range []prometheus.Collector{m.active, m.halted, m.lag, m.rows, m.passes, m.flushes, m.leaseLost, m.upkeepErrors,
 		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("relay: register metrics: %w", err)
@@ -73,18 +74,20 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 	return m, nil
 }
 
-// pass records one that has moved the cursor.
-func (m *metrics) pass(w *window, d *delivery, took time.Duration) {
-	m.passes.Observe(took.Seconds())
-	if len(w.rows) > 0 {
-		oldest := w.rows[0].created
-		for i := range w.rows {
-			if c := w.rows[i].created; c.Before(oldest) {
-				oldest = c
-			}
+// read records how long the oldest row of a window has waited.
+func (m *metrics) read(w *window) {
+	oldest := w.now
+	for i := range w.rows {
+		if c := w.rows[i].created; c.Before(oldest) {
+			oldest = c
 		}
-		m.lag.Set(max(0, w.now.Sub(oldest).Seconds()))
 	}
+	m.lag.Set(w.now.Sub(oldest).Seconds())
+}
+
+// pass records one that has moved the cursor.
+func (m *metrics) pass(d *delivery, took time.Duration) {
+	m.passes.Observe(took.Seconds())
 	m.count(d)
 }
 

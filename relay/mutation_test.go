@@ -222,15 +222,7 @@ func newOwnRig(t *testing.T, version string) (*rig, *embedded.Postgres) {
 	return g, server
 }
 
-// crash kills the server and starts it again. The rig's addresses follow.
-func (g *rig) crash(server *embedded.Postgres) {
-	g.t.Helper()
-	if err := server.Kill(); err != nil {
-		g.t.Fatal(err)
-	}
-	g.revive(server)
-}
-
+// revive starts a killed server again. The rig's addresses follow.
 func (g *rig) revive(server *embedded.Postgres) {
 	g.t.Helper()
 	if err := server.Restart(context.Background()); err != nil {

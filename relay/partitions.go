@@ -68,7 +68,7 @@ select (select last_value from perdure.outbox_id_seq),
   coalesce((select max(id) from perdure.outbox_overflow), 0)`
 
 // lookAfterPartitions makes and empties what is due. Locks that are not free
-// are no error.
+// are no error. The relay's role must own the outbox to do it.
 func (t *term) lookAfterPartitions(ctx context.Context) error {
 	var sequence, overflow int64
 	if err := t.conn.QueryRow(ctx, outboxEnd).Scan(&sequence, &overflow); err != nil {

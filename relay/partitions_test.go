@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
+
 	"github.com/perdure/perdure/internal/testkit"
 )
 
@@ -194,6 +196,25 @@ func TestUpkeepNeedsTheFence(t *testing.T) {
 	if g.where(id) == "nowhere" {
 		t.Error("the row was deleted")
 	}
+}
+
+// A role that may not make partitions, or anything else: the overflow partition
+// takes the rows, and they are relayed.
+func TestUpkeepThatFailsStopsNoPass(t *testing.T) {
+	g := newRig(t)
+	g.exec(`create function public.refuse() returns event_trigger language plpgsql as $$ begin raise exception 'no tables today'; end $$`)
+	g.exec(`create event trigger refuse on ddl_command_start when tag in ('CREATE TABLE') execute function public.refuse()`)
+	r := g.relay("a", func(c *Config) { c.Upkeep = 10 * time.Millisecond })
+	g.run(r)
+	g.exec(`select setval('perdure.outbox_id_seq', 20000000)`)
+	g.enqueue("k", 1)
+	testkit.Eventually(t, 10*time.Second, func() (bool, string) {
+		var m dto.Metric
+		err := r.metrics.upkeepErrors.Write(&m)
+		return err == nil && m.GetCounter().GetValue() > 0, "upkeep did not fail"
+	})
+	g.enqueue("k", 2)
+	g.right(10 * time.Second)
 }
 
 func TestOverflowIsEmptiedByRows(t *testing.T) {

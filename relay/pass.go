@@ -23,8 +23,8 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 			return false, err
 		}
 	}
+	t.r.metrics.read(w)
 	if len(w.rows) == 0 && w.atID == 0 {
-		t.r.metrics.lag.Set(0)
 		return false, nil
 	}
 	if len(w.rows) > 0 && !w.flushed {
@@ -48,7 +48,7 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	if later := d.ids(fateLater); len(later) > 0 {
 		t.due = time.Now() // promote finds out when the first is due
 	}
-	t.r.metrics.pass(w, d, time.Since(began))
+	t.r.metrics.pass(d, time.Since(began))
 	if t.r.seams.moved != nil {
 		if err := t.r.seams.moved(ctx, t, w); err != nil {
 			return true, err

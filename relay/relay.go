@@ -31,7 +31,7 @@ type Config struct {
 	ChunkBytes int           // 32 MiB: payload bytes of a pass at most, the last row excepted
 	LeaseTTL   time.Duration // 5s: a dead relay is replaced after this long
 	Standby    time.Duration // 200ms: how often a standby looks at the lease
-	Idle       time.Duration // 25ms: the longest pause between two empty passes
+	Idle       time.Duration // 25ms: the longest pause between two empty passes; one costs about 0.3 ms, so idling costs 1 % of a core
 	Delivery   time.Duration // 30s: a topic that takes no record for this long while others do is parked
 	Probe      time.Duration // 2s: how often a parked queue is tried again
 	Upkeep     time.Duration // 30s: how often partitions are made and emptied, tables pruned
@@ -155,6 +155,9 @@ func (r *Relay) runOutbox(ctx context.Context) error {
 		err := r.oneTerm(ctx)
 		switch {
 		case ctx.Err() != nil && !isHalt(err):
+			if err != nil && !errors.Is(err, context.Canceled) {
+				r.log.Warn("stopped, though not in order", "cause", err)
+			}
 			return nil
 		case isHalt(err):
 			r.setState(StateHalted, err)

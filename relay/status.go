@@ -78,7 +78,7 @@ func (t *term) setActive() {
 	t.r.mu.Lock()
 	defer t.r.mu.Unlock()
 	t.r.status.Fence = t.fence
-	if len(t.parked) != len(t.r.status.Parked) {
+	if !maps.Equal(t.parked, t.r.status.Parked) {
 		t.r.status.Parked = maps.Clone(t.parked)
 	}
 }

@@ -229,8 +229,11 @@ func (t *term) turn(ctx context.Context) (busy bool, err error) {
 	}
 	if !now.Before(t.upkeep) {
 		t.upkeep = now.Add(t.r.cfg.Upkeep)
-		if err := t.lookAfterPartitions(ctx); err != nil {
+		if err := t.lookAfterPartitions(ctx); errors.Is(err, errLeaseLost) {
 			return busy, err
+		} else if err != nil { // the overflow partition takes what has no other: passes go on
+			t.r.metrics.upkeepErrors.Inc()
+			t.r.log.Error("cannot look after the outbox's partitions, trying again", "cause", err)
 		}
 	}
 	t.control.offer(t.r.high)
