@@ -249,7 +249,15 @@ func TestWhatTryingAgainCannotMendEndsAtOnce(t *testing.T) {
 		}
 		srv.Close()
 	}
-	odd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"line":7,"id":"x"}`) }))
+	mute := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer mute.Close()
+	if _, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: mute.URL, Name: "f", Reader: strings.NewReader("{}")}); err == nil || !strings.Contains(err.Error(), "not NDJSON") {
+		t.Errorf("got %v", err)
+	}
+	odd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		_, _ = io.WriteString(w, `{"line":7,"id":"x"}`)
+	}))
 	defer odd.Close()
 	if _, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: odd.URL, Name: "f", Reader: strings.NewReader("{}")}); err == nil || !strings.Contains(err.Error(), "line 7") {
 		t.Errorf("got %v", err)

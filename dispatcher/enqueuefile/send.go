@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"mime"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -60,6 +61,9 @@ func (s *sender) send(ctx context.Context) (after time.Duration, err error) {
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		return refused(res)
+	}
+	if ct, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); ct != "application/x-ndjson" {
+		return 0, &fatalError{fmt.Errorf("%s answered %q, not NDJSON: is PERDURE_API_URL Perdure's?", target, ct)}
 	}
 	return s.answers(res.Body)
 }
