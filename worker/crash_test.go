@@ -277,6 +277,20 @@ func TestARunningTaskKeepsItsClaimThroughAFlush(t *testing.T) {
 	}
 }
 
+func TestAStopWhileRedisIsAwayAtStartIsAStop(t *testing.T) {
+	r := testkit.OwnRedis(t)
+	w := newWorld(t, catalogText, withRedis(r.Addr))
+	r.Kill(t)
+	a := w.start("a", nil, ledgered(newLedger()))
+	testkit.Eventually(t, wait, func() (bool, string) {
+		err := a.Ready(t.Context())
+		return err != nil && strings.Contains(err.Error(), "redis"), fmt.Sprintf("ready says %v", err)
+	})
+	if err := a.Stop(); err != nil {
+		t.Errorf("a stop that was asked for gave %v", err)
+	}
+}
+
 func TestNothingStartsWhileRedisIsAway(t *testing.T) {
 	r := testkit.OwnRedis(t)
 	w := newWorld(t, catalogText, withRedis(r.Addr))
@@ -323,6 +337,10 @@ func TestJoinsAndLeavesUnderLoadLoseNothing(t *testing.T) {
 	})
 	for i := range 4 {
 		r := w.start(fmt.Sprintf("guest-%d", i), nil, setup)
+		testkit.Eventually(t, wait, func() (bool, string) {
+			err := r.Ready(t.Context())
+			return err == nil, fmt.Sprint(err)
+		})
 		target := (i + 1) * total / 5
 		l.doneWithin(t, target)
 		if err := r.Stop(); err != nil {

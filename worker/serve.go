@@ -71,6 +71,7 @@ func (w *Worker) serve(ctx context.Context) error {
 	if cause != nil {
 		return fmt.Errorf("worker: %w", cause)
 	}
+	w.log.Info("worker stopped", "instance", w.cfg.Instance)
 	return nil
 }
 

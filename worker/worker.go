@@ -205,6 +205,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	if err := w.connect(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped before there was anything to stop
+		}
 		return err
 	}
 	defer w.transport.CloseIdleConnections()
