@@ -260,3 +260,23 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 	}
 	t.Logf("compared %d rows", rows)
 }
+
+// A large window with a gap in its ids: the read by primary key looks no further
+// than a little, and the read by xid jumps over the gap.
+func TestGapInALargeWindow(t *testing.T) {
+	g := newRig(t)
+	for n := range 3 {
+		g.enqueue("k", n)
+	}
+	g.exec(`select setval('perdure.outbox_id_seq', 900000)`)
+	for n := range 5 {
+		g.enqueue("k", 3+n)
+	}
+	g.exec(`select setval('perdure.outbox_id_seq', 5000000)`)
+	g.enqueue("k", 8)
+	g.run(g.relay("a", func(c *Config) { c.Chunk = 1 }))
+	g.right(10 * time.Second)
+	if n := one[int](g, `select count(*) from perdure.relay_log`); n != 10 {
+		t.Errorf("%d batches of 10 rows, one at a time", n)
+	}
+}
