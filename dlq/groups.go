@@ -31,24 +31,38 @@ type Sample struct {
 	Message    string `json:"message,omitempty"`
 }
 
-// Most unfinished letters first: that is where mending pays.
+// Most unfinished letters first: that is where mending pays. Every letter is
+// counted, but from the index dead_letters_groups alone, which holds all columns
+// that are asked for; the rest is read only of the groups that are shown.
 const listGroups = `
-with g as materialized (
-  select fingerprint, count(*) as letters,
-    count(*) filter (where state = 'open') as open, count(*) filter (where state = 'held') as held,
-    count(*) filter (where state = 'replaying') as replaying, count(*) filter (where state = 'resolved') as resolved,
-    count(*) filter (where state = 'discarded') as discarded,
-    min(died_at) as first_seen, max(died_at) as last_seen,
-    coalesce(array_agg(distinct kind) filter (where kind is not null), '{}') as kinds,
-    array_agg(distinct queue) as queues, array_agg(distinct reason) as reasons,
-    coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases,
-    (array_agg(letter order by died_at desc, letter desc))[1] as sample
+with s as materialized (
+  select fingerprint, state, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen
   from perdure.dead_letters
   where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or fingerprint = $3)
     and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6::timestamptz is null or died_at >= $6)
-  group by fingerprint)
-select g.*, d.error_class, d.message from g join perdure.dead_letters d on d.letter = g.sample
-order by g.open + g.held desc, g.last_seen desc, g.fingerprint limit $7`
+  group by fingerprint, state),
+g as materialized (
+  select fingerprint, sum(n)::bigint as letters, jsonb_object_agg(state, n) as states,
+    min(first_seen) as first_seen, max(last_seen) as last_seen,
+    coalesce(sum(n) filter (where state in ('open', 'held')), 0) as unfinished
+  from s group by fingerprint
+  order by unfinished desc, last_seen desc, fingerprint limit $7)
+select g.fingerprint, g.letters, g.states, g.first_seen, g.last_seen, v.kinds, v.queues, v.reasons, v.releases,
+  l.letter, l.error_class, l.message
+from g cross join lateral (
+  select coalesce(array_agg(distinct kind) filter (where kind is not null), '{}') as kinds, array_agg(distinct queue) as queues,
+    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
+  from (
+    select kind, queue, reason, release from perdure.dead_letters
+    where fingerprint = g.fingerprint and ($1 = '' or kind = $1) and ($2 = '' or queue = $2)
+      and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6::timestamptz is null or died_at >= $6)
+    group by kind, queue, reason, release) d) v
+cross join lateral (
+  select letter, error_class, message from perdure.dead_letters
+  where fingerprint = g.fingerprint and died_at = g.last_seen and ($1 = '' or kind = $1) and ($2 = '' or queue = $2)
+    and ($4 = '' or state = $4) and ($5 = '' or reason = $5)
+  order by letter desc limit 1) l
+order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
 // Groups returns at most limit groups of the letters that f chooses (IDs and
 // Key of f are not looked at), those with most open and held letters first.
@@ -59,10 +73,11 @@ func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, err
 	}
 	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (Group, error) {
 		var g Group
-		var open, held, replaying, resolved, discarded int
-		err := r.Scan(&g.Group, &g.Letters, &open, &held, &replaying, &resolved, &discarded, &g.FirstSeen, &g.LastSeen,
+		err := r.Scan(&g.Group, &g.Letters, &g.States, &g.FirstSeen, &g.LastSeen,
 			&g.Kinds, &g.Queues, &g.Reasons, &g.Releases, &g.Sample.Letter, &g.Sample.ErrorClass, &g.Sample.Message)
-		g.States = map[string]int{"open": open, "held": held, "replaying": replaying, "resolved": resolved, "discarded": discarded}
+		for _, state := range []string{"open", "held", "replaying", "resolved", "discarded"} {
+			g.States[state] += 0 // told also where it is none
+		}
 		return g, err
 	})
 	if err != nil {

@@ -1,0 +1,153 @@
+package dlq
+
+// Failure groups against a count made by hand, and how they are read.
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+type deadRow struct {
+	letter, kind, queue, reason, release, state, group string
+	died                                               time.Time
+	payload                                            []byte
+}
+
+func (r *rig) deadRows(rows []deadRow) {
+	r.t.Helper()
+	_, err := r.db.CopyFrom(r.t.Context(), pgx.Identifier{"perdure", "dead_letters"},
+		[]string{"letter", "kind", "queue", "reason", "release", "state", "fingerprint", "died_at", "message", "payload",
+			"origin_topic", "origin_partition", "origin_offset", "dlq_topic", "dlq_partition", "dlq_offset"},
+		pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
+			d := rows[i]
+			return []any{d.letter, d.kind, d.queue, d.reason, d.release, d.state, d.group, d.died, "of " + d.letter, d.payload, "t", 0, i, "d", 0, i}, nil
+		}))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (f Filter) takes(d deadRow) bool {
+	return (f.Kind == "" || f.Kind == d.kind) && (f.Queue == "" || f.Queue == d.queue) && (f.Group == "" || f.Group == d.group) &&
+		(f.State == "" || f.State == d.state) && (f.Reason == "" || f.Reason == d.reason) && !d.died.Before(f.Since)
+}
+
+// byHand counts groups without SQL.
+func byHand(rows []deadRow, f Filter) map[string]*Group {
+	groups := map[string]*Group{}
+	add := func(list *[]string, s string) {
+		if s != "" && !slices.Contains(*list, s) {
+			*list = append(*list, s)
+			slices.Sort(*list)
+		}
+	}
+	for _, d := range rows {
+		if !f.takes(d) {
+			continue
+		}
+		g := groups[d.group]
+		if g == nil {
+			g = &Group{Group: d.group, States: map[string]int{"open": 0, "held": 0, "replaying": 0, "resolved": 0, "discarded": 0},
+				FirstSeen: d.died, Kinds: []string{}, Releases: []string{}}
+			groups[d.group] = g
+		}
+		g.Letters++
+		g.States[d.state]++
+		add(&g.Kinds, d.kind)
+		add(&g.Queues, d.queue)
+		add(&g.Reasons, d.reason)
+		add(&g.Releases, d.release)
+		if d.died.Before(g.FirstSeen) {
+			g.FirstSeen = d.died
+		}
+		if d.died.After(g.LastSeen) || d.died.Equal(g.LastSeen) && d.letter > g.Sample.Letter {
+			g.LastSeen, g.Sample = d.died, Sample{Letter: d.letter, Message: "of " + d.letter}
+		}
+	}
+	return groups
+}
+
+func TestGroupsAreWhatTheirLettersSay(t *testing.T) {
+	r := newRig(t)
+	rng := rand.New(rand.NewPCG(7, 11))
+	pick := func(what string, n int) string { return fmt.Sprintf("%s%d", what, rng.IntN(n)) }
+	states := []string{"open", "open", "held", "replaying", "resolved", "discarded"}
+	rows := make([]deadRow, 3000)
+	for i := range rows {
+		rows[i] = deadRow{letter: fmt.Sprintf("main-1-%d@0", i), kind: pick("kind", 3), queue: pick("q", 2), reason: pick("reason", 3),
+			release: strings.TrimPrefix(pick("r", 3), "r0"), state: states[rng.IntN(len(states))], group: pick("fp1:", 40),
+			died: time.Unix(1e9+rng.Int64N(300), 0)}
+	}
+	r.deadRows(rows)
+	letters := NewLetters(r.db)
+	for _, f := range []Filter{{}, {Kind: "kind1"}, {Queue: "q1"}, {Group: "fp1:3"}, {State: "held"}, {Reason: "reason2"},
+		{Since: time.Unix(1e9+200, 0)}, {Kind: "kind0", Queue: "q0", State: "open", Reason: "reason0", Since: time.Unix(1e9+50, 0)}, {Kind: "none"}} {
+		want := byHand(rows, f)
+		got, err := letters.Groups(t.Context(), f, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%+v: %d groups, want %d", f, len(got), len(want))
+		}
+		last := 1 << 30
+		for _, g := range got {
+			w := want[g.Group]
+			g.FirstSeen, g.LastSeen = time.Unix(g.FirstSeen.Unix(), 0), time.Unix(g.LastSeen.Unix(), 0)
+			if a, b := fmt.Sprintf("%+v", g), fmt.Sprintf("%+v", *w); a != b {
+				t.Fatalf("%+v:\n got %s\nwant %s", f, a, b)
+			}
+			n := g.States["open"] + g.States["held"]
+			if n > last {
+				t.Fatalf("%+v: %s with %d unfinished letters comes after one with %d", f, g.Group, n, last)
+			}
+			last = n
+		}
+		if few, err := letters.Groups(t.Context(), f, 2); err != nil || len(few) != min(2, len(want)) || len(few) > 0 && few[0].Group != got[0].Group {
+			t.Fatalf("%+v: %+v %v", f, few, err)
+		}
+	}
+}
+
+// A million letters are a gigabyte of payloads: counting them must not read it,
+// nor must the first page of a list sort them.
+func TestPagesOfManyLettersDoNotReadThemAll(t *testing.T) {
+	r := newRig(t)
+	rows := make([]deadRow, 20_000)
+	payload := bytes.Repeat([]byte("payload "), 128)
+	for i := range rows {
+		rows[i] = deadRow{letter: fmt.Sprintf("main-1-%d@0", i), kind: "k", queue: "q", reason: "permanent", state: "open",
+			group: fmt.Sprintf("fp1:%d", i%20), died: time.Unix(1e9+int64(i), 0), payload: payload}
+	}
+	r.deadRows(rows)
+	if _, err := r.db.Exec(t.Context(), `vacuum analyze perdure.dead_letters`); err != nil {
+		t.Fatal(err)
+	}
+	explain := func(sql string, args ...any) string {
+		t.Helper()
+		lines, err := r.db.Query(t.Context(), "explain (costs off) "+sql, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := pgx.CollectRows(lines, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(plan, "\n")
+	}
+	for _, kind := range []string{"", "k"} {
+		if plan := explain(listGroups, kind, "", "", "", "", nil, 100); strings.Contains(plan, "Seq Scan") || !strings.Contains(plan, "Index Only Scan") {
+			t.Errorf("groups of kind %q read the letters themselves:\n%s", kind, plan)
+		}
+	}
+	if plan := explain(listLetters, "", "", "", "", "", "", nil, nil, "", nil, 101); strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Sort") {
+		t.Errorf("the first page of letters sorts them all:\n%s", plan)
+	}
+}
