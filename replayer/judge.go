@@ -33,6 +33,9 @@ type letter struct {
 	headers []byte // dlq.DecodeHeaders
 	expired bool   // by the database's clock
 	named   bool   // the selector named it by id
+
+	row outboxRow // what its replay writes
+	why refusal   // "" = it may go
 }
 
 // refusal says why a letter is not replayed: a word that stays, and a text.

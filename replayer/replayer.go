@@ -28,7 +28,7 @@ type Config struct {
 	Instance string        // names this process in the lease; required
 	Lease    time.Duration // by the database's clock; default 30s
 	Poll     time.Duration // how often it looks for a job; default 300ms
-	Slice    int           // letters of one job before the next has its turn; default 200
+	Slice    int           // letters of one job before the next has its turn; default 500
 }
 
 // Deps are what a Replayer uses and does not own.
@@ -46,6 +46,7 @@ type Replayer struct {
 	deps    Deps
 	log     *slog.Logger
 	letters *prometheus.CounterVec
+	passed  map[string]int64  // by job: letters up to this n were looked at by this process
 	steps   func(step string) // tests: called between the steps of a slice; nil = none
 }
 
@@ -61,9 +62,9 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 		cfg.Poll = 300 * time.Millisecond
 	}
 	if cfg.Slice <= 0 {
-		cfg.Slice = 200
+		cfg.Slice = 500
 	}
-	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, letters: prometheus.NewCounterVec(prometheus.CounterOpts{
+	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, passed: map[string]int64{}, letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "perdure_replayer_letters_total", Help: "Letters that replays looked at, by result: replayed, refused or would_replay."}, []string{"result"})}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -136,6 +137,7 @@ func (r *Replayer) turn(ctx context.Context) (busy bool, err error) {
 	if left {
 		return true, nil
 	}
+	delete(r.passed, j.id)
 	tag, err := r.deps.DB.Exec(ctx, `update perdure.replays set state = 'done', changed_at = clock_timestamp()
 where replay = $1 and state = 'running' and not exists (select from perdure.replay_letters where replay = $1 and result = '')`, j.id)
 	if err != nil {
@@ -144,7 +146,8 @@ where replay = $1 and state = 'running' and not exists (select from perdure.repl
 	if tag.RowsAffected() > 0 {
 		r.log.Info("replayer: replay is done", "replay", j.id, "dry_run", j.dryRun)
 	}
-	return true, nil
+	// Nothing: it was cancelled, or a letter is open again and has its turn later.
+	return tag.RowsAffected() > 0, nil
 }
 
 // release gives the lease back, also when ctx has ended; a process that is

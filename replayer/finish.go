@@ -1,0 +1,213 @@
+package replayer
+
+// Moving and refusing the letters of a slice, many a statement: each letter's
+// compare-and-set, outbox row, audit row and mark in the job commit together.
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/perdure/perdure/schemas"
+)
+
+// moveLetters is the whole of a replay: for each letter either all of it
+// happens, once, or none. READ COMMITTED: a rival's update of a letter is waited
+// for, and then seen. Letters are locked in one order, as the index locks them;
+// outbox ids follow the job's order. The job's row is held meanwhile, so that
+// nothing moves any more once Cancel has answered.
+const moveLetters = `
+with j as materialized (select replay from perdure.replays where replay = $1 and state = 'running' for share),
+i as materialized (
+  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[]) u(n, letter, epoch, key, content_type, headers)),
+p as materialized (
+  select d.letter, i.n, i.key, i.content_type, i.headers from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
+  where d.state = 'open' and exists (select from perdure.replay_letters r where r.replay = $1 and r.n = i.n and r.result = '')
+  order by d.letter for update of d),
+l as (
+  update perdure.dead_letters d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
+  from p where d.letter = p.letter and d.state = 'open'
+  returning p.n, p.key, p.content_type, p.headers, d.letter, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue, d.payload, d.deadline),
+o as (
+  insert into perdure.outbox (epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
+  select epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from l order by n
+  returning id, task_id, epoch),
+m as (select l.n, l.letter, o.id from l join o using (task_id, epoch)),
+a as (
+  insert into perdure.audit (who, what, letter, replay, why, details)
+  select $8, 'letter.replay', letter, $1, $9, jsonb_build_object('outbox', id) from m order by n)
+update perdure.replay_letters r set result = 'replayed', seq = m.id, done_at = clock_timestamp()
+from m where r.replay = $1 and r.n = m.n
+returning r.n`
+
+const noteLetters = `
+update perdure.replay_letters r set result = u.result, detail = u.detail, done_at = clock_timestamp()
+from unnest($2::bigint[], $3::text[], $4::text[]) u(n, result, detail)
+where r.replay = $1 and r.n = u.n and r.result = ''
+returning r.result`
+
+// settle closes the letters of tasks that turned out to be completed.
+const settle = `
+with p as materialized (
+  select letter from perdure.dead_letters where task_id = any($1::text[]) and state = 'open' and reason <> 'undecodable'
+  order by letter for update),
+l as (
+  update perdure.dead_letters d set state = 'resolved', resolved_by = 'completed', changed_at = clock_timestamp()
+  from p where d.letter = p.letter and d.state = 'open' returning d.letter)
+insert into perdure.audit (who, what, letter, replay, why)
+select $2, 'letter.resolve', letter, $3, 'the task is completed' from l`
+
+// maxMoved bounds the payloads that one statement copies, in bytes.
+const maxMoved = 16 << 20
+
+// finish moves or refuses letters that were judged.
+func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
+	var move, rest []*letter
+	var completed []string
+	for i := range list {
+		l := &list[i]
+		if l.why == "" && !j.dryRun {
+			move = append(move, l)
+			continue
+		}
+		if l.why.completed() && !j.dryRun {
+			completed = append(completed, l.taskID)
+		}
+		rest = append(rest, l)
+	}
+	for len(move) > 0 {
+		n, size := 0, 0
+		for n < len(move) && (n == 0 || size+move[n].size <= maxMoved) {
+			size += move[n].size
+			n++
+		}
+		outrun, err := r.move(ctx, j, move[:n])
+		if err != nil {
+			return err
+		}
+		rest, move = append(rest, outrun...), move[n:]
+		r.step("moved")
+	}
+	if len(completed) > 0 {
+		if _, err := r.deps.DB.Exec(ctx, settle, completed, j.who, j.id); err != nil {
+			return err
+		}
+		r.step("settled")
+	}
+	return r.note(ctx, j, rest)
+}
+
+// move moves letters, and returns those that are refused after all.
+func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []*letter, err error) {
+	n := len(list)
+	ns, ids, epochs := make([]int64, n), make([]string, n), make([]int32, n)
+	keys, types, headers := make([]*string, n), make([]string, n), make([][]byte, n)
+	for i, l := range list {
+		ns[i], ids[i], epochs[i] = l.n, l.id, int32(l.epoch)
+		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
+	}
+	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why)
+	var moved []int64
+	if err == nil {
+		moved, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+	}
+	switch {
+	case err == nil:
+	case !refusedByData(err):
+		return nil, err
+	case n == 1:
+		// It shall not hold up the letters after it.
+		list[0].why = refuse("undecodable", "Postgres refuses the outbox row of its replay: %s", err)
+		return list, nil
+	default:
+		a, err := r.move(ctx, j, list[:n/2])
+		if err != nil {
+			return nil, err
+		}
+		b, err := r.move(ctx, j, list[n/2:])
+		return append(a, b...), err
+	}
+	r.letters.WithLabelValues("replayed").Add(float64(len(moved)))
+	if len(moved) == n {
+		return nil, nil
+	}
+	done := make(map[int64]bool, len(moved))
+	for _, n := range moved {
+		done[n] = true
+	}
+	for _, l := range list {
+		if !done[l.n] {
+			refused = append(refused, l)
+		}
+	}
+	return r.outrun(ctx, j, refused)
+}
+
+// refusedByData: Postgres refuses a value or a row, so that trying again cannot help.
+func refusedByData(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && len(pe.Code) == 5 && (pe.Code[:2] == "22" || pe.Code[:2] == "23" || pe.Code[:2] == "54")
+}
+
+// outrun says why letters that could go did not: someone else changed them, or
+// the job, or did this very step before us.
+func (r *Replayer) outrun(ctx context.Context, j *job, list []*letter) (refused []*letter, err error) {
+	ids := make([]string, len(list))
+	at := make(map[string]*letter, len(list))
+	for i, l := range list {
+		ids[i], at[l.id] = l.id, l
+		l.state, l.found = "", false
+	}
+	rows, err := r.deps.DB.Query(ctx, `select r.state, d.letter, d.state from perdure.replays r
+left join perdure.dead_letters d on d.letter = any($2::text[]) where r.replay = $1`, j.id, ids)
+	if err != nil {
+		return nil, err
+	}
+	var job State
+	var id, state *string
+	if _, err := pgx.ForEachRow(rows, []any{&job, &id, &state}, func() error {
+		if id != nil {
+			l := at[*id]
+			l.state, l.found = schemas.LetterState(*state), true
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if job != Running {
+		return nil, nil // cancelled: the letters stay where they are
+	}
+	for _, l := range list {
+		// "": open again; a later look finds it.
+		if l.why = before(l, r.deps.Catalog); l.why != "" {
+			refused = append(refused, l)
+		}
+	}
+	return refused, nil
+}
+
+// note marks letters as looked at.
+func (r *Replayer) note(ctx context.Context, j *job, list []*letter) error {
+	if len(list) == 0 {
+		return nil
+	}
+	ns, results, details := make([]int64, len(list)), make([]string, len(list)), make([]string, len(list))
+	for i, l := range list {
+		ns[i], results[i], details[i] = l.n, "refused", string(l.why)
+		if l.why == "" {
+			results[i] = "would_replay"
+		}
+	}
+	rows, err := r.deps.DB.Query(ctx, noteLetters, j.id, ns, results, details)
+	if err != nil {
+		return err
+	}
+	var result string
+	_, err = pgx.ForEachRow(rows, []any{&result}, func() error {
+		r.letters.WithLabelValues(result).Inc()
+		return nil
+	})
+	return err
+}

@@ -1,0 +1,96 @@
+package replayer
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/internal/testkit"
+)
+
+// A row that Postgres refuses is one letter's trouble, not the job's.
+func TestLetterThatCannotBeWrittenHoldsUpNoOther(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 20, nil)
+	r.exec(`alter table perdure.outbox add constraint no_13 check (task_id is distinct from 'main-1-13')`)
+	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	r.run(r.replayer("a", &known{}))
+	j := r.get(id)
+	if j.Replayed != 19 || j.Refused != 1 || len(j.Refusals) != 1 || j.Refusals[0].Sample != "main-1-13@0" {
+		t.Errorf("%+v", j)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); n != 1 {
+		t.Errorf("%d letters are open, want 1", n)
+	}
+	if n := r.count(`select count(*) from perdure.audit where what = 'letter.replay'`); n != 19 {
+		t.Errorf("%d audit rows, want 19", n)
+	}
+}
+
+// The oldest death goes first, also where the ids sort otherwise: with `order:
+// key` the outbox's order is the tasks'.
+func TestReplayKeepsTheOrderOfDeaths(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 40, nil)
+	r.exec(`update perdure.dead_letters set died_at = now() - replace(task_id, 'main-1-', '')::int * interval '1 minute'`)
+	r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	r.run(r.replayer("a", &known{}))
+	if n := r.count(`select count(*) from (select died_at, lag(died_at) over (order by o.id) as before
+from perdure.outbox o join perdure.dead_letters d using (task_id)) x where before >= died_at`); n != 0 {
+		t.Errorf("%d outbox rows are out of order", n)
+	}
+	if n := r.count(`select count(*) from perdure.replay_letters l join perdure.outbox o on o.id = l.seq where l.letter = o.task_id || '@0'`); n != 40 {
+		t.Errorf("%d of 40 letters know their outbox row", n)
+	}
+}
+
+// Once Cancel has answered nothing moves, whatever statement was under way.
+func TestNothingMovesOnceCancelHasAnswered(t *testing.T) {
+	r := newRig(t)
+	const each = 60
+	for race := range 30 {
+		r.letters(race*each+1, (race+1)*each, nil)
+		id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+		before := r.count(`select count(*) from perdure.outbox`)
+		x := r.replayer("a", &known{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := x.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		testkit.Eventually(t, 10*time.Second, func() (bool, string) {
+			return r.count(`select count(*) from perdure.outbox`) > before, "nothing moves"
+		})
+		err := r.jobs.Cancel(t.Context(), id, "tester")
+		then := r.count(`select count(*) from perdure.outbox`)
+		cancel()
+		wg.Wait()
+		if now := r.count(`select count(*) from perdure.outbox`); err == nil && now != then {
+			t.Fatalf("%d letters moved after the replay was cancelled", now-then)
+		}
+	}
+}
+
+// A job goes on where it was, and comes back to what was open again meanwhile.
+func TestLetterThatWasPassedOverHasItsTurn(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 20, nil)
+	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	x := r.replayer("a", &known{})
+	hidden := false
+	x.steps = func(step string) {
+		if step == "judged" && !hidden {
+			hidden = true
+			r.exec(`update perdure.dead_letters set epoch = 9 where letter = 'main-1-2@0'`) // the compare-and-set fails
+		} else if step == "read" && hidden {
+			r.exec(`update perdure.dead_letters set epoch = 0 where letter = 'main-1-2@0'`)
+		}
+	}
+	r.run(x)
+	if j := r.get(id); j.State != Done || j.Replayed != 20 {
+		t.Errorf("%+v", j)
+	}
+}
