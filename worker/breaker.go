@@ -43,24 +43,25 @@ func (b *breaker) probeAt(now time.Time) time.Time {
 
 func (b *breaker) open() bool { return b != nil && !b.until.IsZero() }
 
-// unprobe takes back a probe that did not start.
-func (b *breaker) unprobe() {
-	if b != nil {
-		b.probing = false
+// unprobe takes back a probe that did not start: the next task is the probe.
+func (d *delivery) unprobe() {
+	if d.probe {
+		d.kind.breaker.probing, d.probe = false, false
 	}
 }
 
-// report tells how an attempt ended, and says whether the breaker changed.
-func (b *breaker) report(misconfigured bool, now time.Time) (changed bool) {
+// report tells how an attempt ended, and whether it was the probe; it says
+// whether the breaker changed. Only the probe's end makes room for another.
+func (b *breaker) report(misconfigured, probe bool, now time.Time) (changed bool) {
 	if b == nil {
 		return false
 	}
-	b.probing = false
 	if !misconfigured {
 		changed = !b.until.IsZero()
-		b.until, b.pause = time.Time{}, 0
+		b.until, b.pause, b.probing = time.Time{}, 0, false
 		return changed
 	}
+	b.probing = b.probing && !probe
 	if now.Before(b.until) {
 		return false // one of those that ran when it opened
 	}

@@ -118,7 +118,7 @@ func (p *pipeline) claimFailed(a claimAnswer, now time.Time) {
 // unclaimed gives a slot back and puts a delivery at the head of its line.
 func (p *pipeline) unclaimed(d *delivery, now time.Time) {
 	p.slots++
-	d.kind.breaker.unprobe()
+	d.unprobe()
 	p.letGo(d)
 	if d.asg.draining {
 		p.release(d, now)
@@ -150,7 +150,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		return
 	}
 	p.slots++
-	d.kind.breaker.unprobe()
+	d.unprobe()
 	switch g.Verdict {
 	case claims.VerdictAck:
 		p.ack(d, now)
@@ -182,14 +182,15 @@ func (p *pipeline) start(d *delivery, now time.Time) {
 	switch {
 	case d.asg.draining || p.stopping:
 		p.slots++
-		d.kind.breaker.unprobe()
+		d.unprobe()
 		p.settle(settlement{op: opHandBack, d: d})
 	case d.condemn != "":
 		p.slots++
+		d.unprobe()
 		p.settleDead(d, d.condemn)
 	case d.task.Expired(now):
 		p.slots++
-		d.kind.breaker.unprobe()
+		d.unprobe()
 		d.why = execution.Result{Class: "expired", Message: "the deadline passed before the task could run"}
 		p.settleDead(d, schemas.ReasonExpired)
 	default:

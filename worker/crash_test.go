@@ -31,7 +31,7 @@ import (
 type victim struct {
 	Instance, Catalog, Redis, Keys, Prefix, URL string
 	Brokers                                     []string
-	TTL                                         time.Duration
+	TTL, AbandonAfter                           time.Duration
 }
 
 // runAsVictim turns this test binary into a worker that is made to be killed.
@@ -54,7 +54,7 @@ func runAsVictim() bool {
 	store, err := newStore(v.Redis, v.Keys, names, v.Brokers, v.TTL, func(func()) {})
 	fail(err)
 	wk, err := worker.New(
-		worker.Config{Instance: v.Instance, Concurrency: 8, CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second},
+		worker.Config{Instance: v.Instance, Concurrency: 8, CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second, AbandonAfter: v.AbandonAfter},
 		worker.Deps{Catalog: cat, Names: names, Kafka: []kgo.Opt{kgo.SeedBrokers(v.Brokers...)}, Claims: store})
 	fail(err)
 	worker.Handle(wk, "job.run", func(ctx context.Context, t *worker.Task[job]) error {
@@ -69,6 +69,11 @@ func runAsVictim() bool {
 		if err != nil {
 			return err
 		}
+		if t.Payload.Mode == "tidy up" {
+			<-ctx.Done()
+			<-time.After(50 * time.Millisecond) // the work of tidying up
+			return errors.Join(ctx.Err(), res.Body.Close())
+		}
 		return res.Body.Close()
 	})
 	fail(wk.Run(context.Background()))
@@ -76,12 +81,16 @@ func runAsVictim() bool {
 }
 
 // spawn starts a worker process.
-func (w *world) spawn(instance, catalog, url string) *exec.Cmd {
+func (w *world) spawn(instance, catalog, url string, change ...func(*victim)) *exec.Cmd {
 	w.Helper()
-	text, err := json.Marshal(victim{
+	v := victim{
 		Instance: instance, Catalog: catalog, Redis: w.redis, Keys: w.keys, Prefix: w.names.Prefix,
 		URL: url, Brokers: w.kafka.Brokers, TTL: w.ttl,
-	})
+	}
+	for _, c := range change {
+		c(&v)
+	}
+	text, err := json.Marshal(v)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -50,6 +50,7 @@ type delivery struct {
 	inDoubt bool
 	history []dlq.Attempt
 	started time.Time
+	probe   bool // its kind's breaker is open and waits for what comes of it
 
 	hop   []*kgo.Record // what Kafka must have before the acknowledgement
 	rehop bool          // Kafka refused it: try the hop again, not the claim

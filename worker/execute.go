@@ -20,6 +20,7 @@ type tryOut struct {
 	d        *delivery
 	attempt  execution.Attempt
 	deadline time.Time
+	overdue  time.Time // the loop's: when it first saw that the deadline had passed
 	result   execution.Result
 	state    atomic.Int32 // exactly one of executor and watchdog ends it
 	late     bool
@@ -51,7 +52,7 @@ func (p *pipeline) stepExecute(now time.Time) {
 	if now.After(p.patrol) {
 		p.patrol = now.Add(patrolEvery)
 		for d, a := range p.claimed {
-			if a != nil && now.After(a.deadline.Add(p.cfg.AbandonAfter)) && a.state.CompareAndSwap(tryRunning, tryAbandoned) {
+			if a != nil && a.ignores(now, p.cfg.AbandonAfter) && a.state.CompareAndSwap(tryRunning, tryAbandoned) {
 				p.abandon(d, a, now)
 			}
 		}
@@ -65,6 +66,19 @@ func (p *pipeline) stepExecute(now time.Time) {
 		p.ended(f.d)
 		p.judge(f.d, f.deadline, f.result, now)
 	}
+}
+
+// ignores reports whether a handler had its chance to see the end of its context.
+// The chance begins when the loop sees the deadline pass, not at the deadline: a
+// process that was suspended meanwhile gave its handlers none.
+func (a *tryOut) ignores(now time.Time, grace time.Duration) bool {
+	if now.Before(a.deadline) {
+		return false
+	}
+	if a.overdue.IsZero() {
+		a.overdue = now
+	}
+	return now.Sub(a.overdue) > grace
 }
 
 // abandon gives up an attempt whose handler ignores its context: its slot is

@@ -66,21 +66,22 @@ func (h goHandler[T]) Execute(ctx context.Context, a *execution.Attempt) (r exec
 		Attempt: a.N, Epoch: a.Task.Epoch, Run: a.Run, InDoubt: a.InDoubt,
 		Deadline: a.Task.Deadline, Headers: a.Task.Headers,
 	}
-	if err := decodePayload(a.Task.Payload, &t.Payload); err != nil {
-		return execution.Result{Outcome: execution.Permanent, Class: "payload", Message: err.Error()}
-	}
-	once := a.Kind.Effects == schemas.EffectsOnce
+	once, began := a.Kind.Effects == schemas.EffectsOnce, false
 	defer func() {
-		if p := recover(); p != nil {
+		if p := recover(); p != nil { // also of a payload's own UnmarshalJSON
 			r = execution.Result{Outcome: execution.Retry, Class: "panic", Message: fmt.Sprint(p), Stack: stack()}
 			if err, ok := p.(error); ok {
 				r.Class = "panic: " + errorClass(err)
 			}
-			if once {
+			if once && began {
 				r.Outcome = execution.Unknown
 			}
 		}
 	}()
+	if err := decodePayload(a.Task.Payload, &t.Payload); err != nil {
+		return execution.Result{Outcome: execution.Permanent, Class: "payload", Message: err.Error()}
+	}
+	began = true
 	return judge(ctx, h.fn(ctx, &t), once)
 }
 

@@ -88,7 +88,9 @@ func (p *pipeline) settleDead(d *delivery, reason schemas.Reason) {
 func (p *pipeline) reportBreaker(d *delivery, r execution.Result, now time.Time) {
 	b := d.kind.breaker
 	bad := r.Outcome == execution.Misconfigured
-	if !b.report(bad, now) {
+	changed := b.report(bad, d.probe, now)
+	d.probe = false
+	if !changed {
 		return
 	}
 	if bad {

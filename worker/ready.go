@@ -38,6 +38,7 @@ func (q *readyQueue) pop(n int, now time.Time, out []*delivery) []*delivery {
 		k.ready[0] = nil
 		k.ready = k.ready[1:]
 		q.size--
+		d.probe = k.breaker.open() // then allow let it through as the one probe
 		out = append(out, d)
 	}
 	return out
