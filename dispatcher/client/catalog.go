@@ -20,6 +20,8 @@ import (
 const (
 	lookAgain = 30 * time.Second // a changed kind is noticed after this
 	lookSoon  = time.Second      // an unknown kind makes us look, but not more often
+
+	lookPatience = 250 * time.Millisecond // for a look that could also be done later
 )
 
 // snapshot is the catalog at one moment; never changed.
@@ -43,11 +45,33 @@ type kinds struct {
 // it, has the kind.
 func (k *kinds) get(ctx context.Context, kind string) (*snapshot, error) {
 	s := k.latest.Load()
-	age := time.Duration(k.now().UnixNano() - k.looked.Load())
-	if s != nil && age < lookAgain && (s.Kinds[kind] != nil || age < lookSoon) {
+	looked, now := k.looked.Load(), k.now().UnixNano()
+	age := time.Duration(now - looked)
+	switch {
+	case s == nil, s.Kinds[kind] == nil && age >= lookSoon:
+		return k.look(ctx, s)
+	case age < lookAgain, !k.looked.CompareAndSwap(looked, now): // or another looks
 		return s, nil
 	}
-	return k.look(ctx, s)
+	return k.refresh(ctx, s), nil
+}
+
+// refresh looks again, briefly, and else goes on with s. It must never wait for
+// long: its caller may hold a transaction on the pool's last connection, and a
+// look that waits for another one would wait for its own caller.
+func (k *kinds) refresh(ctx context.Context, s *snapshot) *snapshot {
+	if !k.mu.TryLock() {
+		return s
+	}
+	defer k.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, lookPatience)
+	defer cancel()
+	fresh, err := k.read(ctx, s)
+	if err != nil {
+		return s // if Postgres is away, the caller's own statement says so
+	}
+	k.latest.Store(fresh)
+	return fresh
 }
 
 // look reads the rows again if they changed since old.

@@ -16,6 +16,10 @@ import (
 	"github.com/perdure/perdure/worker"
 )
 
+// connections of one worker process: pgx's default, four, would make most of
+// its 64 handlers wait for one.
+const connections = 16
+
 // Worker runs the workflow's handlers until ctx ends, or until parent does: it
 // is our end of a pipe that closes when the demo is gone, killed or not.
 func Worker(ctx context.Context, logs io.Writer, bankURL string, parent io.Reader) error {
@@ -29,7 +33,12 @@ func Worker(ctx context.Context, logs io.Writer, bankURL string, parent io.Reade
 	if err != nil {
 		return exit.Usage(err)
 	}
-	db, err := pgxpool.New(ctx, cfg.PostgresURL)
+	pool, err := pgxpool.ParseConfig(cfg.PostgresURL)
+	if err != nil {
+		return exit.Usage(fmt.Errorf("PERDURE_POSTGRES_URL: %w", err))
+	}
+	pool.MaxConns = connections
+	db, err := pgxpool.NewWithConfig(ctx, pool)
 	if err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}

@@ -4,11 +4,13 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/perdure/perdure/examples/disputes"
 	"github.com/perdure/perdure/internal/app"
@@ -95,12 +97,16 @@ func (w *world) drained(ctx context.Context) error {
 	begun := time.Now()
 	for {
 		lags, err := w.admin.Lag(ctx, groups...)
-		if err != nil {
+		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 			return fmt.Errorf("ask how much is not acknowledged: %w", err)
 		}
 		var left int64
 		for _, l := range lags {
-			if err := l.Error(); err != nil {
+			err := l.Error()
+			if errors.Is(err, kerr.GroupIDNotFound) {
+				continue // nothing ever arrived on its queue
+			}
+			if err != nil {
 				return fmt.Errorf("ask how much is not acknowledged: %w", err)
 			}
 			left += l.Lag.Total()
