@@ -66,7 +66,7 @@ func TestClaimWhoseAnswerWasLostIsHandedBackAndGrantedAgain(t *testing.T) {
 			t.Fatalf("%+v", first)
 		}
 		tb.want(tb.claim(me, rec(0, 1, 5)), VerdictPark, Running) // and what runs is not handed back
-		tb.ok(tb.Store.Beat(t.Context(), me))
+		tb.ok(tb.Beat(t.Context(), me))
 		if c := tb.get(); c.State != Running || c.Run != first.Run {
 			t.Fatalf("%+v", c)
 		}
@@ -94,7 +94,7 @@ func TestClaimSentTwiceIsOneGrant(t *testing.T) {
 			t.Fatalf("%+v", g)
 		}
 		tb.silence(me)
-		tb.ok(tb.Store.Beat(t.Context(), other))
+		tb.ok(tb.Beat(t.Context(), other))
 		tb.ok(tb.rdb.Del(t.Context(), tb.k.grace).Err())
 		h := tb.run(other, rec(0, 1, 5))
 		if h.Run != firstN(0, 2) || !h.InDoubt || h.Claim.Crashes != 1 {
@@ -132,7 +132,7 @@ func TestRedisAwayIsAnErrorNeverAVerdict(t *testing.T) {
 		"get":    func() (int, error) { c, err := tb.Get(t.Context(), id); return len(c), err },
 		"bits":   func() (int, error) { b, err := tb.DoneBits(t.Context(), "main", 1, 0); return len(b), err },
 		"cancel": func() (int, error) { c, err := tb.Cancel(t.Context(), id); return len(c.State), err },
-		"beat":   func() (int, error) { return 0, tb.Store.Beat(t.Context(), me) },
+		"beat":   func() (int, error) { return 0, tb.Beat(t.Context(), me) },
 		"leave":  func() (int, error) { return 0, tb.Leave(t.Context(), me) },
 		"back":   func() (int, error) { return 0, tb.HandBack(t.Context(), me, []Hold{{id, g.Run}}) },
 		"open":   func() (int, error) { return 0, tb.Open(t.Context()) },
@@ -224,7 +224,7 @@ func TestUnusableArgumentsAreRefused(t *testing.T) {
 		t.Errorf("a refused batch claimed %+v", c)
 	}
 	for _, owner := range []string{"", "a", "/b/c", "a//1", "a b/1/1"} {
-		if err := tb.Store.Beat(t.Context(), owner); err == nil {
+		if err := tb.Beat(t.Context(), owner); err == nil {
 			t.Errorf("owner %q beats", owner)
 		}
 	}

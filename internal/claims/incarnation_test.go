@@ -47,7 +47,7 @@ func TestFlushedRedisGrantsNothingBeforeReassertion(t *testing.T) {
 		tb.ok(tb.rdb.FlushAll(t.Context()).Err())
 		for name, call := range map[string]func() error{
 			"claim": func() error { _, err := tb.Claim(t.Context(), other, []Record{rec(0, 1, 5)}, nil); return err },
-			"beat":  func() error { return tb.Store.Beat(t.Context(), me) },
+			"beat":  func() error { return tb.Beat(t.Context(), me) },
 			"done":  func() error { _, err := tb.Done(t.Context(), me, []Outcome{{TaskID: id, Run: g.Run}}); return err },
 			"wait": func() error {
 				_, err := tb.Wait(t.Context(), me, []WaitOutcome{{TaskID: id, Run: g.Run, NextAttempt: 2}})
@@ -159,7 +159,7 @@ func TestBeatsThatVanishTogetherCondemnNobody(t *testing.T) {
 		if _, err := tb.Claim(t.Context(), me, []Record{rec(0, 1, 5)}, nil); !errors.Is(err, ErrPaused) {
 			t.Fatalf("claimed while its own beat was missing: %v", err)
 		}
-		tb.ok(tb.Store.Beat(t.Context(), me))
+		tb.ok(tb.Beat(t.Context(), me))
 		tb.want(tb.claim(me, rec(0, 1, 5)), VerdictPark, Running)
 		fresh := rec(0, 1, 6)
 		fresh.TaskID = "main-1-9"
@@ -337,7 +337,7 @@ func TestPromotedReplicaIsNoticedBeforeItsFirstVerdictCounts(t *testing.T) {
 	t.Cleanup(func() { _ = rdb.Close() })
 	second := dial(t, replica.Addr)
 	host, port, _ := net.SplitHostPort(master.Addr)
-	if err := second.SlaveOf(t.Context(), host, port).Err(); err != nil {
+	if err := second.ReplicaOf(t.Context(), host, port).Err(); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, 30*time.Second, func() (bool, string) {
@@ -356,7 +356,7 @@ func TestPromotedReplicaIsNoticedBeforeItsFirstVerdictCounts(t *testing.T) {
 		n, err := second.Exists(t.Context(), s.k.inc, s.k.beat("a/1"), s.k.beat("b/1")).Result()
 		return err == nil && n == 3, "inc and beats are not replicated"
 	})
-	tb.ok(second.SlaveOf(t.Context(), "NO", "ONE").Err())
+	tb.ok(second.ReplicaOf(t.Context(), "NO", "ONE").Err())
 	g := tb.run(me, rec(0, 1, 5)) // only the old master knows
 	at.Store(replica.Addr)
 	master.Kill(t)

@@ -100,7 +100,7 @@ func newTable(t *testing.T, addr, prefix string) *table {
 // beat shows an owner and ends the grace that its first beat begins.
 func (tb *table) beat(owner string) {
 	tb.Helper()
-	tb.ok(tb.Store.Beat(tb.Context(), owner))
+	tb.ok(tb.Beat(tb.Context(), owner))
 	tb.ok(tb.rdb.Del(tb.Context(), tb.k.grace).Err())
 }
 

@@ -187,7 +187,7 @@ func (w *world) tidy(m *model) {
 		case h.ph == phLetter && w.letters&(1<<h.e) != 0, h.ph == phResolve && (w.resolved || w.replays == 0):
 			h.ph = phAck // another copy changes nothing
 		}
-		if (h.ph == phAck || h.ph == phLocal) && !w.current(h.o) && !(h.done && w.failovers > 0) && m.mut != ackOfLostAssignment {
+		if (h.ph == phAck || h.ph == phLocal) && !w.current(h.o) && (!h.done || w.failovers == 0) && m.mut != ackOfLostAssignment {
 			continue // an assignment never comes back: nothing comes of it
 		}
 		switch h.ph {
