@@ -220,3 +220,12 @@ func TestDemoOnServersThatAreNotItsOwn(t *testing.T) {
 		t.Errorf("keys are left: %v, %v", keys, err)
 	}
 }
+
+// TestDemoOfNothing: a file without a single dispute is no reason to fail.
+func TestDemoOfNothing(t *testing.T) {
+	var told journal
+	res, err := demo.Run(t.Context(), options(t, strings.NewReader("garbage\n"), &told))
+	if err != nil || res.String() != "accepted=0 completed=0 dead=0 replayed=0 rejected=1 lost=0 duplicate_effects=0" {
+		t.Errorf("%s, %v\n%s", res, err, told.String())
+	}
+}
