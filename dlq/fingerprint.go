@@ -29,12 +29,20 @@ func Fingerprint(kind, errorClass, message, frame string) string {
 	return fingerprintVersion + hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// lastFrame is the innermost line of the last stack of a history.
+// lastFrame is the innermost line of the last stack of a history, without the
+// folders that the program was built in: the same bug, built elsewhere, is the
+// same group.
 func lastFrame(as []Attempt) string {
 	for i := len(as) - 1; i >= 0; i-- {
 		if s := strings.TrimSpace(as[i].Stack); s != "" {
 			line, _, _ := strings.Cut(s, "\n")
-			return strings.TrimSpace(line)
+			words := strings.Fields(line)
+			for i, w := range words {
+				if strings.HasPrefix(w, "/") {
+					words[i] = w[strings.LastIndexByte(w, '/')+1:]
+				}
+			}
+			return strings.Join(words, " ")
 		}
 	}
 	return ""

@@ -94,3 +94,17 @@ func FuzzFingerprint(f *testing.F) {
 		}
 	})
 }
+
+// A release built in another folder must not open a new group.
+func TestFingerprintForgetsWhereItWasBuilt(t *testing.T) {
+	print := func(frame string) string {
+		return Fingerprint("k", "panic", "boom", lastFrame([]Attempt{{Stack: frame + "\nmain.main /x/main.go:1"}}))
+	}
+	here := print("example.com/shop/refunds.(*Handler).Run /home/ada/src/refunds/handler.go:88")
+	if there := print("example.com/shop/refunds.(*Handler).Run /build/refunds/handler.go:91"); here != there {
+		t.Errorf("%s is not %s", here, there)
+	}
+	if other := print("example.com/shop/refunds.(*Handler).Undo /build/refunds/handler.go:91"); here == other {
+		t.Error("another function has the same fingerprint")
+	}
+}
