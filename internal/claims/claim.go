@@ -38,7 +38,8 @@ func (r *Record) Check() error {
 // Only what starts now may be claimed. Beat must have succeeded within the beat
 // TTL. Errors: ErrLost, ErrPaused, ErrBadRecord (nothing was asked), or what
 // Redis said; then no verdict was given, and a grant that was made though its
-// answer was lost is handed back before this store claims again, and by Beat.
+// answer was lost, also one that Redis is yet to make because the network kept the
+// call back, is handed back before this store claims again, and by Beat.
 func (s *Store) Claim(ctx context.Context, owner string, recs []Record, grants []Grant) ([]Grant, error) {
 	if len(recs) == 0 {
 		return grants, nil
@@ -72,7 +73,7 @@ func (s *Store) Claim(ctx context.Context, owner string, recs []Record, grants [
 }
 
 func (s *Store) claimBatch(ctx context.Context, inc *incarnation, proc, owner, token string, recs []Record, grants []Grant) ([]Grant, error) {
-	keys := append(make([]string, 0, 4+2*len(recs)), s.k.inc, s.k.hold, s.k.grace, s.k.beat(proc))
+	keys := append(make([]string, 0, 5+2*len(recs)), s.k.inc, s.k.hold, s.k.grace, s.k.beat(proc), s.k.void(token))
 	args := append(make([]any, 0, 7+6*len(recs)),
 		inc.token, owner, s.k.beat(""), inc.n, token, s.cfg.MaxCrashes, s.cfg.Horizon.Milliseconds())
 	var chunk chunkKey

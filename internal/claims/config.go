@@ -89,6 +89,9 @@ func (k *keys) claim(taskID string) string { return k.prefix + "c:" + taskID }
 
 func (k *keys) beat(process string) string { return k.prefix + "w:" + process }
 
+// void marks a call that its owner has given up; see handback.lua.
+func (k *keys) void(token string) string { return k.prefix + "v:" + token }
+
 func (k *keys) chunk(source string, generation int, chunk int64) string {
 	return fmt.Sprintf("%sd:%s:%d:%d", k.prefix, source, generation, chunk)
 }

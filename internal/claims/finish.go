@@ -64,7 +64,7 @@ func (s *Store) HandBack(ctx context.Context, owner string, held []Hold) error {
 		b.add(s.k.claim(h.TaskID))
 		b.args = append(b.args, "r", runParts(h.Run))
 		return nil
-	}, s.cfg.Horizon.Milliseconds())
+	}, s.cfg.Horizon.Milliseconds(), s.k.void(""), voidTTL.Milliseconds())
 	if err != nil {
 		return fmt.Errorf("claims: hand back: %w", err)
 	}

@@ -25,6 +25,7 @@ func (s *Store) Reassert(ctx context.Context, owner string, held []Held, done []
 	if err != nil {
 		return nil, err
 	}
+	token := s.token(inc)
 	flags, err := batches(ctx, s, reassertScript, owner, held, func(b *batch, h *Held) error {
 		if err := h.Check(); err != nil {
 			return err
@@ -34,6 +35,11 @@ func (s *Store) Reassert(ctx context.Context, owner string, held []Held, done []
 		}
 		return b.addDone(&s.k, h.TaskID, h.Epoch, h.Attempt, h.Coord.text(), runParts(h.Run),
 			h.Crashes, flag(h.Waiting), ms(h.Due), h.History)
-	}, s.token(inc))
+	}, token, s.k.void(""))
+	if err != nil {
+		s.mu.Lock()
+		s.unsure = append(s.unsure, unsure{owner: owner, token: token}) // a copy that comes late must not bring back what ended since
+		s.mu.Unlock()
+	}
 	return bools(flags, "re-assert", err)
 }

@@ -1,16 +1,25 @@
 package claims
 
-// Claims whose answer was lost. Redis may have granted them in this owner's
+// Calls whose answer was lost. Redis may have granted claims in this owner's
 // name, nothing was started under them, and while the owner beats nobody else
 // may run them: so they are handed back, by the token of the call, as soon as
 // Redis answers again.
+//
+// It may also grant them later: TCP goes on sending what it has when the client
+// has given up, and a new connection may be quicker. So the hand-back makes the
+// call void, and a void call is refused when it comes.
 
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
-type unsure struct{ owner, token, taskID string }
+// voidTTL is how long a call that was given up is remembered: longer than any
+// TCP stack sends again (15 minutes on Linux).
+const voidTTL = time.Hour
+
+type unsure struct{ owner, token, taskID string } // no task: the call is void, what it did stands
 
 // doubt notes that Claim of recs gave no answer.
 func (s *Store) doubt(owner, token string, recs []Record) {
@@ -34,10 +43,15 @@ func (s *Store) settleUnsure(ctx context.Context, inc *incarnation) error {
 			n++
 		}
 		keys := append(make([]string, 0, n+1), s.k.inc)
-		args := append(make([]any, 0, 3+2*n), inc.token, list[0].owner, s.cfg.Horizon.Milliseconds())
+		args := append(make([]any, 0, 5+2*n), inc.token, list[0].owner, s.cfg.Horizon.Milliseconds(),
+			s.k.void(""), voidTTL.Milliseconds())
 		for _, u := range list[:n] {
 			keys = append(keys, s.k.claim(u.taskID))
-			args = append(args, "k", u.token)
+			field := "k"
+			if u.taskID == "" {
+				field = "v"
+			}
+			args = append(args, field, u.token)
 		}
 		if _, err := s.run(ctx, handBackScript, inc, keys, args); err != nil {
 			s.mu.Lock()

@@ -1,5 +1,5 @@
 -- Who may run these records now? PROTOCOL section 2, all rows with a record.
--- KEYS: inc, hold, grace, own beat; then claim, done chunk for each record.
+-- KEYS: inc, hold, grace, own beat, void of this call; then claim, done chunk for each record.
 -- ARGV: inc, owner, beat prefix, incarnation, call token, max crashes, horizon ms;
 --       then bit, epoch, attempt, coordinate, '1' if once, run for each record.
 -- Reply for each record: a run as a string (granted from none), or
@@ -11,6 +11,9 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('PERDURE_PAU
 -- My own beat is missing: then either I was away or Redis was, and nobody
 -- else's silence means anything either.
 if redis.call('EXISTS', KEYS[4]) == 0 then return redis.error_reply('PERDURE_PAUSED') end
+-- The network kept this call back until its owner had given it up (handback.lua):
+-- nobody would read a grant, and while the owner beats nobody could end it.
+if redis.call('EXISTS', KEYS[5]) == 1 then return redis.error_reply('PERDURE_VOID') end
 
 local me, beat_prefix, incn, token = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local max_crashes, horizon = tonumber(ARGV[6]), ARGV[7]
@@ -168,10 +171,10 @@ local function decide(ck, dk, bit, q)
 end
 
 local out = {}
-local n = (#KEYS - 4) / 2
+local n = (#KEYS - 5) / 2
 for i = 1, n do
   local j = 7 + (i - 1) * 6
-  out[i] = decide(KEYS[3 + 2 * i], KEYS[4 + 2 * i], ARGV[j + 1], {
+  out[i] = decide(KEYS[4 + 2 * i], KEYS[5 + 2 * i], ARGV[j + 1], {
     e = tonumber(ARGV[j + 2]), a = tonumber(ARGV[j + 3]), c = ARGV[j + 4],
     once = ARGV[j + 5] == '1', run = ARGV[j + 6],
   })

@@ -1,12 +1,23 @@
 -- R, mine, not started | hand-back → the claim before it; run and crashes kept.
--- KEYS: inc; then claims. ARGV: inc, owner, horizon ms; then for each the field
--- that must match (r = run, k = token of the call) and its value.
+-- KEYS: inc; then claims. ARGV: inc, owner, horizon ms, void prefix, void ms; then
+-- for each the field that must match (r = run, k = token of the call; v = none,
+-- only make the call void) and its value.
 -- Reply for each: 1 = handed back, 0 = not mine.
-local out = {}
+-- The call that granted is void from now on: a copy of it that is still on its
+-- way (its answer was lost, or the client sent it twice) must not grant again.
+local out, voided = {}, {}
+local function void(token)
+  if token and token ~= '' and not voided[token] then
+    voided[token] = true
+    redis.call('SET', ARGV[4] .. token, '1', 'PX', ARGV[5])
+  end
+end
 for i = 1, #KEYS - 1 do
-  local ck, j = KEYS[i + 1], 3 + (i - 1) * 2
-  local v = redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph')
+  local ck, j = KEYS[i + 1], 5 + (i - 1) * 2
+  if ARGV[j + 1] ~= 'r' then void(ARGV[j + 2]) end
+  local v = redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph', 'k')
   if v[1] == 'R' and v[2] == ARGV[2] and v[3] == ARGV[j + 2] then
+    void(v[7])
     redis.call('HDEL', ck, 'i', 'p', 'ph')
     local kind = v[4] and string.sub(v[4], 1, 1)
     if v[5] then -- cancel was asked meanwhile, and nothing was started
