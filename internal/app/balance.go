@@ -41,7 +41,6 @@ func Balance(ctx context.Context, cfg config.Config, cat *schemas.Catalog, since
 		r, err = balance.Compute(ctx, balance.Deps{
 			DB:     db,
 			Claims: store,
-			Life:   balance.RedisLife{Client: rdb, Prefix: cfg.RedisKeyPrefix, Cluster: cfg.RedisCluster},
 			Admin:  a.Client,
 			Kafka:  a.opts,
 			Names:  a.settings.Names,

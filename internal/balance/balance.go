@@ -21,13 +21,15 @@ import (
 type Claims interface {
 	Get(ctx context.Context, ids ...string) ([]claims.Claim, error)
 	DoneBits(ctx context.Context, source string, generation int, chunk int64) ([]byte, error)
+	// Present is the incarnation that Redis holds now, 0 if none: flushed, lost, or
+	// never used.
+	Present(ctx context.Context) (int64, error)
 }
 
 // Deps are what Compute uses and does not own.
 type Deps struct {
 	DB      *pgxpool.Pool
 	Claims  Claims
-	Life    Life         // which life of Redis this is; see RedisLife
 	Admin   *kadm.Client // committed offsets
 	Kafka   []kgo.Opt    // brokers, TLS, SASL: to look for records of tasks that are found nowhere else
 	Names   kafka.Names
@@ -74,8 +76,8 @@ func (r *Report) Line() string {
 }
 
 func (d *Deps) check() error {
-	if d.DB == nil || d.Claims == nil || d.Life == nil || d.Admin == nil || d.Source == "" {
-		return errors.New("balance: it needs a database, claims, a life of Redis, Kafka and the source's name")
+	if d.DB == nil || d.Claims == nil || d.Admin == nil || d.Source == "" {
+		return errors.New("balance: it needs a database, claims, Kafka and the source's name")
 	}
 	if d.Horizon <= 0 {
 		d.Horizon = claims.DefaultHorizon

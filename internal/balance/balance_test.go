@@ -44,7 +44,7 @@ func (r *fakeRedis) travel() {
 	}
 }
 
-func (r *fakeRedis) Incarnation(context.Context) (int64, error) { return r.inc, nil }
+func (r *fakeRedis) Present(context.Context) (int64, error) { return r.inc, nil }
 
 func (r *fakeRedis) Get(_ context.Context, ids ...string) ([]claims.Claim, error) {
 	defer r.travel()
@@ -126,7 +126,7 @@ func newRig(t *testing.T) *rig {
 	if _, err := r.adm.CreateTopics(t.Context(), 1, 1, nil, topics...); err != nil {
 		t.Fatal(err)
 	}
-	r.deps = Deps{DB: db, Claims: r.redis, Life: r.redis, Admin: r.adm, Kafka: seeds, Names: r.names, Queues: []string{"q"}, Source: "main", Settle: 20 * time.Millisecond}
+	r.deps = Deps{DB: db, Claims: r.redis, Admin: r.adm, Kafka: seeds, Names: r.names, Queues: []string{"q"}, Source: "main", Settle: 20 * time.Millisecond}
 	r.exec(`insert into perdure.relay_cursor (shard, fence, prev, system_id, database, timeline) values ('main', 1, pg_current_snapshot(), '', 0, '')`)
 	return r
 }

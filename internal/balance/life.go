@@ -5,48 +5,12 @@ package balance
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
-
-// Life tells the incarnation that Redis holds now, 0 if none: flushed, lost, or
-// never used.
-type Life interface {
-	Incarnation(ctx context.Context) (int64, error)
-}
-
-// RedisLife reads the key `inc` (see docs/ARCHITECTURE.md, "Redis keys").
-type RedisLife struct {
-	Client  redis.UniversalClient
-	Prefix  string // PERDURE_REDIS_KEY_PREFIX
-	Cluster bool   // PERDURE_REDIS_CLUSTER
-}
-
-// Incarnation implements Life.
-func (r RedisLife) Incarnation(ctx context.Context) (int64, error) {
-	prefix := r.Prefix
-	if r.Cluster && !strings.Contains(prefix, "{") {
-		if prefix == "" {
-			prefix = "perdure:"
-		}
-		prefix = "{" + strings.TrimSuffix(prefix, ":") + "}:"
-	}
-	text, err := r.Client.Get(ctx, prefix+"inc").Result()
-	if errors.Is(err, redis.Nil) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read the incarnation of Redis: %w", err)
-	}
-	n, _, _ := strings.Cut(text, " ")
-	return strconv.ParseInt(n, 10, 64)
-}
 
 // life is since when Redis remembers.
 type life struct {
@@ -66,7 +30,7 @@ func (c *computation) openLife(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := c.Life.Incarnation(ctx)
+	n, err := c.Claims.Present(ctx)
 	if err != nil {
 		return err
 	}

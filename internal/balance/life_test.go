@@ -3,49 +3,12 @@ package balance
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	goredis "github.com/redis/go-redis/v9"
-
 	"github.com/perdure/perdure/internal/claims"
-	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/internal/tracker"
 )
-
-type ledger struct{ n atomic.Int64 }
-
-func (l *ledger) Last(context.Context) (int64, error)    { return l.n.Load(), nil }
-func (l *ledger) Raise(_ context.Context, n int64) error { l.n.Store(n); return nil }
-
-// RedisLife reads the key that the claims' store writes, whatever its prefix.
-func TestRedisLifeReadsTheStoresIncarnation(t *testing.T) {
-	srv := testkit.Redis(t)
-	rdb := goredis.NewClient(&goredis.Options{Addr: srv.Addr})
-	t.Cleanup(func() { rdb.Close() }) //nolint:errcheck // only a test's
-	for _, cluster := range []bool{false, true} {
-		life := RedisLife{Client: rdb, Prefix: srv.Prefix, Cluster: cluster}
-		if n, err := life.Incarnation(t.Context()); err != nil || n != 0 {
-			t.Fatal(n, err)
-		}
-		store, err := claims.New(rdb, claims.Config{Prefix: srv.Prefix, Cluster: cluster, Ledger: &ledger{}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := store.Open(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := life.Incarnation(t.Context()); err != nil || n != store.Incarnation() {
-			t.Errorf("cluster %v: %d %v, the store opened %d", cluster, n, err, store.Incarnation())
-		}
-	}
-	gone := goredis.NewClient(&goredis.Options{Addr: "127.0.0.1:1", MaxRetries: -1})
-	t.Cleanup(func() { gone.Close() }) //nolint:errcheck // only a test's
-	if _, err := (RedisLife{Client: gone}).Incarnation(t.Context()); err == nil {
-		t.Error("a Redis that is away has an incarnation")
-	}
-}
 
 // A server that is away gives an error, never a report.
 func TestBalanceNeverReportsWithoutAServer(t *testing.T) {
@@ -53,8 +16,8 @@ func TestBalanceNeverReportsWithoutAServer(t *testing.T) {
 	r.accept(3)
 	r.relay()
 	for name, change := range map[string]func(*Deps){
-		"claims": func(d *Deps) { d.Claims = away{} },
-		"life":   func(d *Deps) { d.Life = away{} },
+		"claims": func(d *Deps) { d.Claims = away{r.redis} },
+		"life":   func(d *Deps) { d.Claims = noLife{r.redis} },
 		"bits":   func(d *Deps) { d.Claims = onlyClaims{r.redis} },
 		"config": func(d *Deps) { d.Source = "" },
 	} {
@@ -73,11 +36,13 @@ func TestBalanceNeverReportsWithoutAServer(t *testing.T) {
 
 var errAway = errors.New("connection refused")
 
-type away struct{}
+type away struct{ *fakeRedis }
 
-func (away) Get(context.Context, ...string) ([]claims.Claim, error)       { return nil, errAway }
-func (away) DoneBits(context.Context, string, int, int64) ([]byte, error) { return nil, nil }
-func (away) Incarnation(context.Context) (int64, error)                   { return 0, errAway }
+func (away) Get(context.Context, ...string) ([]claims.Claim, error) { return nil, errAway }
+
+type noLife struct{ *fakeRedis }
+
+func (noLife) Present(context.Context) (int64, error) { return 0, errAway }
 
 type onlyClaims struct{ *fakeRedis }
 

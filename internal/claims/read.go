@@ -93,3 +93,20 @@ func (s *Store) DoneBits(ctx context.Context, source string, generation int, chu
 	}
 	return b, nil
 }
+
+// Present returns the incarnation that Redis holds now, whichever this store has
+// opened; 0 where it holds none: flushed, lost, or never used. It needs no Open.
+func (s *Store) Present(ctx context.Context) (int64, error) {
+	text, err := s.rdb.Get(ctx, s.k.inc).Result()
+	if errors.Is(err, redis.Nil) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("claims: read %s: %w", s.k.inc, err)
+	}
+	inc, err := parseIncarnation(text)
+	if err != nil {
+		return 0, err
+	}
+	return inc.n, nil
+}
