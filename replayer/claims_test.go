@@ -2,6 +2,7 @@ package replayer
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/schemas"
 )
 
 type ledger struct{ n atomic.Int64 }
@@ -79,5 +81,74 @@ func TestReplayByRealClaims(t *testing.T) {
 	again, err := worker.Claim(t.Context(), owner, []claims.Record{{TaskID: "main-1-1", Epoch: 1, Attempt: 1, Coord: coord(9)}}, nil)
 	if err != nil || again[0].Verdict != claims.VerdictRun || again[0].Run <= grants[0].Run {
 		t.Errorf("%+v %v", again, err)
+	}
+}
+
+// A failover loses the newest claims, a death among them: what is left says
+// that the task runs, and no record is left that could ever decide it. The
+// letter is the proof of the death; it can be replayed.
+func TestReplayOfADeathThatAFailoverLost(t *testing.T) {
+	r := newRig(t)
+	srv := testkit.Redis(t)
+	rdb := redis.NewClient(&redis.Options{Addr: srv.Addr})
+	t.Cleanup(func() { rdb.Close() }) //nolint:errcheck // only a test's
+	store, err := claims.New(rdb, claims.Config{Prefix: srv.Prefix, Ledger: &ledger{}, BeatTTL: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const owner = "w1/boot/1"
+	open := func() {
+		t.Helper()
+		if err := store.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Beat(t.Context(), owner); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open()
+	r.letters(1, 2, nil)
+	r.letters(3, 3, func(t *schemas.Task) { t.Kind = "once" })
+	recs := make([]claims.Record, 3)
+	for i := range recs {
+		recs[i] = claims.Record{TaskID: "main-1-" + strconv.Itoa(i+1), Attempt: 1, Coord: claims.Coord{Topic: "tasks.payments", Offset: int64(i)}}
+	}
+	grants, err := store.Claim(t.Context(), owner, recs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := func(want int64) map[string]int64 {
+		t.Helper()
+		id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+		r.run(r.replayer("a", store))
+		j := r.get(id)
+		if j.Replayed != want {
+			t.Errorf("%d letters replayed, want %d", j.Replayed, want)
+		}
+		words := map[string]int64{}
+		for _, x := range j.Refusals {
+			word, _, _ := strings.Cut(x.Why, ":")
+			words[word] = x.Letters
+		}
+		return words
+	}
+	if w := words(0); w["running"] != 3 {
+		t.Errorf("while they run: %v", w)
+	}
+	// The promoted replica has the same data under another name, less the deaths.
+	if err := rdb.Set(t.Context(), srv.Prefix+"inc", "1 another-server", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	open()
+	// Its owner still holds 2.
+	held := []claims.Held{{Record: recs[1], Run: grants[1].Run}}
+	if ok, err := store.Reassert(t.Context(), owner, held, nil); err != nil || !ok[0] {
+		t.Fatal(ok, err)
+	}
+	if w := words(1); w["running"] != 1 || w["unproven"] != 1 {
+		t.Errorf("after the failover: %v", w)
+	}
+	if n := r.count(`select count(*) from perdure.outbox where task_id = 'main-1-1' and epoch = 1`); n != 1 {
+		t.Error("the letter whose death was lost did not move")
 	}
 }

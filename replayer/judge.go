@@ -92,6 +92,11 @@ func judge(l *letter, c claims.Claim, kind *schemas.Kind) refusal {
 	case claims.Cancelled:
 		return refuse("cancelled", "the task was cancelled")
 	case claims.Running, claims.Waiting:
+		if c.Stale && c.Epoch <= l.epoch {
+			// Its death, which the letter tells, was lost in a failover. No record
+			// of it is left that could decide the claim: Redis no longer knows.
+			break
+		}
 		return refuse("running", "the task is running or waits for a retry (epoch %d); look again later", c.Epoch)
 	case claims.Dead:
 		if c.Epoch == l.epoch {

@@ -47,6 +47,11 @@ type Claim struct {
 	History []byte    // Waiting and Dead: the bounded failure history, opaque here
 	Cancel  bool      // Running: someone asked to cancel
 	Reason  string    // Dead: the dead letter's reason
+
+	// Stale, of Running and Waiting and told by Get alone: it stands as an earlier
+	// life of Redis left it, and no owner has asserted it since. What came after
+	// it may have been lost.
+	Stale bool
 }
 
 // Verdict is what a worker does with a record it asked about.

@@ -46,3 +46,32 @@ func TestPresentIsWhatRedisHoldsNow(t *testing.T) {
 		t.Error("a Redis that is away has an incarnation")
 	}
 }
+
+// Stale is a claim of a life before that nobody asserted: not one that runs.
+func TestGetTellsAClaimOfALifeBefore(t *testing.T) {
+	onEveryRedis(t, func(t *testing.T, addr string) {
+		tb := newTable(t, addr, "stale:")
+		g := tb.run(me, rec(0, 1, 5))
+		if c := tb.get(); c.Stale {
+			t.Fatalf("%+v", c)
+		}
+		tb.ok(tb.rdb.Set(t.Context(), tb.k.inc, "1 another-server", 0).Err())
+		tb.ok(tb.Open(t.Context()))
+		if c := tb.get(); !c.Stale || c.State != Running {
+			t.Fatalf("%+v", c)
+		}
+		ok, err := tb.Reassert(t.Context(), me, []Held{{Record: rec(0, 1, 5), Run: g.Run}}, nil)
+		tb.ok(err)
+		if c := tb.get(); !ok[0] || c.Stale {
+			t.Fatalf("%+v", c)
+		}
+		tb.wait(me, g.Run, 2, true)
+		if c := tb.get(); c.State != Waiting || c.Stale {
+			t.Fatalf("%+v", c)
+		}
+		tb.ok(tb.rdb.Del(t.Context(), tb.k.inc).Err()) // lost, and nobody has opened it again
+		if c := tb.get(); !c.Stale {
+			t.Fatalf("%+v", c)
+		}
+	})
+}

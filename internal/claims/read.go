@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -60,7 +61,8 @@ func (s *Store) Get(ctx context.Context, ids ...string) ([]Claim, error) {
 			hashes[i] = pipe.HGetAll(ctx, s.k.claim(id))
 			bits[i] = pipe.GetBit(ctx, key, bit)
 		}
-		if _, err := pipe.Exec(ctx); err != nil {
+		life := pipe.Get(ctx, s.k.inc)
+		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 			return nil, fmt.Errorf("claims: get %d claims from %s: %w", n, ids[0], err)
 		}
 		for i := range n {
@@ -72,6 +74,10 @@ func (s *Store) Get(ctx context.Context, ids ...string) ([]Claim, error) {
 			}
 			if bits[i].Val() == 1 {
 				c = Claim{State: Done}
+			}
+			if now, _, _ := strings.Cut(life.Val(), " "); c.State == Running || c.State == Waiting {
+				then, _, _ := strings.Cut(hashes[i].Val()["k"], ".")
+				c.Stale = then != now
 			}
 			out = append(out, c)
 		}
