@@ -85,7 +85,7 @@ func (w *Worker) assign(in *intake, partitions []int32) {
 	if len(partitions) == 0 {
 		return
 	}
-	owner := fmt.Sprintf("%s/%s/%d", w.cfg.Instance, w.boot, w.generation.Add(1))
+	owner := fmt.Sprintf("%s/%s/%d", w.cfg.Instance, *w.boot.Load(), w.generation.Add(1))
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, partition := range partitions {

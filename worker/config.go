@@ -25,22 +25,28 @@ const (
 	DefaultGrace          = 20 * time.Second
 	DefaultAbandonAfter   = 5 * time.Second
 	DefaultSessionTimeout = 6 * time.Second
+	DefaultSilence        = 600 * time.Millisecond
 	DefaultCommitInterval = 500 * time.Millisecond
 	DefaultMaxHeld        = 10_000
 	DefaultMaxHeldBytes   = 128 << 20
 )
 
+// minSilence keeps beats at least 50 ms apart.
+const minSilence = 300 * time.Millisecond
+
 // Config of a Worker. Instance is required; the zero value of everything else
 // means its default.
 type Config struct {
 	Instance string   // name of this process: unique in the fleet, the same after a restart
+	NameHeld bool     // a lock proves that no other living process has the name: who beats under it is dead
 	Queues   []string // nil = every queue with a kind that this worker can run
 	Release  string   // version of the user's code, kept with each failure
 
 	Concurrency    int           // attempts that run at once
 	Grace          time.Duration // for running attempts at a stop or a rebalance
 	AbandonAfter   time.Duration // for a handler whose context ended, until it is abandoned
-	SessionTimeout time.Duration // silence after which Kafka gives this worker's partitions away
+	SessionTimeout time.Duration // silence after which Kafka gives this worker's partitions away by itself
+	Silence        time.Duration // without a beat, after which the other workers have one removed
 	CommitInterval time.Duration // between offset commits
 	MaxHeld        int           // records in memory, over all queues
 	MaxHeldBytes   int           // their bytes
@@ -62,7 +68,11 @@ type Deps struct {
 type Claims interface {
 	Config() claims.Config
 	Open(ctx context.Context) error
-	Beat(ctx context.Context, owner string) error
+	BeatAndLook(ctx context.Context, owner, line string, look bool) ([]claims.Peer, error)
+	Peers(ctx context.Context) ([]claims.Peer, error)
+	Bury(ctx context.Context, watcher string, p claims.Peer, pause time.Duration) (bool, error)
+	Succeed(ctx context.Context, p claims.Peer, known bool) (bool, error)
+	Forget(ctx context.Context, process string) error
 	Leave(ctx context.Context, owner string) error
 	Claim(ctx context.Context, owner string, recs []claims.Record, grants []claims.Grant) ([]claims.Grant, error)
 	Done(ctx context.Context, owner string, done []claims.Outcome) ([]claims.DoneResult, error)
@@ -77,6 +87,7 @@ func (c *Config) fill() error {
 	def(&c.Grace, DefaultGrace)
 	def(&c.AbandonAfter, DefaultAbandonAfter)
 	def(&c.SessionTimeout, DefaultSessionTimeout)
+	def(&c.Silence, DefaultSilence)
 	def(&c.CommitInterval, DefaultCommitInterval)
 	def(&c.MaxHeld, max(DefaultMaxHeld, 4*c.Concurrency))
 	def(&c.MaxHeldBytes, DefaultMaxHeldBytes)
@@ -87,6 +98,8 @@ func (c *Config) fill() error {
 		return errors.New("worker: concurrency, max held and max held bytes must be positive")
 	case c.Grace < 0 || c.AbandonAfter < 0 || c.SessionTimeout < 0 || c.CommitInterval < 0:
 		return errors.New("worker: durations must not be negative")
+	case c.Silence < minSilence:
+		return fmt.Errorf("worker: silence %v: want at least %v, or pauses of a busy host would count as deaths", c.Silence, minSilence)
 	}
 	return nil
 }

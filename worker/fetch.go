@@ -48,7 +48,7 @@ func (w *Worker) clientOpts(in *intake) []kgo.Opt {
 		kgo.InstanceID(w.cfg.Instance),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(w.cfg.SessionTimeout),
-		kgo.HeartbeatInterval(max(w.cfg.SessionTimeout/6, 100*time.Millisecond)),
+		kgo.HeartbeatInterval(w.heartbeatEvery()),
 		kgo.RebalanceTimeout(rebalance),
 		kgo.DisableAutoCommit(),
 		// A group that has no commit begins at the beginning. An offset that the

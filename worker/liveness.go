@@ -17,44 +17,73 @@ const (
 	maxDoneMemory = 100_000
 )
 
+// beatEvery is the time between two beats: six must be missing before anybody
+// calls it silence.
+func (c *Config) beatEvery() time.Duration { return c.Silence / 6 }
+
 // beatLoop keeps the process's beat until ctx ends.
 func (w *Worker) beatLoop(ctx context.Context) {
-	interval := w.deps.Claims.Config().Interval()
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(min(w.cfg.beatEvery(), w.deps.Claims.Config().Interval()))
 	defer tick.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-tick.C:
 		case <-w.lost:
 		case <-ctx.Done():
 			return
 		}
-		if err := w.beat(ctx); err != nil && ctx.Err() == nil {
+		if err := w.beat(ctx, n%w.watch.every() == 0); err != nil && ctx.Err() == nil {
+			w.watch.blind(time.Now())
 			w.redisTrouble(err)
 		}
 	}
 }
 
-// beat shows that this process lives; where Redis lost its memory, it first says
-// again what this worker holds.
-func (w *Worker) beat(ctx context.Context) error {
-	err := w.deps.Claims.Beat(ctx, w.process())
-	if !errors.Is(err, claims.ErrLost) {
+// beat shows that this process lives, and looks who else does. Where Redis lost
+// its memory, it first says again what this worker holds; where this worker was
+// removed while it was away, it goes on under a new name.
+func (w *Worker) beat(ctx context.Context, look bool) error {
+	asked := time.Now()
+	peers, err := w.deps.Claims.BeatAndLook(ctx, w.process(), w.line(), look)
+	answered := time.Now()
+	w.met.beatSeconds.Observe(answered.Sub(asked).Seconds())
+	switch {
+	case errors.Is(err, claims.ErrGone):
+		return w.comeBack(ctx)
+	case errors.Is(err, claims.ErrLost):
+		w.watch.blind(answered)
+		return w.reopen(ctx)
+	case err != nil:
 		return err
 	}
+	e := errand{stale: w.staleOwners()}
+	if look {
+		if dead := w.watch.look(asked, answered, peers); dead != nil {
+			e.dead = *dead
+		}
+	}
+	w.send(e)
+	return nil
+}
+
+// reopen follows a Redis that lost its memory or was replaced.
+func (w *Worker) reopen(ctx context.Context) error {
 	w.log.Error("Redis lost its claims or was replaced: claiming pauses, and this worker says again what it holds")
 	w.met.redisLost.Inc()
 	if err := w.deps.Claims.Open(ctx); err != nil {
 		return err
 	}
-	if err := w.deps.Claims.Beat(ctx, w.process()); err != nil {
+	if _, err := w.deps.Claims.BeatAndLook(ctx, w.process(), w.line(), false); err != nil {
 		return err
 	}
 	return w.reassert(ctx)
 }
 
 // process is an owner of which only the process part counts.
-func (w *Worker) process() string { return w.cfg.Instance + "/" + w.boot + "/0" }
+func (w *Worker) process() string { return w.name() + "/0" }
+
+// name is what beats: <instance>/<boot nonce>.
+func (w *Worker) name() string { return w.cfg.Instance + "/" + *w.boot.Load() }
 
 // reassert tells Redis of every run and wait that this worker holds, and of what
 // it completed in the last seconds.
@@ -126,11 +155,14 @@ func (w *Worker) redisTrouble(err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
-	if errors.Is(err, claims.ErrLost) || errors.Is(err, claims.ErrNotOpen) {
+	if errors.Is(err, claims.ErrLost) || errors.Is(err, claims.ErrNotOpen) || errors.Is(err, claims.ErrGone) {
 		select {
-		case w.lost <- struct{}{}:
+		case w.lost <- struct{}{}: // beat at once
 		default:
 		}
+	}
+	if errors.Is(err, claims.ErrGone) {
+		return // Redis answers; the next beat sees to it
 	}
 	text := err.Error()
 	if w.redisDown.Swap(&text) == nil {

@@ -91,7 +91,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, group *s
 		return err
 	}
 	health := service.NewHealth()
-	w, err := New(Config{Instance: instance.Name, Release: cfg.Release}, Deps{
+	w, err := New(Config{Instance: instance.Name, NameHeld: instance.Held(), Release: cfg.Release}, Deps{
 		Catalog: cat, Names: names, Kafka: opts, Claims: store, Log: log, Registry: health.Registry(),
 	})
 	if err != nil {

@@ -26,6 +26,9 @@ type metrics struct {
 	commits       prometheus.Counter
 	commitErrors  prometheus.Counter
 	redisLost     prometheus.Counter
+	removals      prometheus.Counter
+	removed       prometheus.Counter
+	beatSeconds   prometheus.Histogram
 	redisUp       prometheus.Gauge
 	running       prometheus.Gauge
 	parked        prometheus.Gauge
@@ -65,6 +68,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		commits:       single("commits_total", "Offset commits."),
 		commitErrors:  single("commit_errors_total", "Offset commits that failed."),
 		redisLost:     single("redis_lost_total", "Times that Redis lost its claims."),
+		removals:      single("removals_total", "Other workers that this one had removed because they fell silent."),
+		removed:       single("removed_total", "Times that this worker was removed by others while it was away."),
+		beatSeconds:   prometheus.NewHistogram(histogram("beat_duration_seconds", "Time of a beat, with its look at the others.", 0.0001, 12)),
 		redisUp:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_redis_up", Help: "0 while Redis does not answer and nothing starts."}),
 		running:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_running", Help: "Attempts that run now."}),
 		parked:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_parked", Help: "Records that wait in this worker for a time: a backoff, another owner, a due time."}),
@@ -75,7 +81,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.halted,
-		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.redisUp, m.running, m.parked, m.claimSeconds, m.settleSeconds,
+		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.running, m.parked, m.claimSeconds, m.settleSeconds,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

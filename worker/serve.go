@@ -9,9 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/perdure/perdure/internal/claims"
 )
 
@@ -35,6 +32,7 @@ func (w *Worker) serve(ctx context.Context) error {
 	background.Go(func() { w.settleLoop(calls) })
 	background.Go(func() { w.commitLoop(calls) })
 	background.Go(func() { w.beatLoop(calls) })
+	background.Go(func() { w.errandLoop(calls) })
 	stopLoop := make(chan struct{})
 	go func() {
 		defer close(w.loopEnded)
@@ -111,9 +109,6 @@ func (w *Worker) giveUpRunning() {
 	}
 }
 
-// member is this process in a consumer group.
-type member struct{ group, id string }
-
 // commitAll commits for the last time, closes the consumers, and returns who is
 // to leave which group.
 func (w *Worker) commitAll() (members []member) {
@@ -128,7 +123,7 @@ func (w *Worker) commitAll() (members []member) {
 		id, _ := in.cl.GroupMetadata()
 		in.cl.CloseAllowingRebalance()
 		if id != "" {
-			members = append(members, member{in.group, id})
+			members = append(members, member{group: in.group, id: id})
 		}
 	}
 	return members
@@ -145,7 +140,7 @@ func (w *Worker) farewell(members []member) {
 		w.log.Warn("some records of events or hops were not written", "err", err)
 	}
 	for _, m := range members {
-		if err := w.leaveGroup(ctx, m); err != nil {
+		if err := w.leaveGroup(ctx, w.cfg.Instance, m); err != nil {
 			w.log.Warn("could not leave the consumer group: its partitions move after the session timeout", "group", m.group, "err", err)
 		}
 	}
@@ -153,24 +148,4 @@ func (w *Worker) farewell(members []member) {
 	if err := w.deps.Claims.Leave(ctx, w.process()); err != nil && !errors.Is(err, claims.ErrNotOpen) {
 		w.log.Warn("could not end the beat: what was left in doubt waits until it expires", "err", err)
 	}
-}
-
-func (w *Worker) leaveGroup(ctx context.Context, m member) error {
-	gone := kmsg.NewLeaveGroupRequestMember()
-	gone.MemberID, gone.InstanceID = m.id, &w.cfg.Instance
-	req := kmsg.NewPtrLeaveGroupRequest()
-	req.Group = m.group
-	req.Members = append(req.Members, gone)
-	resp, err := req.RequestWith(ctx, w.producer)
-	if err != nil {
-		return err
-	}
-	err = kerr.ErrorForCode(resp.ErrorCode)
-	for _, r := range resp.Members {
-		err = errors.Join(err, kerr.ErrorForCode(r.ErrorCode))
-	}
-	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.FencedInstanceID) {
-		return nil // not a member any more
-	}
-	return err
 }

@@ -4,7 +4,6 @@ package worker
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,7 +35,9 @@ type Worker struct {
 	mistakes  []error // of Handle
 	transport *http.Transport
 
-	boot       string // tells this process from its earlier lives
+	boot       atomic.Pointer[string] // tells this process from its earlier lives; a new one after it was removed
+	watch      *watch                 // of the others; beatLoop's own
+	errands    chan errand
 	generation atomic.Int64
 	intakes    []*intake
 	producer   *kgo.Client
@@ -77,7 +78,8 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w := &Worker{
 		cfg: cfg, deps: deps, log: deps.Log, met: met,
 		kinds: map[string]*kind{}, handlers: map[string]execution.Executor{},
-		boot:       strings.ToLower(rand.Text()[:10]),
+		watch:      newWatch(cfg.beatEvery(), cfg.Silence),
+		errands:    make(chan errand, 1),
 		transport:  httpexec.NewTransport(cfg.Concurrency),
 		claimCalls: make(chan claimCall, 1),
 		settleWake: make(chan struct{}, 1),
@@ -85,6 +87,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		lost:       make(chan struct{}, 1),
 		loopEnded:  make(chan struct{}),
 	}
+	w.newBoot()
 	w.unknown = &kind{Kind: &schemas.Kind{Name: "unknown", Retry: schemas.Retry{
 		MaxAttempts: 1, InitialDelay: schemas.DefaultInitialDelay, MaxDelay: schemas.DefaultMaxDelay,
 	}}}
@@ -240,16 +243,23 @@ func (w *Worker) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// openClaims waits until Redis lets this worker in: nothing runs unclaimed.
+// openClaims waits until Redis lets this worker in, and until its name is free:
+// nothing runs unclaimed.
 func (w *Worker) openClaims(ctx context.Context) error {
 	for {
 		err := w.deps.Claims.Open(ctx)
 		if err == nil {
-			err = w.deps.Claims.Beat(ctx, w.process())
+			err = w.takeName(ctx)
+		}
+		if err == nil {
+			_, err = w.deps.Claims.BeatAndLook(ctx, w.process(), "", false)
 		}
 		if err == nil {
 			w.redisFine()
 			return nil
+		}
+		if errors.Is(err, errNameTaken) {
+			return fmt.Errorf("worker: %w", err)
 		}
 		w.redisTrouble(err)
 		select {

@@ -48,6 +48,7 @@ type process struct {
 
 	catalog  *schemas.Catalog
 	instance string
+	nameHeld bool // by a lock
 	names    kafka.Names
 	settings kafka.Settings
 
@@ -102,7 +103,7 @@ func (p *process) takeInstance() error {
 	if err != nil {
 		return err
 	}
-	p.instance = i.Name
+	p.instance, p.nameHeld = i.Name, i.Held()
 	p.group.Close("instance slot", i.Release)
 	return nil
 }

@@ -71,6 +71,7 @@ func (p *process) addWorker(queues []string) error {
 	}
 	w, err := worker.New(worker.Config{
 		Instance: p.instance,
+		NameHeld: p.nameHeld,
 		Queues:   queues,
 		Release:  p.cfg.Release,
 	}, worker.Deps{

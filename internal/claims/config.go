@@ -66,6 +66,7 @@ func (c Config) pause() time.Duration { return c.BeatTTL / 3 }
 type keys struct {
 	prefix                 string
 	inc, hold, grace, gate string
+	members, removing      string
 }
 
 func newKeys(prefix string, cluster bool) keys {
@@ -82,6 +83,9 @@ func newKeys(prefix string, cluster bool) keys {
 		hold:   prefix + "inc:hold",
 		grace:  prefix + "inc:grace",
 		gate:   prefix + "inc:gate",
+
+		members:  prefix + "members",
+		removing: prefix + "removing",
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -96,5 +97,6 @@ func (s *Store) verify(ctx context.Context, inc *incarnation) error {
 		return fmt.Errorf("%w (it is another server: failed over or restarted)", ErrLost)
 	}
 	s.checked.Store(dials)
+	s.looked.Store(int64(time.Since(s.born)))
 	return nil
 }

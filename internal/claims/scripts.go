@@ -21,6 +21,7 @@ var (
 	settledScript  = load("settled", true)
 	cancelScript   = load("cancel", true)
 	beatScript     = load("beat", true)
+	buryScript     = load("bury", true)
 	reassertScript = load("reassert", true)
 	raiseScript    = load("raise", false)
 	gateScript     = load("gate", false)

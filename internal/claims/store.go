@@ -31,6 +31,11 @@ var ErrLost = errors.New("claims: Redis lost its claims or was replaced: open ag
 // missing. Nothing was changed; ask again after a beat.
 var ErrPaused = errors.New("claims: paused until every live worker has shown itself")
 
+// ErrGone means that the others called this process dead while it was away:
+// what it held may run elsewhere. Nothing was changed. It goes on under a new
+// boot nonce; what it completes late is still accepted.
+var ErrGone = errors.New("claims: this process was silent and was removed: go on under a new name")
+
 // ErrNotOpen means that the store was not opened yet.
 var ErrNotOpen = errors.New("claims: the store is not open")
 
@@ -53,6 +58,8 @@ type Store struct {
 	opening sync.Mutex
 	dials   atomic.Int64 // connections begun; see identity.go
 	checked atomic.Int64 // value of dials at the last identity check
+	looked  atomic.Int64 // when that was, nanoseconds after born
+	born    time.Time
 
 	mu     sync.Mutex
 	unsure []unsure // see unsure.go
@@ -71,49 +78,13 @@ func New(rdb redis.UniversalClient, cfg Config) (*Store, error) {
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, fmt.Errorf("claims: draw a nonce: %w", err)
 	}
-	s := &Store{rdb: rdb, cfg: cfg, k: newKeys(cfg.Prefix, cfg.Cluster), nonce: hex.EncodeToString(b[:])}
+	s := &Store{rdb: rdb, cfg: cfg, k: newKeys(cfg.Prefix, cfg.Cluster), nonce: hex.EncodeToString(b[:]), born: time.Now()}
 	s.watchDials()
 	return s, nil
 }
 
 // Config returns the configuration with its defaults filled in.
 func (s *Store) Config() Config { return s.cfg }
-
-// Beat shows that the owner's process lives. Call it every Config.Interval and
-// once before the first Claim. ErrLost: Open again.
-func (s *Store) Beat(ctx context.Context, owner string) error {
-	proc, err := process(owner)
-	if err != nil {
-		return err
-	}
-	inc, err := s.opened()
-	if err != nil {
-		return err
-	}
-	_, err = s.run(ctx, beatScript, inc,
-		[]string{s.k.inc, s.k.beat(proc), s.k.grace},
-		[]any{inc.token, s.cfg.BeatTTL.Milliseconds(), s.cfg.pause().Milliseconds()})
-	if err != nil {
-		return fmt.Errorf("claims: beat of %s: %w", proc, err)
-	}
-	if err := s.verify(ctx, inc); err != nil {
-		return fmt.Errorf("claims: beat of %s: %w", proc, err)
-	}
-	return s.settleUnsure(ctx, inc)
-}
-
-// Leave removes the process's beat: a clean stop. Whatever it still holds is in
-// doubt from now on, so hand back first.
-func (s *Store) Leave(ctx context.Context, owner string) error {
-	proc, err := process(owner)
-	if err != nil {
-		return err
-	}
-	if err := s.rdb.Del(ctx, s.k.beat(proc)).Err(); err != nil {
-		return fmt.Errorf("claims: leave of %s: %w", proc, err)
-	}
-	return nil
-}
 
 // run calls one script and turns its refusals into this package's errors.
 func (s *Store) run(ctx context.Context, sc *redis.Script, inc *incarnation, keys []string, args []any) (any, error) {
@@ -141,6 +112,8 @@ func refusal(err error) error {
 		return ErrLost
 	case strings.HasPrefix(msg, "PERDURE_PAUSED"):
 		return ErrPaused
+	case strings.HasPrefix(msg, "PERDURE_GONE"):
+		return ErrGone
 	}
 	return err
 }

@@ -51,6 +51,10 @@ func (c Config) TakeInstance(role string) (*Instance, error) {
 	return nil, fmt.Errorf("no name for this process: all %d slots of %s in %s are held", maxSlots, role, dir)
 }
 
+// Held reports whether a lock proves that no other living process of this
+// DATA_DIR has the name.
+func (i *Instance) Held() bool { return i.file != nil }
+
 // trySlot locks a slot's file; nil, nil means that another process holds it.
 func trySlot(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

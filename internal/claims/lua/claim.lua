@@ -10,7 +10,10 @@ local RUN, ACK, PARK, WAIT, RETRY, LETTER, RESOLVE = 1, 2, 3, 4, 5, 6, 7
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('PERDURE_PAUSED') end
 -- My own beat is missing: then either I was away or Redis was, and nobody
 -- else's silence means anything either.
-if redis.call('EXISTS', KEYS[4]) == 0 then return redis.error_reply('PERDURE_PAUSED') end
+local own = redis.call('GET', KEYS[4])
+if not own then return redis.error_reply('PERDURE_PAUSED') end
+-- I was removed while I was away: what I held may run elsewhere.
+if own == 'gone' then return redis.error_reply('PERDURE_GONE') end
 -- The network kept this call back until its owner had given it up (handback.lua):
 -- nobody would read a grant, and while the owner beats nobody could end it.
 if redis.call('EXISTS', KEYS[5]) == 1 then return redis.error_reply('PERDURE_VOID') end
@@ -22,7 +25,8 @@ local beats, grace = {}, nil
 
 local function alive(owner)
   local p = string.match(owner, '^[^/]*/[^/]*') or owner
-  if beats[p] == nil then beats[p] = redis.call('EXISTS', beat_prefix .. p) == 1 end
+  if beats[p] == nil then beats[p] = redis.call('GET', beat_prefix .. p) end
+  if beats[p] == 'gone' then return false end -- removed, or succeeded: no grace
   if beats[p] then return true end
   if grace == nil then grace = redis.call('EXISTS', KEYS[3]) == 1 end
   return grace
