@@ -22,6 +22,7 @@ const (
 	lookSoon  = time.Second      // an unknown kind makes us look, but not more often
 
 	lookPatience = 250 * time.Millisecond // for a look that could also be done later
+	lookAtMost   = 2 * time.Second        // for a look on which a refusal depends
 )
 
 // snapshot is the catalog at one moment; never changed.
@@ -74,20 +75,32 @@ func (k *kinds) refresh(ctx context.Context, s *snapshot) *snapshot {
 	return fresh
 }
 
-// look reads the rows again if they changed since old.
+// look reads the rows again if they changed since old. With an old snapshot it
+// gives up in time: its caller, too, may hold the pool's last connection.
 func (k *kinds) look(ctx context.Context, old *snapshot) (*snapshot, error) {
+	asked := k.looked.Load()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if s := k.latest.Load(); s != old {
+	if s := k.latest.Load(); s != old || s != nil && k.looked.Load() != asked {
 		return s, nil // another looked while we waited
 	}
-	s, err := k.read(ctx, old)
-	if err != nil {
-		return nil, err
+	patient := ctx
+	if old != nil {
+		var cancel context.CancelFunc
+		patient, cancel = context.WithTimeout(ctx, lookAtMost)
+		defer cancel()
+		defer func() { k.looked.Store(k.now().UnixNano()) }() // who waited for this look need not try too
 	}
-	k.latest.Store(s)
-	k.looked.Store(k.now().UnixNano())
-	return s, nil
+	s, err := k.read(patient, old)
+	switch {
+	case err == nil:
+		k.latest.Store(s)
+		k.looked.Store(k.now().UnixNano())
+		return s, nil
+	case old != nil && patient.Err() != nil && ctx.Err() == nil:
+		return old, nil
+	}
+	return nil, err
 }
 
 func (k *kinds) read(ctx context.Context, old *snapshot) (*snapshot, error) {

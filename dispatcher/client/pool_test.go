@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,26 @@ import (
 // that enqueues just when the catalog is to be looked at again. A look that
 // waited for a connection would wait for its own caller, and all for each other.
 func TestAFullPoolOfTransactionsCanEnqueue(t *testing.T) {
+	inFullPool(t, "any", func(t *testing.T, err error) {
+		if err != nil {
+			t.Errorf("enqueue: %v", err)
+		}
+	})
+}
+
+// The same where the kind is unknown, which makes the client look at once: it
+// is refused in time, not when its context ends.
+func TestAFullPoolOfTransactionsIsToldOfAnUnknownKind(t *testing.T) {
+	inFullPool(t, "nobody.knows", func(t *testing.T, err error) {
+		if !errors.Is(err, client.ErrUnknownKind) {
+			t.Errorf("enqueue: %v, want ErrUnknownKind", err)
+		}
+	})
+}
+
+// inFullPool enqueues a task in a transaction on every connection of a pool.
+func inFullPool(t *testing.T, kind string, check func(*testing.T, error)) {
+	t.Helper()
 	cfg, err := pgxpool.ParseConfig(testkit.MigratedPostgres(t).URL)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +63,7 @@ func TestAFullPoolOfTransactionsCanEnqueue(t *testing.T) {
 	}
 	client.SetClock(c, func() time.Time { return time.Now().Add(time.Hour) })
 
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var txs []pgx.Tx
 	for range cfg.MaxConns {
@@ -55,9 +76,8 @@ func TestAFullPoolOfTransactionsCanEnqueue(t *testing.T) {
 	var all sync.WaitGroup
 	for _, tx := range txs {
 		all.Go(func() {
-			if _, err := c.EnqueueTx(ctx, tx, client.Task{Kind: "any", Payload: 1}); err != nil {
-				t.Errorf("enqueue: %v", err)
-			}
+			_, err := c.EnqueueTx(ctx, tx, client.Task{Kind: kind, Payload: 1})
+			check(t, err)
 			if err := tx.Commit(ctx); err != nil {
 				t.Errorf("commit: %v", err)
 			}
