@@ -72,6 +72,9 @@ func Register[I, O any](a *API, verb Verb, op huma.Operation, handler func(conte
 		}
 		if _, ok := err.(huma.StatusError); !ok && ctx.Err() == nil { //nolint:errorlint // huma.StatusError is what huma itself looks for
 			a.log.ErrorContext(ctx, "request failed", "operation", op.OperationID, "error", err)
+			if away := postgresAway(err); away != nil {
+				return nil, away
+			}
 		}
 		return nil, err
 	})
