@@ -25,7 +25,7 @@ func deadCommands(c *cli) []*cobra.Command {
 }
 
 func setupCommands(c *cli) []*cobra.Command {
-	return []*cobra.Command{newMigrate(c), newCatalog(c), newTopics(c), newConfig(c), newDoctor(c)}
+	return []*cobra.Command{newMigrate(c), newCatalog(c), newTopics(c), newConfig(c), newDoctor(c), newLoadtest(c)}
 }
 
 // buildVersion is the release's, else what the Go toolchain stamped.

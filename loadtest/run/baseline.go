@@ -1,0 +1,120 @@
+package run
+
+// Kafka alone, at the same rate: what no path through it can beat.
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Baseline produces records to a topic of its own and consumes them in the same
+// process: acks=all, no linger, as many partitions as the queue.
+type Baseline struct {
+	Opts  []kgo.Opt // how to connect
+	Topic string
+}
+
+// measure offers rate records a second of size bytes for d and adds to h how
+// long each took from when it was due to when it was polled.
+func (b *Baseline) measure(ctx context.Context, o Options, d time.Duration, p *Payloads, h *hdrhistogram.Histogram) (err error) {
+	cl, err := kgo.NewClient(append(append([]kgo.Opt(nil), b.Opts...),
+		kgo.ConsumeTopics(b.Topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.ProducerLinger(0), kgo.FetchMaxWait(time.Second))...)
+	if err != nil {
+		return fmt.Errorf("kafka alone: client: %w", err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	if _, err := adm.CreateTopic(ctx, int32(o.Partitions), -1, nil, b.Topic); err != nil {
+		return fmt.Errorf("kafka alone: make topic %s: %w", b.Topic, err)
+	}
+	defer func() {
+		if _, derr := adm.DeleteTopic(context.WithoutCancel(ctx), b.Topic); derr != nil {
+			err = errors.Join(err, fmt.Errorf("kafka alone: delete topic %s: %w", b.Topic, derr))
+		}
+	}()
+	// The first records also pay for metadata and connections: not counted.
+	const cold = 100
+	if err := cl.ProduceSync(ctx, records(cold, p)...).FirstErr(); err != nil {
+		return fmt.Errorf("kafka alone: produce: %w", err)
+	}
+	n := max(1, int(o.Rate*d.Seconds()))
+	polled := make(chan error, 1)
+	start := time.Now()
+	pctx, cancel := context.WithTimeout(ctx, d+30*time.Second)
+	defer cancel()
+	go func() { polled <- poll(pctx, cl, h, start, cold, n) }()
+	if err := produce(pctx, cl, o.Rate, n, start, p); err != nil {
+		cancel()
+		return errors.Join(err, <-polled)
+	}
+	return <-polled
+}
+
+func records(n int, p *Payloads) []*kgo.Record {
+	recs := make([]*kgo.Record, n)
+	for i := range recs {
+		recs[i] = &kgo.Record{Value: p.Append(nil, i)}
+	}
+	return recs
+}
+
+// produce sends record i at start + i/rate; its key is when it was due.
+func produce(ctx context.Context, cl *kgo.Client, rate float64, n int, start time.Time, p *Payloads) error {
+	var mu sync.Mutex
+	var failed error
+	for i := 0; i < n; {
+		due := time.Duration(float64(i) / rate * 1e9)
+		if wait := time.Until(start.Add(due)); wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return ctx.Err()
+			}
+		}
+		key := binary.BigEndian.AppendUint64(nil, uint64(due))
+		cl.Produce(ctx, &kgo.Record{Key: key, Value: p.Append(nil, i)}, func(_ *kgo.Record, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			failed = errors.Join(failed, err)
+		})
+		i++
+	}
+	if err := cl.Flush(ctx); err != nil {
+		return fmt.Errorf("kafka alone: flush: %w", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if failed != nil {
+		return fmt.Errorf("kafka alone: produce: %w", failed)
+	}
+	return nil
+}
+
+// poll reads until skip+n records are here.
+func poll(ctx context.Context, cl *kgo.Client, h *hdrhistogram.Histogram, start time.Time, skip, n int) error {
+	for got := 0; got < skip+n; {
+		f := cl.PollFetches(ctx)
+		now := time.Since(start)
+		if err := f.Err0(); err != nil {
+			return fmt.Errorf("kafka alone: %d of %d records came back: %w", got, skip+n, err)
+		}
+		f.EachRecord(func(r *kgo.Record) {
+			got++
+			if len(r.Key) == 8 {
+				record(h, int64(now)-int64(binary.BigEndian.Uint64(r.Key)))
+			}
+		})
+	}
+	return nil
+}
