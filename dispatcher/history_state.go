@@ -42,7 +42,10 @@ func (t *traces) lastLetter() *letterTrace {
 // state decides, the surest source first: the claim, then the last letter, then
 // where the record is.
 func (h *History) state(ctx context.Context, t *traces, v *TaskView) error {
-	c := t.claim
+	c, l := t.claim, t.lastLetter()
+	if c.Stale && l != nil && l.epoch >= c.Epoch {
+		c = claims.Claim{} // a failover lost what came after it; the letter is newer
+	}
 	switch c.State {
 	case claims.Done:
 		v.State = schemas.StateCompleted
@@ -61,7 +64,6 @@ func (h *History) state(ctx context.Context, t *traces, v *TaskView) error {
 		t.waiting(v)
 		return nil
 	}
-	l := t.lastLetter()
 	// A claim that is dead at an epoch of which the index has no letter yet.
 	if c.State == claims.Dead && (l == nil || l.epoch < c.Epoch) && c.Epoch >= v.Epoch {
 		v.State, v.Epoch, v.Reason = schemas.StateDead, c.Epoch, schemas.Reason(c.Reason)

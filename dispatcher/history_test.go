@@ -224,6 +224,18 @@ func TestHistoryStates(t *testing.T) {
 	r.letter(id, 0, "discarded", "discard")
 	r.want(id, "discarded")
 
+	// A failover lost its death: the claim says what was before, the letter what is.
+	for _, state := range []claims.State{claims.Running, claims.Waiting} {
+		_, id = r.accept(nil, 0, nil)
+		r.letter(id, 0, "open", "")
+		r.set(id, claims.Claim{State: state, Stale: true})
+		r.want(id, "dead")
+		r.set(id, claims.Claim{State: state, Epoch: 1, Stale: true}) // its replay was claimed since
+		if v, err := r.History.Get(t.Context(), id); err != nil || v.State == "dead" {
+			t.Errorf("%+v %v", v, err)
+		}
+	}
+
 	_, id = r.accept(nil, 0, nil)
 	r.set(id, claims.Claim{State: claims.Cancelled})
 	r.want(id, "cancelled")
