@@ -36,6 +36,7 @@ type relayed struct {
 	Generation int    `json:"generation"`
 	Seq        int64  `json:"seq"`
 	SystemID   string `json:"system_id"`
+	Database   uint32 `json:"database"` // oid; 0: written before it was noted
 }
 
 func (r *Relay) controlKey() string { return "relayed/" + r.cfg.Source }
@@ -64,7 +65,8 @@ func (c *control) offer(seq int64) {
 	c.cl.Produce(context.Background(), c.record(seq), func(_ *kgo.Record, err error) { c.ended(seq, err) })
 }
 
-// last writes seq now, and waits for it a little: the term ends.
+// last writes seq now, and waits for it a little: the term ends. Only a holder of
+// the lease may: one that lost it would write over a later id of its successor.
 func (c *control) last(ctx context.Context, seq int64) {
 	c.mu.Lock()
 	written := c.written
@@ -91,7 +93,7 @@ func (c *control) ended(seq int64, err error) {
 }
 
 func (c *control) record(seq int64) *kgo.Record {
-	value := fmt.Appendf(nil, `{"generation":%d,"seq":%d,"system_id":%q}`, c.is.generation, seq, c.is.systemID)
+	value := fmt.Appendf(nil, `{"generation":%d,"seq":%d,"system_id":%q,"database":%d}`, c.is.generation, seq, c.is.systemID, c.is.database)
 	return &kgo.Record{Topic: c.r.deps.Names.Control(), Key: []byte(c.r.controlKey()), Value: value}
 }
 

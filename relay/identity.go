@@ -97,6 +97,10 @@ func checkControl(is identity, known *relayed, high int64) error {
 		return halt(HaltGeneration, mendReset,
 			"Kafka knows generation %d of source %s, the database has %d: it is from before a reset",
 			known.Generation, is.source, is.generation)
+	case known.Generation == is.generation && known.Database != 0 && known.SystemID == is.systemID && known.Database != is.database:
+		// A database dropped and made anew has no cursor that could tell.
+		return halt(HaltSource, "give each database its own PERDURE_SOURCE; if this one replaces the other, run `perdure outbox reset`",
+			"source %s was relayed from the database with oid %d, this is oid %d of the same cluster", is.source, known.Database, is.database)
 	case known.Generation == is.generation && known.SystemID != is.systemID:
 		// A reset raises the generation: only then may the cluster be another.
 		return halt(HaltSource, "give each database its own PERDURE_SOURCE; if this one replaces the other, run `perdure outbox reset`",

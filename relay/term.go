@@ -102,6 +102,7 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 	} {
 		cfg.RuntimeParams[name] = value
 	}
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement // reads are binary, whatever suits the pool
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
@@ -132,7 +133,7 @@ func (t *term) standby(ctx context.Context) (cursor, error) {
 
 // relay opens what the active relay needs, makes sure that Kafka and the
 // database agree, and loops. ctx says when to stop, work when to let go.
-func (t *term) relay(ctx, work context.Context) error {
+func (t *term) relay(ctx, work context.Context) (err error) {
 	r := t.r
 	side, err := kgo.NewClient(append(append([]kgo.Opt{}, r.deps.Kafka...), kgo.RequiredAcks(kgo.AllISRAcks()))...)
 	if err != nil {
@@ -151,7 +152,11 @@ func (t *term) relay(ctx, work context.Context) error {
 	if known != nil && known.Generation == t.is.generation {
 		t.control.written = known.Seq
 	}
-	defer func() { t.control.last(context.WithoutCancel(work), r.high) }()
+	defer func() {
+		if err == nil {
+			t.control.last(context.WithoutCancel(work), r.high)
+		}
+	}()
 
 	if t.out, err = r.newProducer(work); err != nil {
 		return err
