@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -169,10 +170,13 @@ func (s *stream) commit(ctx context.Context) error {
 	if err != nil {
 		out = s.d.intake.apart(ctx, s.client, s.tasks, err)
 	}
-	for i := range out {
-		if errors.Is(out[i].Err, client.ErrUnavailable) || errors.Is(out[i].Err, client.ErrNotMigrated) {
-			return out[i].Err
-		}
+	// Postgres may go away while tasks are tried alone: those that it took have
+	// their ids, and must hear so, or they are sent again.
+	away := func(o client.Outcome) bool {
+		return errors.Is(o.Err, client.ErrUnavailable) || errors.Is(o.Err, client.ErrNotMigrated)
+	}
+	if !slices.ContainsFunc(out, func(o client.Outcome) bool { return !away(o) }) {
+		return out[0].Err
 	}
 	n := 0
 	for i := range s.lines {

@@ -33,7 +33,8 @@ func NewReader(r io.Reader, limit int) *Reader {
 }
 
 // Next returns the next line that is not blank, or io.EOF after the last. A
-// last line without a line end counts, unless the reader failed.
+// last line without a line end counts, unless the reader failed; an error comes
+// with the number of the line that it broke.
 func (r *Reader) Next() (Line, error) {
 	for {
 		line, err := r.next()
@@ -69,7 +70,7 @@ func (r *Reader) next() (Line, error) {
 		part, err = r.r.ReadSlice('\n')
 	}
 	if err != nil && (!errors.Is(err, io.EOF) || size == 0) {
-		return Line{}, err
+		return Line{Number: r.number + 1}, err
 	}
 	r.number++
 	text := trimEnd(r.buf)

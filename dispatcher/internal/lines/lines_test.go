@@ -35,8 +35,8 @@ func TestBrokenReaderGivesNoHalfLine(t *testing.T) {
 	if got, err := lines.Next(); err != nil || string(got.Text) != "one" {
 		t.Fatalf("%q %v", got.Text, err)
 	}
-	if got, err := lines.Next(); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Fatalf("%q %v", got.Text, err)
+	if got, err := lines.Next(); !errors.Is(err, io.ErrUnexpectedEOF) || got.Number != 2 {
+		t.Fatalf("line %d %q %v", got.Number, got.Text, err)
 	}
 }
 
