@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
@@ -41,7 +42,10 @@ func (p *pipeline) stepClaim(now time.Time) {
 			p.granted1(d, &a.grants[i], now)
 		}
 	}
-	if p.asking || p.stopping || p.slots == 0 || p.ready.size == 0 || now.Before(p.redisOff) {
+	if p.stopping || p.isolating(now) {
+		return
+	}
+	if p.asking || p.slots == 0 || p.ready.size == 0 || now.Before(p.redisOff) {
 		return
 	}
 	batch := p.ready.pop(p.slots, now, make([]*delivery, 0, min(p.slots, p.ready.size)))
@@ -49,11 +53,16 @@ func (p *pipeline) stepClaim(now time.Time) {
 		return
 	}
 	p.slots -= len(batch)
+	p.ask(batch)
+}
+
+// ask puts a batch's question; one is asked at a time.
+func (p *pipeline) ask(batch []*delivery) {
 	for _, d := range batch {
 		p.hold(d)
 	}
 	p.asking = true
-	p.claimCalls <- claimCall{batch} // capacity one, and one is asked at a time
+	p.claimCalls <- claimCall{batch} // capacity one
 }
 
 // claimLoop is the goroutine that waits for Redis.
@@ -61,14 +70,14 @@ func (w *Worker) claimLoop(ctx context.Context) {
 	recs := make([]claims.Record, 0, w.cfg.Concurrency)
 	for call := range w.claimCalls {
 		began := time.Now()
-		grants, err := w.ask(ctx, call.batch, recs)
+		grants, err := w.claim(ctx, call.batch, recs)
 		w.met.claimSeconds.Observe(time.Since(began).Seconds())
 		w.p.answers.put(claimAnswer{call.batch, grants, err})
 	}
 }
 
-// ask makes one call for each owner in the batch: an owner is an assignment's.
-func (w *Worker) ask(ctx context.Context, batch []*delivery, recs []claims.Record) ([]claims.Grant, error) {
+// claim makes one call for each owner in the batch: an owner is an assignment's.
+func (w *Worker) claim(ctx context.Context, batch []*delivery, recs []claims.Record) ([]claims.Grant, error) {
 	grants := make([]claims.Grant, len(batch))
 	asked := make([]bool, len(batch))
 	var part []claims.Grant
@@ -145,6 +154,9 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 	if g.Verdict == claims.VerdictRun {
 		d.run, d.attempt, d.inDoubt, d.local = g.Run, g.Attempt, g.InDoubt, false
 		p.claimed[d] = nil
+		if g.InDoubt {
+			p.tell(d, dlq.EventCrashed, execution.Result{}, map[string]any{"crashes": d.crashes})
+		}
 		d.history = decodeHistory(g.Claim.History)
 		p.start(d, now)
 		return
@@ -171,6 +183,8 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.letterAgain(d, g, now)
 	case claims.VerdictResolve:
 		p.hopResolved(d, now)
+	case claims.VerdictAlone:
+		p.suspect(d, d.crashes)
 	default:
 		p.log.Error("unknown verdict: parked", "verdict", g.Verdict, "task_id", d.task.ID)
 		p.park(d, now.Add(parkFor))
@@ -237,6 +251,8 @@ func verdictName(v claims.Verdict) string {
 		return "letter"
 	case claims.VerdictResolve:
 		return "resolve"
+	case claims.VerdictAlone:
+		return "alone"
 	}
 	return "unknown"
 }

@@ -58,9 +58,6 @@ func runAsVictim() bool {
 		worker.Deps{Catalog: cat, Names: names, Kafka: []kgo.Opt{kgo.SeedBrokers(v.Brokers...)}, Claims: store})
 	fail(err)
 	worker.Handle(wk, "job.run", func(ctx context.Context, t *worker.Task[job]) error {
-		if t.Payload.Mode == "kill" {
-			os.Exit(3)
-		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.URL+"/"+t.ID+"/"+t.Fence(), nil)
 		if err != nil {
 			return err
@@ -68,6 +65,9 @@ func runAsVictim() bool {
 		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			return err
+		}
+		if t.Payload.Mode == "kill" {
+			os.Exit(3)
 		}
 		if t.Payload.Mode == "tidy up" {
 			<-ctx.Done()
@@ -180,28 +180,55 @@ func TestTasksOfAKilledWorkerRunElsewhere(t *testing.T) {
 	}
 }
 
-func TestATaskThatKillsItsWorkerDiesOfPoison(t *testing.T) {
+func TestATaskThatKillsItsWorkerDiesAloneOfPoison(t *testing.T) {
 	w := newWorld(t, catalogText)
 	w.ttl = time.Second
 	l := newLedger()
-	url := w.effects(l, func(string) bool { return false })
 	poison := w.task("job.run", job{Mode: "kill"})
-	w.send(poison)
-	for range claims.DefaultMaxCrashes {
-		if err := w.spawn("victim", catalogText, url).Wait(); err == nil || !strings.Contains(err.Error(), "exit status 3") {
-			t.Fatalf("the victim ended with %v, want exit status 3", err)
+	var ids []string
+	// While it is not yet a suspect, it takes all its neighbours with it.
+	url := w.effects(l, func(id string) bool {
+		if id != poison.ID {
+			return l.runsOf(id) <= claims.SuspectCrashes
 		}
+		if round := l.runsOf(id); round <= claims.SuspectCrashes {
+			testkit.Eventually(t, wait, func() (bool, string) {
+				for _, n := range ids {
+					if l.runsOf(n) < round {
+						return false, fmt.Sprintf("%s does not run in round %d", n, round)
+					}
+				}
+				return true, ""
+			})
+		}
+		return false
+	})
+	ids = w.sendJobs(7) // of the victim's eight slots
+	w.send(poison)
+	deaths := 0
+	for range claims.SuspectCrashes + claims.DefaultMaxCrashes {
+		if err := w.spawn("victim", catalogText, url).Wait(); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+			t.Fatalf("victim %d ended with %v, want exit status 3", deaths, err)
+		}
+		deaths++
 	}
-	neighbours := w.sendJobs(20)
 	w.start("victim", nil, ledgered(l))
-	l.doneWithin(t, len(neighbours))
 	letter := w.lettersWithin("jobs", 1)[0]
 	if letter.TaskID != poison.ID || letter.Reason != schemas.ReasonPoison || letter.Run == 0 {
 		t.Errorf("letter %+v", letter)
 	}
+	l.doneWithin(t, len(ids)+1) // the poison's own effect was applied before it killed
 	w.committedAll("jobs")
-	if n := len(w.letters("jobs")); n != 1 || l.runsOf(poison.ID) != 0 {
-		t.Errorf("%d letters; the poison ran %d times more", n, l.runsOf(poison.ID))
+	if n := len(w.letters("jobs")); n != 1 {
+		t.Errorf("%d letters: a neighbour was condemned", n)
+	}
+	if n := l.runsOf(poison.ID); n != deaths {
+		t.Errorf("the poison ran %d times, its workers died %d times", n, deaths)
+	}
+	for _, id := range ids {
+		if n := l.runsOf(id); n != claims.SuspectCrashes+1 {
+			t.Errorf("%s ran %d times, want %d: the poison died alone from its second crash on", id, n, claims.SuspectCrashes+1)
+		}
 	}
 }
 

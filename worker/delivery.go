@@ -50,6 +50,7 @@ type delivery struct {
 	inDoubt bool
 	history []dlq.Attempt
 	started time.Time
+	alone   bool // a suspect that runs while nothing else does
 	probe   bool // its kind's breaker is open and waits for what comes of it
 
 	hop   []*kgo.Record // what Kafka must have before the acknowledgement
@@ -63,7 +64,7 @@ func (d *delivery) coord() claims.Coord {
 func (d *delivery) record() claims.Record {
 	return claims.Record{
 		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: max(d.task.Run, d.run), Coord: d.coord(),
-		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce,
+		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce, Alone: d.alone,
 	}
 }
 

@@ -22,7 +22,7 @@
 //	I2 (with the fence or the inbox) a grant carries a run higher than every earlier one
 //	I3 an offset is committed only below records that are durable elsewhere
 //	I4 tasks of a key run one after the other, in the order of their records
-//	I5 a task that kills its worker is counted by its claim, and dies alone
+//	I5 a task whose workers die runs alone, and only crashes alone condemn it
 //	I9 after a stop nothing starts, what did not start is handed back
 //	I10 no safety decision is made from this host's clock or another's
 package worker

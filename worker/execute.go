@@ -60,6 +60,7 @@ func (p *pipeline) stepExecute(now time.Time) {
 
 	for _, f := range p.finished.take() {
 		if f.late {
+			p.strays--
 			p.lateOutcome(f)
 			continue
 		}
@@ -87,6 +88,7 @@ func (p *pipeline) abandon(d *delivery, a *tryOut, now time.Time) {
 	p.ended(d)
 	p.pool.replace()
 	p.executors.Done()
+	p.strays++
 	p.met.abandoned.WithLabelValues(d.kind.Name).Inc()
 	p.log.Error("a handler did not return after its context ended: abandoned, its goroutine is lost",
 		"task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "run", d.run,

@@ -54,6 +54,9 @@ type pipeline struct {
 	hopped     inbox[hopResult]
 	orders     inbox[func(time.Time)] // from revokes, stops and re-assertions
 
+	isolation
+	strays int // abandoned handlers that have not returned
+
 	slots      int // free
 	busy       int // deliveries between claim and last word
 	stopping   bool
@@ -118,10 +121,13 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 	}
 	earlier(p.nextCommit)
 	if !p.asking && p.slots > 0 && !p.stopping {
-		if p.redisOff.After(now) && p.ready.size > 0 {
+		if p.redisOff.After(now) && (p.ready.size > 0 || len(p.suspects) > 0) {
 			earlier(p.redisOff)
 		}
 		earlier(p.ready.nextProbe(now))
+		if len(p.suspects) > 0 && p.next.After(now) {
+			earlier(p.next)
+		}
 	}
 	return max(next.Sub(now), 0)
 }
@@ -135,6 +141,7 @@ func (p *pipeline) hold(d *delivery) {
 func (p *pipeline) letGo(d *delivery) {
 	p.busy--
 	d.asg.busy--
+	p.isolated(d, time.Now())
 	if d.asg.draining && d.asg.busy == 0 && d.asg.drained != nil {
 		close(d.asg.drained)
 		d.asg.drained = nil
@@ -159,6 +166,7 @@ func (p *pipeline) drain(asgs []*assignment, now time.Time) {
 	}
 	dropped := p.ready.remove(gone)
 	dropped = append(dropped, p.waiting.remove(gone)...)
+	dropped = append(dropped, p.dropSuspects(gone)...)
 	dropped = append(dropped, p.dropLines(gone)...)
 	for _, d := range dropped {
 		p.release(d, now)

@@ -83,12 +83,15 @@ func (s *Store) claimBatch(ctx context.Context, inc *incarnation, proc, owner, t
 		if err != nil {
 			return grants, err
 		}
-		once := ""
+		flags := ""
 		if r.Once {
-			once = "1"
+			flags = "o"
+		}
+		if r.Alone {
+			flags += "a"
 		}
 		keys = append(keys, s.k.claim(r.TaskID), key)
-		args = append(args, bit, r.Epoch, r.Attempt, r.Coord.text(), once, runParts(r.Run))
+		args = append(args, bit, r.Epoch, r.Attempt, r.Coord.text(), runParts(r.Run), flags)
 	}
 	res, err := s.run(ctx, claimScript, inc, keys, args)
 	if err != nil {

@@ -19,6 +19,7 @@ type Record struct {
 	Run     int64 // the last run that the record knows of; a grant is always higher
 	Coord   Coord
 	Once    bool // effects: once; in doubt it is never run again
+	Alone   bool // nothing else runs in this process, and nothing will start before this has ended
 }
 
 // State of a claim.
@@ -42,7 +43,8 @@ type Claim struct {
 	Run     int64 // the last run granted
 	Owner   string
 	Coord   Coord
-	Crashes int
+	Crashes int       // owners that went silent while they ran it, in this epoch
+	Own     int       // those of them that ran nothing else: only these condemn it
 	Due     time.Time // Waiting: not before; zero = unknown
 	History []byte    // Waiting and Dead: the bounded failure history, opaque here
 	Cancel  bool      // Running: someone asked to cancel
@@ -66,7 +68,12 @@ const (
 	VerdictRetry                      // the retry's record may be missing: produce attempt Claim.Attempt again, then acknowledge
 	VerdictLetter                     // dead at this epoch: produce the letter again (reason in Claim.Reason), then acknowledge
 	VerdictResolve                    // done at an epoch above 0: produce resolved again, then acknowledge
+	VerdictAlone                      // a suspect: nothing was changed; ask again with Record.Alone once nothing else runs here
 )
+
+// SuspectCrashes is how many crashes make a task a suspect: from then on it is
+// granted only to a worker that runs nothing else meanwhile.
+const SuspectCrashes = 2
 
 // Grant is the answer for one Record.
 type Grant struct {

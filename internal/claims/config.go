@@ -25,7 +25,7 @@ const ChunkBits = 1 << 15
 type Config struct {
 	Prefix     string        // begins every key; "" = none
 	Horizon    time.Duration // how long done, dead and cancelled are remembered; 0 = DefaultHorizon
-	MaxCrashes int           // crashes of an epoch at which a task is poison; 0 = DefaultMaxCrashes
+	MaxCrashes int           // crashes of an epoch, while it ran alone, at which a task is poison; 0 = DefaultMaxCrashes
 	BeatTTL    time.Duration // silence after which an owner is gone, by Redis's clock; 0 = DefaultBeatTTL
 	Cluster    bool          // give every key one hash tag
 	Ledger     Ledger        // where the incarnation outlives Redis; nil = this store can never Open, only read and cancel

@@ -123,13 +123,46 @@ var rows = []struct {
 		tb.inDoubt(tb.claim(me, rec(0, 1, 5)), old.Run+1, 2, 1)
 	}},
 	{"R, owner silent, at N crashes: dead(poison), letter", func(tb *table) {
-		tb.crash(2)
-		tb.run(other, rec(0, 1, 5))
-		tb.silence(other)
+		tb.crash(SuspectCrashes)
+		for n := range DefaultMaxCrashes {
+			g := tb.run(other, alone(0, 1, 5))
+			if g.Claim.Own != n {
+				tb.Fatalf("crash %d: %+v", n, g.Claim)
+			}
+			tb.silence(other)
+			if n+1 < DefaultMaxCrashes {
+				g = tb.run(me, alone(0, 1, 5))
+				tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, g.Run}}))
+				tb.beat(other)
+			}
+		}
 		g := tb.claim(me, rec(0, 1, 5))
 		tb.want(g, VerdictLetter, Dead)
-		if g.Claim.Reason != "poison" || g.Claim.Crashes != 3 || g.Claim.Epoch != 0 {
+		if g.Claim.Reason != "poison" || g.Claim.Crashes != SuspectCrashes+DefaultMaxCrashes || g.Claim.Epoch != 0 {
 			tb.Fatalf("%+v", g.Claim)
+		}
+	}},
+	{"R, owner silent, a suspect: nothing changes until a worker runs nothing else", func(tb *table) {
+		tb.crash(1)
+		old := tb.run(other, rec(0, 1, 5))
+		tb.silence(other)
+		for range 2 {
+			g := tb.claim(me, rec(0, 1, 5))
+			tb.want(g, VerdictAlone, Running)
+			if g.Claim.Crashes != 1 || g.Claim.Run != old.Run || g.Claim.Owner != other {
+				tb.Fatalf("%+v", g.Claim)
+			}
+		}
+		tb.inDoubt(tb.claim(me, alone(0, 1, 5)), old.Run+1, 1, SuspectCrashes)
+	}},
+	{"R of a suspect, alone, its worker lives on: it is not condemned", func(tb *table) {
+		tb.crash(SuspectCrashes)
+		for n := range 2 * DefaultMaxCrashes {
+			g := tb.run(me, alone(0, 1, 5))
+			if g.Claim.Own != 0 || g.Claim.Crashes != SuspectCrashes {
+				tb.Fatalf("wait %d: %+v", n, g.Claim)
+			}
+			tb.wait(me, g.Run, 1, true)
 		}
 	}},
 	{"R, owner silent, once: dead(unknown), letter", func(tb *table) {
@@ -502,6 +535,13 @@ var rows = []struct {
 	}},
 }
 
+// alone is rec from a worker that runs nothing else.
+func alone(epoch, attempt, offset int) Record {
+	r := rec(epoch, attempt, offset)
+	r.Alone = true
+	return r
+}
+
 // silence ends an owner's beat, as its expiry does.
 func (tb *table) silence(owner string) {
 	tb.Helper()
@@ -514,14 +554,14 @@ func (tb *table) crash(n int) {
 	tb.run(other, rec(0, 1, 5))
 	for i := range n {
 		tb.silence(other)
-		g := tb.run(me, rec(0, 1, 5))
+		g := tb.run(me, alone(0, 1, 5))
 		if g.Claim.Crashes != i+1 {
 			tb.Fatalf("crash %d: %+v", i+1, g.Claim)
 		}
 		tb.beat(other)
 		tb.wait(me, g.Run, 1, false)
 		if i+1 < n {
-			tb.run(other, rec(0, 1, 5))
+			tb.run(other, alone(0, 1, 5))
 		}
 	}
 }

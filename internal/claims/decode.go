@@ -69,6 +69,8 @@ func (c *Claim) set(name, value string) (err error) {
 		c.Coord, err = parseCoord(value)
 	case "n":
 		c.Crashes, err = strconv.Atoi(value)
+	case "m":
+		c.Own, err = strconv.Atoi(value)
 	case "d":
 		var at int64
 		at, err = strconv.ParseInt(value, 10, 64)

@@ -47,12 +47,19 @@ func (w *world) holds(o ownerID, rec int8) bool {
 func (w *world) ask(m *model, o ownerID, i int8, q specRec) bool {
 	sp, t, before := w.spec(m), w.task, w.task
 	g := sp.record(&t, o, q)
+	if g.v == VerdictAlone { // the worker asks again when nothing else runs there
+		if m.from.failovers == 0 && w.doubts[q.e] == 0 && before.cl.s != 'R' {
+			w.flag(badIsolated)
+		}
+		q.alone = true
+		g = sp.record(&t, o, q)
+	}
 	w.set(t)
 	w.takenOver(before)
 	h := handler{o: o, rec: i, e: q.e, a: g.a, run: g.run, crashes: t.cl.crashes}
 	switch g.v {
 	case VerdictRun:
-		w.granted(m, before, g, q.e)
+		w.granted(m, before, g, q)
 		h.ph = phRunning
 		if w.handBacks > 0 {
 			h.ph = phGranted
@@ -71,7 +78,7 @@ func (w *world) ask(m *model, o ownerID, i int8, q specRec) bool {
 		h.ph, h.run = phRetry, t.cl.run
 	case VerdictLetter:
 		h.ph = phLetter
-		if w.task.cl.reason == 'p' && before.cl.s == 'R' && w.doubts[q.e]+1 < modelN {
+		if w.task.cl.reason == 'p' && before.cl.s == 'R' && (!w.alone[q.e] || w.owns[q.e]+1 < modelN) {
 			w.flag(badPoisonEarly)
 		}
 	case VerdictResolve:

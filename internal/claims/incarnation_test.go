@@ -104,7 +104,7 @@ func TestFlushedRedisGrantsNothingBeforeReassertion(t *testing.T) {
 			t.Fatalf("what was done runs again: %+v", again[0])
 		}
 		tb.silence(me)
-		if h := tb.run(other, rec(0, 1, 5)); h.Run <= g.Run || h.Claim.Crashes != 2 {
+		if h := tb.run(other, alone(0, 1, 5)); h.Run <= g.Run || h.Claim.Crashes != 2 {
 			t.Fatalf("%+v after run %d", h, g.Run)
 		}
 	})

@@ -18,10 +18,11 @@ const (
 )
 
 const (
-	maxRecs     = 8
-	maxHandlers = 8
-	modelMaxA   = 2 // attempts
-	modelN      = 2 // crashes to poison
+	maxRecs      = 8
+	maxHandlers  = 8
+	modelMaxA    = 2 // attempts
+	modelSuspect = 1 // crashes from which on a task runs alone
+	modelN       = 1 // crashes while alone to poison
 )
 
 type phase uint8
@@ -87,6 +88,8 @@ type world struct {
 	everDone bool     // done was written, and not lost by a failover
 	minA     [2]int8  // an epoch's attempts below it ended
 	doubts   [2]int8  // grants in doubt of an epoch
+	owns     [2]int8  // those of them that took over a run that was alone
+	alone    [2]bool  // the epoch's last grant was to a worker that ran nothing else
 	vanished [2]bool  // an epoch's handler was killed while it ran
 	bad      badState // the first violation
 }
@@ -102,6 +105,8 @@ const (
 	badOverlap
 	badPoisonRuns
 	badPoisonEarly
+	badCompany
+	badIsolated
 	badCancelledRuns
 	badLost
 	badReplayOfDone
@@ -114,7 +119,8 @@ var badNames = map[badState]string{
 	badRunRepeated: "a run was granted twice, or a lower one", badRunAfterDone: "a run after done was known",
 	badAttemptAgain: "an attempt that had ended ran again", badOnceAgain: "effects: once ran again in doubt",
 	badOverlap: "granted over an owner that beats and runs it", badPoisonRuns: "poison ran once more",
-	badPoisonEarly:   "dead of poison after fewer crashes",
+	badPoisonEarly: "dead of poison after fewer crashes of its own",
+	badCompany:     "a suspect ran beside others", badIsolated: "isolated without having crashed",
 	badCancelledRuns: "a cancelled task ran", badLost: "lost: all acknowledged, nothing terminal",
 	badReplayOfDone: "a completed task was replayed", badNoProof: "dead, and no claim to prove it",
 	badStuck: "stuck: no terminal state can be reached", badBound: "a bound of the model is too small",
@@ -136,7 +142,7 @@ func (m *model) start() world {
 }
 
 func (w *world) spec(m *model) spec {
-	return spec{mut: m.mut, maxCrashes: modelN, inc: w.inc, beats: w.beating}
+	return spec{mut: m.mut, maxCrashes: modelN, suspect: modelSuspect, inc: w.inc, beats: w.beating}
 }
 
 func (w *world) beating(o ownerID) bool {
@@ -211,7 +217,7 @@ func (w *world) tidy(m *model) {
 		w.prev = specTask{}
 	}
 	if w.everDone { // every run from here on is a violation, whichever
-		w.minA, w.doubts, w.vanished = [2]int8{}, [2]int8{}, [2]bool{}
+		w.minA, w.doubts, w.vanished, w.owns, w.alone = [2]int8{}, [2]int8{}, [2]bool{}, [2]int8{}, [2]bool{}
 		if !w.lossy { // nor does it matter who fails to run it
 			w.kills, w.losses, w.silences = 0, 0, 0
 		}
@@ -304,7 +310,8 @@ func (w *world) set(t specTask) {
 }
 
 // granted checks a grant against everything that is known.
-func (w *world) granted(m *model, before specTask, g specAnswer, e int8) {
+func (w *world) granted(m *model, before specTask, g specAnswer, q specRec) {
+	e := q.e
 	exact := m.from.failovers == 0 // a failover loses what these are about
 	// A flush may bring back a record of an epoch that was already replayed; its
 	// run is then below the replay's, as its fence should be, but still new.
@@ -334,10 +341,18 @@ func (w *world) granted(m *model, before specTask, g specAnswer, e int8) {
 		}
 	}
 	if g.inDoubt {
-		if w.doubts[e]++; exact && w.doubts[e] >= modelN {
+		w.doubts[e]++
+		if w.alone[e] {
+			w.owns[e]++
+		}
+		if exact && w.owns[e] >= modelN {
 			w.flag(badPoisonRuns)
 		}
 	}
+	if exact && w.doubts[e] >= modelSuspect && !q.alone {
+		w.flag(badCompany)
+	}
+	w.alone[e] = q.alone
 }
 
 // takenOver marks the handler whose claim was taken from it in its silence.
@@ -363,17 +378,17 @@ func (w *world) encode(b []byte) []byte {
 	run := func(r runNo) { b = append(b, byte(r>>16), byte(r>>8), byte(r)) }
 	claim := func(t *specTask) {
 		c := &t.cl
-		flags(t.done, c.local, c.cancel, c.prev.local)
-		b = append(b, c.s, byte(c.e), byte(c.a), byte(c.c), byte(c.o), byte(c.crashes), byte(c.inc), c.reason,
+		flags(t.done, c.local, c.cancel, c.prev.local, c.alone)
+		b = append(b, c.s, byte(c.e), byte(c.a), byte(c.c), byte(c.o), byte(c.crashes), byte(c.own), byte(c.inc), c.reason,
 			c.prev.s, byte(c.prev.e), byte(c.prev.a), byte(c.prev.c), byte(c.prev.crashes), c.prev.reason)
 		run(c.run)
 	}
 	b = append(b, byte(w.kills), byte(w.dups), byte(w.replays), byte(w.losses), byte(w.silences), byte(w.cancels),
 		byte(w.handBacks), byte(w.failovers), byte(w.abandons), byte(w.n), byte(w.nh), byte(w.inc),
 		byte(w.boot[0]), byte(w.boot[1]), byte(w.gen[0]), byte(w.gen[1]), byte(w.part), w.letters, byte(w.top),
-		byte(w.minA[0]), byte(w.minA[1]), byte(w.doubts[0]), byte(w.doubts[1]), byte(w.bad))
+		byte(w.minA[0]), byte(w.minA[1]), byte(w.doubts[0]), byte(w.doubts[1]), byte(w.owns[0]), byte(w.owns[1]), byte(w.bad))
 	flags(w.beats[0], w.beats[1], w.stale[0], w.stale[1], w.resolved, w.everDone, w.vanished[0], w.vanished[1])
-	flags(w.complete)
+	flags(w.complete, w.alone[0], w.alone[1])
 	run(w.last[0])
 	run(w.last[1])
 	claim(&w.task)

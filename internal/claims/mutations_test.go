@@ -21,6 +21,8 @@ var mutations = map[mutation]string{
 	handBackDropsCrash:  "hand-back of what was in doubt forgets the crash",
 	newEpochKeepsCount:  "a replay begins with its past's crashes",
 	parkForEver:         "a decision that a failover lost is waited for",
+	neighboursCount:     "a crash beside others condemns",
+	suspectsInCompany:   "a suspect runs beside others",
 	ackBeforeRetry:      "acknowledged before the retry is produced",
 	ackBeforeLetter:     "acknowledged before the letter is produced",
 	ackBeforeDone:       "acknowledged before done is written",

@@ -26,6 +26,8 @@ const (
 	handBackDropsCrash          // hand-back of what was in doubt forgets the crash
 	newEpochKeepsCount          // a replay starts with the crashes of its past
 	parkForEver                 // R or W of an old incarnation, e > E: wait for a decision that was lost
+	neighboursCount             // a crash beside others counts as the task's own
+	suspectsInCompany           // a suspect runs beside others
 	lastMutationOfSpec          // those below are the worker's and the replayer's own, in model_test.go
 )
 
@@ -41,6 +43,7 @@ type ownerID uint8
 type specRec struct {
 	e, a, c int8
 	once    bool
+	alone   bool
 	run     runNo
 }
 
@@ -59,6 +62,8 @@ type specClaim struct {
 	run     runNo
 	o       ownerID
 	crashes int8
+	own     int8 // crashes while it ran alone
+	alone   bool // R: granted to a worker that runs nothing else
 	inc     int8 // R, W: incarnation it was written or re-asserted under
 	local   bool
 	cancel  bool
@@ -75,6 +80,7 @@ type specTask struct {
 type spec struct {
 	mut        mutation
 	maxCrashes int8
+	suspect    int8 // crashes from which on it runs alone
 	inc        int8
 	beats      func(ownerID) bool
 }
@@ -106,7 +112,7 @@ func (sp *spec) record(t *specTask, me ownerID, q specRec) specAnswer {
 	case c.s == 'C' && sp.mut != cancelledRuns:
 		return specAnswer{v: VerdictAck}
 	case c.s == 0, c.s == 'N', c.s == 'C':
-		return sp.grant(c, me, q, q.a, c.crashes, specPrev{s: 'N'}, false)
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'N'}, false)
 	case q.e < c.e && sp.mut != staleEpochRuns:
 		return specAnswer{v: VerdictAck}
 	case c.s == 'D' && q.e == c.e:
@@ -119,11 +125,11 @@ func (sp *spec) record(t *specTask, me ownerID, q specRec) specAnswer {
 		if sp.mut == newEpochKeepsCount {
 			crashes = c.crashes
 		}
-		return sp.grant(c, me, q, q.a, crashes, specPrev{s: 'D', e: c.e, a: c.a, c: c.c, crashes: c.crashes, reason: c.reason}, false)
+		return sp.grant(c, me, q, q.a, crashes, 0, specPrev{s: 'D', e: c.e, a: c.a, c: c.c, crashes: c.crashes, reason: c.reason}, false)
 	case q.e > c.e && c.inc == sp.inc || sp.mut == parkForEver && q.e > c.e:
 		return specAnswer{v: VerdictPark}
 	case q.e > c.e: // E was decided, and the decision lost with the old Redis
-		return sp.grant(c, me, q, q.a, 0, specPrev{s: 'W', a: q.a, c: q.c, local: true}, c.s == 'R')
+		return sp.grant(c, me, q, q.a, 0, 0, specPrev{s: 'W', a: q.a, c: q.c, local: true}, c.s == 'R')
 	case c.s == 'R':
 		return sp.running(c, me, q)
 	default:
@@ -143,24 +149,27 @@ func (sp *spec) running(c *specClaim, me ownerID, q specRec) specAnswer {
 		return specAnswer{v: VerdictPark}
 	}
 	if q.a > c.a { // a failover lost the W
-		return sp.grant(c, me, q, q.a, c.crashes, specPrev{s: 'W', a: q.a, c: q.c, local: true}, true)
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: q.a, c: q.c, local: true}, true)
 	}
-	crashes := c.crashes
+	crashes, own := c.crashes, c.own
 	if !present && sp.mut != crashesForgotten {
 		crashes++
+		if c.alone || sp.mut == neighboursCount {
+			own++
+		}
 	}
 	reason := byte(0)
 	switch {
 	case q.once && sp.mut != onceRunsInDoubt:
 		reason = 'u'
-	case crashes >= sp.maxCrashes:
+	case own >= sp.maxCrashes:
 		reason = 'p'
 	default:
 		prev := specPrev{s: 'W', a: c.a, c: c.c, local: true}
 		if sp.mut == handBackDropsCrash {
 			prev.crashes = -1
 		}
-		return sp.grant(c, me, q, c.a, crashes, prev, true)
+		return sp.grant(c, me, q, c.a, crashes, own, prev, true)
 	}
 	*c = specClaim{s: 'D', e: q.e, a: c.a, c: q.c, run: c.run, o: me, crashes: crashes, reason: reason}
 	return specAnswer{v: VerdictLetter}
@@ -172,7 +181,7 @@ func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 		c.s, c.cancel, c.local, c.inc = 'C', false, false, 0
 		return specAnswer{v: VerdictAck}
 	case q.a >= c.a:
-		return sp.grant(c, me, q, q.a, c.crashes, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
 	case q.c != c.c || sp.mut == sourceIsDuplicate:
 		return specAnswer{v: VerdictAck}
 	case c.local:
@@ -182,12 +191,16 @@ func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 	}
 }
 
-func (sp *spec) grant(c *specClaim, me ownerID, q specRec, a, crashes int8, prev specPrev, inDoubt bool) specAnswer {
+func (sp *spec) grant(c *specClaim, me ownerID, q specRec, a, crashes, own int8, prev specPrev, inDoubt bool) specAnswer {
+	suspect := crashes >= sp.suspect
+	if suspect && !q.alone && sp.mut != suspectsInCompany {
+		return specAnswer{v: VerdictAlone}
+	}
 	run := sp.nextRun(q.e, q.run, c.run)
 	if sp.mut == runNotRaised && inDoubt {
 		run = c.run
 	}
-	*c = specClaim{s: 'R', e: q.e, a: a, c: q.c, run: run, o: me, crashes: crashes, inc: sp.inc, cancel: c.cancel, prev: prev}
+	*c = specClaim{s: 'R', e: q.e, a: a, c: q.c, run: run, o: me, crashes: crashes, own: own, alone: suspect, inc: sp.inc, cancel: c.cancel, prev: prev}
 	return specAnswer{v: VerdictRun, run: run, a: a, inDoubt: inDoubt}
 }
 
@@ -206,7 +219,7 @@ func (sp *spec) wait(t *specTask, me ownerID, run runNo, next int8, local bool) 
 	if !c.mine(me, run) {
 		return false
 	}
-	*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, inc: c.inc, local: local, cancel: c.cancel}
+	*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, own: c.own, inc: c.inc, local: local, cancel: c.cancel}
 	return true
 }
 
@@ -250,13 +263,13 @@ func (sp *spec) handBack(t *specTask, me ownerID, run runNo) {
 	case sp.mut == handBackForgets:
 		*c = specClaim{s: 'N', run: c.run, crashes: c.crashes}
 	case c.cancel:
-		c.s, c.cancel, c.inc, c.prev = 'C', false, 0, specPrev{}
+		c.s, c.cancel, c.inc, c.prev, c.alone, c.own = 'C', false, 0, specPrev{}, false, 0
 	case p.s == 'W':
-		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, inc: c.inc, local: p.local}
+		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, own: c.own, inc: c.inc, local: p.local}
 	case p.s == 'D':
 		*c = specClaim{s: 'D', e: p.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: p.crashes, reason: p.reason}
 	default:
-		*c = specClaim{s: 'N', run: c.run, crashes: c.crashes}
+		*c = specClaim{s: 'N', run: c.run, crashes: c.crashes, own: c.own}
 	}
 }
 
@@ -276,7 +289,7 @@ func (sp *spec) giveUp(t *specTask, me ownerID, run runNo, cancel bool) bool {
 	c := &t.cl
 	switch {
 	case c.mine(me, run) && cancel:
-		c.s, c.cancel, c.inc, c.prev = 'C', false, 0, specPrev{}
+		c.s, c.cancel, c.inc, c.prev, c.alone, c.own = 'C', false, 0, specPrev{}, false, 0
 	case c.mine(me, run):
 		c.o = 0
 	case c.run == run && run != 0 && (cancel && c.s == 'C' || !cancel && c.s == 'R' && c.o == 0):

@@ -58,7 +58,7 @@ func TestStoreWalksAsTheSpecification(t *testing.T) {
 			rt.Fatal(err)
 		}
 		w := &walk{t: rt, s: s, rdb: rdb, mini: mini, beats: map[ownerID]bool{}}
-		w.spec = spec{maxCrashes: walkCrashes, inc: 1, beats: func(o ownerID) bool { return w.beats[o.proc()] }}
+		w.spec = spec{maxCrashes: walkCrashes, suspect: SuspectCrashes, inc: 1, beats: func(o ownerID) bool { return w.beats[o.proc()] }}
 		w.must(s.Open(t.Context()))
 		for _, o := range walkOwners {
 			w.beat(o)
@@ -109,7 +109,7 @@ func (w *walk) holder(rt *rapid.T, i int) ownerID {
 func drawRec(rt *rapid.T) specRec {
 	return specRec{
 		e: rapid.Int8Range(0, 2).Draw(rt, "epoch"), a: rapid.Int8Range(1, 3).Draw(rt, "attempt"),
-		c: rapid.Int8Range(0, 2).Draw(rt, "coordinate"), once: rapid.IntRange(0, 7).Draw(rt, "once") == 0,
+		c: rapid.Int8Range(0, 2).Draw(rt, "coordinate"), once: rapid.IntRange(0, 7).Draw(rt, "once") == 0, alone: rapid.Bool().Draw(rt, "alone"),
 	}
 }
 
@@ -126,7 +126,7 @@ func (w *walk) drawFor(rt *rapid.T, i int) specRec {
 }
 
 func (q specRec) record(id string) Record {
-	return Record{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Run: q.run.int64(), Once: q.once, Coord: Coord{Topic: "t", Offset: int64(q.c)}}
+	return Record{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Run: q.run.int64(), Once: q.once, Alone: q.alone, Coord: Coord{Topic: "t", Offset: int64(q.c)}}
 }
 
 func (w *walk) claim(rt *rapid.T) {
@@ -291,7 +291,7 @@ func (t *specTask) claim() Claim {
 	if t.done {
 		return Claim{State: Done}
 	}
-	out := Claim{Run: c.run.int64(), Crashes: int(c.crashes)}
+	out := Claim{Run: c.run.int64(), Crashes: int(c.crashes), Own: int(c.own)}
 	if c.s == 0 || c.s == 'N' {
 		return out
 	}
@@ -310,5 +310,5 @@ func sameClaim(a, b Claim) bool {
 		return true
 	}
 	return a.State == b.State && a.Epoch == b.Epoch && a.Attempt == b.Attempt && a.Run == b.Run &&
-		a.Owner == b.Owner && a.Coord == b.Coord && a.Crashes == b.Crashes && a.Cancel == b.Cancel && a.Reason == b.Reason
+		a.Owner == b.Owner && a.Coord == b.Coord && a.Crashes == b.Crashes && a.Own == b.Own && a.Cancel == b.Cancel && a.Reason == b.Reason
 }

@@ -1,10 +1,13 @@
 -- Who may run these records now? PROTOCOL section 2, all rows with a record.
 -- KEYS: inc, hold, grace, own beat, void of this call; then claim, done chunk for each record.
 -- ARGV: inc, owner, beat prefix, incarnation, call token, max crashes, horizon ms;
---       then bit, epoch, attempt, coordinate, '1' if once, run for each record.
+--       then bit, epoch, attempt, coordinate, run, and what else holds for each
+--       record: 'o' if once, 'a' if nothing else would run beside it.
 -- Reply for each record: a run as a string (granted from none), or
 --       {verdict, run, attempt, in doubt, claim as field, value, ...}.
-local RUN, ACK, PARK, WAIT, RETRY, LETTER, RESOLVE = 1, 2, 3, 4, 5, 6, 7
+local RUN, ACK, PARK, WAIT, RETRY, LETTER, RESOLVE, ALONE = 1, 2, 3, 4, 5, 6, 7, 8
+-- Crashes from which on a task is a suspect, and runs only where nothing else does.
+local SUSPECT = 2
 
 -- Redis was lost a moment ago: live workers are re-asserting what they hold.
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('PERDURE_PAUSED') end
@@ -53,11 +56,16 @@ local function answer(ck, verdict, run, attempt, doubt)
 end
 
 -- Any claim → R(e, a, me, c); the old one is kept aside for a hand-back.
-local function grant(ck, q, was, a, crashes, before, doubt)
+-- own: the crashes that happened while it ran alone.
+local function grant(ck, q, was, a, crashes, own, before, doubt)
+  -- Nothing is changed: the worker asks again when nothing else runs there.
+  if crashes >= SUSPECT and not q.alone then return answer(ck, ALONE) end
   local run = next_run(q.e, q.run, was.r or '')
-  redis.call('HDEL', ck, 'd', 'l', 'y', 'p', 'ph', 'n', 'i')
+  redis.call('HDEL', ck, 'd', 'l', 'y', 'p', 'ph', 'n', 'i', 'm', 'z')
   redis.call('HSET', ck, 's', 'R', 'e', q.e, 'a', a, 'r', run, 'o', me, 'c', q.c, 'k', token)
   if crashes > 0 then redis.call('HSET', ck, 'n', crashes) end
+  if own > 0 then redis.call('HSET', ck, 'm', own) end
+  if crashes >= SUSPECT then redis.call('HSET', ck, 'z', '1') end
   if before then redis.call('HSET', ck, 'p', before) end
   if doubt then redis.call('HSET', ck, 'i', '1') end
   redis.call('PERSIST', ck)
@@ -65,7 +73,7 @@ local function grant(ck, q, was, a, crashes, before, doubt)
 end
 
 local function dead(ck, q, was, crashes, reason)
-  redis.call('HDEL', ck, 'd', 'l', 'p', 'ph', 'k', 'x', 'i')
+  redis.call('HDEL', ck, 'd', 'l', 'p', 'ph', 'k', 'x', 'i', 'm', 'z')
   redis.call('HSET', ck, 's', 'D', 'e', q.e, 'a', was.a, 'o', me, 'c', q.c, 'n', crashes, 'y', reason)
   redis.call('PEXPIRE', ck, horizon)
   return answer(ck, LETTER)
@@ -89,13 +97,17 @@ local function running(ck, q, was)
     return answer(ck, PARK)
   end
   -- R, owner silent | a > A: a failover lost the W
-  if q.a > was.a then return grant(ck, q, was, q.a, was.n, 'W|' .. q.a .. '|' .. q.c .. '||1', 1) end
+  if q.a > was.a then return grant(ck, q, was, q.a, was.n, was.m, 'W|' .. q.a .. '|' .. q.c .. '||1', 1) end
   -- R, owner silent | same e; a = A, or a < A with c = C: in doubt
-  local crashes = was.n
-  if not present then crashes = crashes + 1 end
+  local crashes, own = was.n, was.m
+  if not present then
+    crashes = crashes + 1
+    -- Only a worker that ran nothing else says whose fault it was.
+    if was.z then own = own + 1 end
+  end
   if q.once then return dead(ck, q, was, crashes, 'unknown') end
-  if crashes >= max_crashes then return dead(ck, q, was, crashes, 'poison') end
-  return grant(ck, q, was, was.a, crashes, 'W|' .. was.a .. '|' .. was.c .. '||1', 1)
+  if own >= max_crashes then return dead(ck, q, was, crashes, 'poison') end
+  return grant(ck, q, was, was.a, crashes, own, 'W|' .. was.a .. '|' .. was.c .. '||1', 1)
 end
 
 -- W of the same epoch.
@@ -109,7 +121,7 @@ local function waiting(ck, q, was)
   -- W(A) | a ≥ A
   if q.a >= was.a then
     local before = 'W|' .. was.a .. '|' .. was.c .. '|' .. (was.d or '') .. '|' .. (was.l or '')
-    return grant(ck, q, was, q.a, was.n, before)
+    return grant(ck, q, was, q.a, was.n, was.m, before)
   end
   -- W(A) | a < A, c ≠ C: duplicate
   if q.c ~= was.c then return answer(ck, ACK) end
@@ -131,11 +143,11 @@ local function decide(ck, dk, bit, q)
     redis.call('HSET', ck, 's', 'R', 'e', q.e, 'a', q.a, 'r', run, 'o', me, 'c', q.c, 'k', token)
     return run
   end
-  local v = redis.call('HMGET', ck, 'e', 'a', 'r', 'o', 'c', 'n', 'k', 'd', 'l', 'x', 'y', 'h', 'i')
+  local v = redis.call('HMGET', ck, 'e', 'a', 'r', 'o', 'c', 'n', 'k', 'd', 'l', 'x', 'y', 'h', 'i', 'm', 'z')
   local was = {
     e = tonumber(v[1] or 0), a = tonumber(v[2] or 0), r = v[3], o = v[4] or '', c = v[5] or '',
     n = tonumber(v[6] or 0), k = v[7] or '', d = v[8], l = v[9], x = v[10], y = v[11], h = v[12],
-    doubt = v[13] and 1 or 0,
+    doubt = v[13] and 1 or 0, m = tonumber(v[14] or 0), z = v[15],
   }
   -- cancelled: its record is acked
   if s == 'C' then
@@ -143,7 +155,7 @@ local function decide(ck, dk, bit, q)
     return answer(ck, ACK)
   end
   -- none, with run and crashes kept
-  if s == 'N' then return grant(ck, q, was, q.a, was.n) end
+  if s == 'N' then return grant(ck, q, was, q.a, was.n, was.m) end
   -- any but done | e < E: stale epoch
   if q.e < was.e then return answer(ck, ACK) end
   if s == 'D' then
@@ -153,7 +165,7 @@ local function decide(ck, dk, bit, q)
       return answer(ck, LETTER)
     end
     -- dead(E) | e > E: a replay; crashes count anew
-    local g = grant(ck, q, was, q.a, 0, 'D|' .. was.e .. '|' .. was.a .. '|' .. was.c .. '|' .. (was.y or '') .. '|' .. was.n)
+    local g = grant(ck, q, was, q.a, 0, 0, 'D|' .. was.e .. '|' .. was.a .. '|' .. was.c .. '|' .. (was.y or '') .. '|' .. was.n)
     if was.h then
       redis.call('HDEL', ck, 'h')
       redis.call('HSET', ck, 'ph', was.h)
@@ -167,7 +179,7 @@ local function decide(ck, dk, bit, q)
     -- It was decided: there is no replay without a letter. The decision was lost
     -- with the old Redis, and nothing may be left that would make it again.
     redis.call('HDEL', ck, 'h')
-    return grant(ck, q, was, q.a, 0, 'W|' .. q.a .. '|' .. q.c .. '||1', s == 'R' and 1 or nil)
+    return grant(ck, q, was, q.a, 0, 0, 'W|' .. q.a .. '|' .. q.c .. '||1', s == 'R' and 1 or nil)
   end
   if s == 'R' then return running(ck, q, was) end
   if s == 'W' then return waiting(ck, q, was) end
@@ -180,7 +192,8 @@ for i = 1, n do
   local j = 7 + (i - 1) * 6
   out[i] = decide(KEYS[4 + 2 * i], KEYS[5 + 2 * i], ARGV[j + 1], {
     e = tonumber(ARGV[j + 2]), a = tonumber(ARGV[j + 3]), c = ARGV[j + 4],
-    once = ARGV[j + 5] == '1', run = ARGV[j + 6],
+    run = ARGV[j + 5], once = string.find(ARGV[j + 6], 'o', 1, true) ~= nil,
+    alone = string.find(ARGV[j + 6], 'a', 1, true) ~= nil,
   })
 end
 return out

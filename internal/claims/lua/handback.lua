@@ -18,7 +18,7 @@ for i = 1, #KEYS - 1 do
   local v = redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph', 'k')
   if v[1] == 'R' and v[2] == ARGV[2] and v[3] == ARGV[j + 2] then
     void(v[7])
-    redis.call('HDEL', ck, 'i', 'p', 'ph')
+    redis.call('HDEL', ck, 'i', 'p', 'ph', 'z')
     local kind = v[4] and string.sub(v[4], 1, 1)
     if v[5] then -- cancel was asked meanwhile, and nothing was started
       redis.call('HDEL', ck, 'x', 'h', 'k')

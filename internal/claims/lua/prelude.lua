@@ -7,7 +7,8 @@
 --      crashes kept (handed back), X done, once dead (see done.lua)
 --   e, a  epoch and attempt     r  last run, <epoch>.<incarnation>.<n>
 --   o  owner ('' = given up)    c  coordinate, <topic>/<partition>/<offset>
---   n  crashes (absent = 0)     k  of R, W: token of the call that wrote or re-asserted
+--   n  crashes (absent = 0); m  those of them alone; z  '1' = R was granted alone
+--                               k  of R, W: token of the call that wrote or re-asserted
 --                                  it, <incarnation>.<call>
 --   d  due, Unix ms             l  '1' = waits in the worker, at c
 --   h  history                  x  '1' = cancel asked

@@ -29,7 +29,7 @@ for i = 1, (#KEYS - 1) / 2 do
     local after = want == 'W' and s == 'R' and v[2] == me and v[3] == run
     if stands or after or s == 'N' or above(run, v[3]) then
       if not stands then
-        redis.call('HDEL', ck, 'd', 'l', 'h', 'y', 'n', 'k', 'i', 'p', 'ph')
+        redis.call('HDEL', ck, 'd', 'l', 'h', 'y', 'n', 'k', 'i', 'p', 'ph', 'm', 'z')
         redis.call('HSET', ck, 's', want, 'e', ARGV[j + 2], 'a', ARGV[j + 3], 'r', run, 'o', me, 'c', ARGV[j + 4])
         if ARGV[j + 6] ~= '0' then redis.call('HSET', ck, 'n', ARGV[j + 6]) end
         if want == 'W' then redis.call('HSET', ck, 'l', '1') end

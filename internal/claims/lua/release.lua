@@ -12,7 +12,7 @@ for i = 1, #KEYS - 1 do
     if op == 'abandon' then
       redis.call('HSET', ck, 'o', '')
     else
-      redis.call('HDEL', ck, 'k', 'i', 'p', 'ph', 'h', 'x')
+      redis.call('HDEL', ck, 'k', 'i', 'p', 'ph', 'h', 'x', 'm', 'z')
       redis.call('HSET', ck, 's', 'C')
       redis.call('PEXPIRE', ck, ARGV[4])
     end

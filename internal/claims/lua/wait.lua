@@ -6,7 +6,7 @@ for i = 1, #KEYS - 1 do
   local ck, j = KEYS[i + 1], 2 + (i - 1) * 5
   local v = redis.call('HMGET', ck, 's', 'o', 'r')
   if v[2] == ARGV[2] and v[3] == ARGV[j + 1] and v[1] == 'R' then
-    redis.call('HDEL', ck, 'i', 'p', 'ph', 'd', 'l', 'h')
+    redis.call('HDEL', ck, 'i', 'p', 'ph', 'd', 'l', 'h', 'z')
     redis.call('HSET', ck, 's', 'W', 'a', ARGV[j + 2])
     if ARGV[j + 3] ~= '' then redis.call('HSET', ck, 'd', ARGV[j + 3]) end
     if ARGV[j + 4] ~= '' then redis.call('HSET', ck, 'l', '1') end
