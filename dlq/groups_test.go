@@ -150,4 +150,17 @@ func TestPagesOfManyLettersDoNotReadThemAll(t *testing.T) {
 	if plan := explain(listLetters, "", "", "", "", "", "", nil, nil, "", nil, 101); strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Sort") {
 		t.Errorf("the first page of letters sorts them all:\n%s", plan)
 	}
+	if plan := explain(pruneLetters, "q", time.Hour, pruneChunk); !strings.Contains(plan, "dead_letters_finished") || strings.Count(plan, "changed_at <") != 1 || !strings.Contains(plan, "Index Cond: ((queue = 'q'::text) AND (changed_at <") {
+		t.Errorf("pruning reads letters that nobody has finished, or that are not old:\n%s", plan)
+	}
+	if _, err := r.db.Exec(t.Context(), `insert into perdure.events (topic, partition, "offset", task_id, epoch, attempt, run, type, at)
+select 't', 0, i, 'main-1-' || i, 0, 1, 1, 'failed', now() from generate_series(1, 20000) i`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.db.Exec(t.Context(), `analyze perdure.events`); err != nil {
+		t.Fatal(err)
+	}
+	if plan := explain(pruneEvents, time.Hour, pruneChunk); !strings.Contains(plan, "Index Cond: (at <") {
+		t.Errorf("pruning reads events that are not old:\n%s", plan)
+	}
 }

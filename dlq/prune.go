@@ -13,22 +13,25 @@ import (
 // pruneChunk bounds one DELETE, so that it holds no lock for long.
 const pruneChunk = 5000
 
+// now(), not clock_timestamp(): an index cannot be searched for a value that
+// changes while it is searched.
 const (
+	// In whatever order: it waits for no row, so it can be part of no deadlock.
 	pruneLetters = `
 delete from perdure.dead_letters where letter in (
   select letter from perdure.dead_letters
-  where queue = $1 and state in ('resolved', 'discarded') and changed_at < clock_timestamp() - $2::interval
-  order by letter limit $3 for update skip locked)`
+  where queue = $1 and state in ('resolved', 'discarded') and changed_at < now() - $2::interval
+  order by changed_at limit $3 for update skip locked)`
 	pruneEvents = `
 delete from perdure.events e using (
-  select topic, partition, "offset" from perdure.events where at < clock_timestamp() - $1::interval limit $2) o
+  select topic, partition, "offset" from perdure.events where at < now() - $1::interval limit $2) o
 where e.topic = o.topic and e.partition = o.partition and e."offset" = o."offset"`
 	// A resolution is needed as long as a letter of its task can still be read
 	// from Kafka, or stands in the index.
 	pruneResolutions = `
 delete from perdure.resolutions where task_id in (
   select task_id from perdure.resolutions r
-  where at < clock_timestamp() - $1::interval
+  where at < now() - $1::interval
     and not exists (select from perdure.dead_letters d where d.task_id = r.task_id)
   limit $2)`
 )
