@@ -252,7 +252,7 @@ func (w *Worker) openClaims(ctx context.Context) error {
 			err = w.takeName(ctx)
 		}
 		if err == nil {
-			_, err = w.deps.Claims.BeatAndLook(ctx, w.process(), "", false)
+			_, err = w.deps.Claims.BeatAndLook(ctx, w.process(), w.line(), false)
 		}
 		if err == nil {
 			w.redisFine()

@@ -29,7 +29,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if runAsVictim() {
+	if runAsVictim() || runAsCrew() {
 		return
 	}
 	testkit.Main(m)
