@@ -19,26 +19,29 @@ import (
 // process: acks=all, no linger, as many partitions as the queue.
 type Baseline struct {
 	Opts  []kgo.Opt // how to connect
-	Topic string
+	Topic string    // begins the topics' names
 }
 
-// measure offers rate records a second of size bytes for d and adds to h how
-// long each took from when it was due to when it was polled.
-func (b *Baseline) measure(ctx context.Context, o Options, d time.Duration, p *Payloads, h *hdrhistogram.Histogram) (err error) {
+// measure offers records of the payload's size at o's rate for d and adds to h
+// how long each took from when it was due to when it was polled. part names its
+// topic: one that was just deleted cannot be made again at once.
+func (b *Baseline) measure(ctx context.Context, part string, o Options, d time.Duration, p *Payloads, h *hdrhistogram.Histogram) (err error) {
+	topic := b.Topic + "-" + part
 	cl, err := kgo.NewClient(append(append([]kgo.Opt(nil), b.Opts...),
-		kgo.ConsumeTopics(b.Topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.DefaultProduceTopic(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.ProducerLinger(0), kgo.FetchMaxWait(time.Second))...)
 	if err != nil {
 		return fmt.Errorf("kafka alone: client: %w", err)
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
-	if _, err := adm.CreateTopic(ctx, int32(o.Partitions), -1, nil, b.Topic); err != nil {
-		return fmt.Errorf("kafka alone: make topic %s: %w", b.Topic, err)
+	if _, err := adm.CreateTopic(ctx, int32(o.Partitions), -1, nil, topic); err != nil {
+		return fmt.Errorf("kafka alone: make topic %s: %w", topic, err)
 	}
+	cl.AddConsumeTopics(topic)
 	defer func() {
-		if _, derr := adm.DeleteTopic(context.WithoutCancel(ctx), b.Topic); derr != nil {
-			err = errors.Join(err, fmt.Errorf("kafka alone: delete topic %s: %w", b.Topic, derr))
+		if _, derr := adm.DeleteTopic(context.WithoutCancel(ctx), topic); derr != nil {
+			err = errors.Join(err, fmt.Errorf("kafka alone: delete topic %s: %w", topic, derr))
 		}
 	}()
 	// The first records also pay for metadata and connections: not counted.
@@ -46,12 +49,15 @@ func (b *Baseline) measure(ctx context.Context, o Options, d time.Duration, p *P
 	if err := cl.ProduceSync(ctx, records(cold, p)...).FirstErr(); err != nil {
 		return fmt.Errorf("kafka alone: produce: %w", err)
 	}
+	if err := poll(ctx, cl, h, time.Now(), cold); err != nil {
+		return err
+	}
 	n := max(1, int(o.Rate*d.Seconds()))
 	polled := make(chan error, 1)
 	start := time.Now()
 	pctx, cancel := context.WithTimeout(ctx, d+30*time.Second)
 	defer cancel()
-	go func() { polled <- poll(pctx, cl, h, start, cold, n) }()
+	go func() { polled <- poll(pctx, cl, h, start, n) }()
 	if err := produce(pctx, cl, o.Rate, n, start, p); err != nil {
 		cancel()
 		return errors.Join(err, <-polled)
@@ -101,13 +107,14 @@ func produce(ctx context.Context, cl *kgo.Client, rate float64, n int, start tim
 	return nil
 }
 
-// poll reads until skip+n records are here.
-func poll(ctx context.Context, cl *kgo.Client, h *hdrhistogram.Histogram, start time.Time, skip, n int) error {
-	for got := 0; got < skip+n; {
+// poll reads until n records are here, and records those that say when they were
+// due.
+func poll(ctx context.Context, cl *kgo.Client, h *hdrhistogram.Histogram, start time.Time, n int) error {
+	for got := 0; got < n; {
 		f := cl.PollFetches(ctx)
 		now := time.Since(start)
 		if err := f.Err0(); err != nil {
-			return fmt.Errorf("kafka alone: %d of %d records came back: %w", got, skip+n, err)
+			return fmt.Errorf("kafka alone: %d of %d records came back: %w", got, n, err)
 		}
 		f.EachRecord(func(r *kgo.Record) {
 			got++

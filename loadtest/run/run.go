@@ -82,10 +82,10 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 		if !l.opts.Baseline {
 			return nil
 		}
-		l.enter(phase)
-		return sys.Kafka().measure(ctx, l.opts, l.opts.Duration/2, gen.payloads, alone)
+		l.enter("Kafka alone, " + phase)
+		return sys.Kafka().measure(ctx, phase, l.opts, l.opts.Duration/2, gen.payloads, alone)
 	}
-	if err := half("Kafka alone, before"); err != nil {
+	if err := half("before"); err != nil {
 		return nil, err
 	}
 	before, err := meter.Read()
@@ -108,7 +108,7 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := half("Kafka alone, after"); err != nil {
+	if err := half("after"); err != nil {
 		return nil, err
 	}
 	rep := l.report(sys.Servers(), began, accepted)
