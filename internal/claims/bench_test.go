@@ -78,3 +78,41 @@ func BenchmarkClaimAndDone(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBeatAndLook is what a beat costs in a fleet of so many.
+func BenchmarkBeatAndLook(b *testing.B) {
+	for _, members := range []int{2, 16, 64} {
+		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+			r := testkit.OwnRedis(b)
+			if !r.Real {
+				b.Skip("no redis-server on this machine")
+			}
+			rdb := dial(b, r.Addr)
+			s, err := New(rdb, Config{Prefix: "perdure:", Ledger: &memLedger{}, BeatTTL: time.Hour})
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx := b.Context()
+			if err := s.Open(ctx); err != nil {
+				b.Fatal(err)
+			}
+			line := "perdure.payments worker-host-0-2f1c8d34-91aa-4c3e-b7c3-5f4c7e0f9a11\n"
+			for i := range members {
+				if _, err := s.BeatAndLook(ctx, fmt.Sprintf("worker-host-%d/aaaaaaaaaa/0", i), line, false); err != nil {
+					b.Fatal(err)
+				}
+			}
+			pid := infoField(rdb.Info(ctx, "server").Val(), "process_id")
+			before, own, n := cpu(b, pid), cpu(b, "self"), 0
+			for b.Loop() {
+				peers, err := s.BeatAndLook(ctx, "worker-host-0/aaaaaaaaaa/0", line, true)
+				if err != nil || len(peers) != members-1 {
+					b.Fatal(len(peers), err)
+				}
+				n++
+			}
+			b.ReportMetric(float64((cpu(b, pid)-before).Nanoseconds())/1e3/float64(n), "redis-µs/beat")
+			b.ReportMetric(float64((cpu(b, "self")-own).Nanoseconds())/1e3/float64(n), "go-µs/beat")
+		})
+	}
+}
