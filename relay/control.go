@@ -37,6 +37,8 @@ type relayed struct {
 	Seq        int64  `json:"seq"`
 	SystemID   string `json:"system_id"`
 	Database   uint32 `json:"database"` // oid; 0: written before it was noted
+
+	at time.Time // when it was written, by the clock of the relay that did
 }
 
 func (r *Relay) controlKey() string { return "relayed/" + r.cfg.Source }
@@ -157,6 +159,7 @@ func (r *Relay) readControl(ctx context.Context, adm *kadm.Client) (*relayed, er
 				return nil, halt(HaltSequence, "write a right record with that key, or run `perdure outbox reset`",
 					"%s offset %d: key %s has a value that is not ours", name, rec.Offset, rec.Key)
 			}
+			v.at = rec.Timestamp
 			last = v
 		}
 	}

@@ -66,7 +66,7 @@ func (r *Relay) identify(ctx context.Context, conn *pgx.Conn) (identity, error) 
 func checkCursor(is identity, c cursor) error {
 	switch {
 	case c.systemID != is.systemID:
-		return halt(HaltSystem, mendReset+" (after pg_upgrade nothing is lost: it is the same data under a new identifier)",
+		return halt(HaltSystem, mendReset+"; after pg_upgrade nothing is lost: `perdure outbox reset --upgraded`",
 			"the cursor is of cluster %s, this is cluster %s", c.systemID, is.systemID)
 	case c.database != is.database:
 		return halt(HaltDatabase, mendReset, "the cursor is of database oid %d, this is oid %d", c.database, is.database)
