@@ -162,7 +162,7 @@ func newDLQGroups(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "groups [FP]",
 		Short:   "Causes of death, most open letters first; FP shows one",
-		Example: "perdure dlq groups --since 24h\nperdure dlq groups 3f9a1c\nperdure replay start --group 3f9a1c --yes",
+		Example: "perdure dlq groups --since 24h\nperdure dlq groups fp1:4771f883ced71064\nperdure replay start --group fp1:4771f883ced71064 --yes",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cl, err := c.api()

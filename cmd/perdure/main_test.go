@@ -15,6 +15,10 @@ import (
 var update = flag.Bool("update", false, "write the golden files again")
 
 func TestMain(m *testing.M) {
+	// fang asks for the terminal's width once a process, whichever test is first.
+	if err := os.Setenv("__FANG_TEST_WIDTH", "100"); err != nil {
+		panic(err)
+	}
 	testkit.Main(m)
 }
 
@@ -142,7 +146,6 @@ func TestUpWithoutACatalogSaysWhatToWrite(t *testing.T) {
 
 func TestGolden(t *testing.T) {
 	cleanEnv(t)
-	t.Setenv("__FANG_TEST_WIDTH", "100") // else the width of the terminal
 	t.Setenv("PERDURE_DATA_DIR", "/var/lib/perdure")
 	t.Setenv("PERDURE_POSTGRES_URL", "postgres://app:hunter2@db.internal/app")
 	t.Setenv("PERDURE_REDIS_PASSWORD", "hunter2")

@@ -21,9 +21,9 @@ func newReplay(c *cli) *cobra.Command {
 		Long: `A replay freezes the letters that its selector names, then puts each back into the
 outbox under the same task id and the next epoch. A task that completed is refused.`,
 		Example: `perdure dlq groups
-perdure replay start --group 3f9a1c --dry-run
-perdure replay start --group 3f9a1c --why "bank fixed its shard" --yes
-perdure replay status rp_01`,
+perdure replay start --group fp1:4771f883ced71064 --dry-run
+perdure replay start --group fp1:4771f883ced71064 --why "bank fixed its shard" --yes
+perdure replay status r-va6ybdljmki2`,
 	}
 	cmd.AddCommand(newReplayStart(c), newReplayStatus(c), newReplayCancel(c))
 	return cmd
