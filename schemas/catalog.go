@@ -56,6 +56,8 @@ type Queue struct {
 type Dependency struct {
 	Name string
 	Rate float64 // calls per second over the fleet, 0 = no limit; kept, enforced by the resilience part
+
+	Concurrency int // attempts that may call it at once from one worker, 0 = no limit
 }
 
 // Kind is a type of task.
@@ -73,6 +75,7 @@ type Kind struct {
 	Effects      Effects           // default idempotent
 	Retry        Retry
 	Dependency   string        // "" = none
+	Concurrency  int           // attempts that run at once on one worker, 0 = no limit of its own
 	HTTP         *HTTPExecutor // nil = a Go handler in the user's own binary
 
 	validator *validator // compiled Schema, nil = any payload

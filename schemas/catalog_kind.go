@@ -13,10 +13,13 @@ var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 // maxAttempts bounds retry.max_attempts.
 const maxAttempts = 1000
 
+// maxConcurrency bounds concurrency.
+const maxConcurrency = 100_000
+
 func (b *builder) kind(e entry) {
 	path := "kinds." + clip(e.name)
 	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "expires_after", "order",
-		"on_dead", "effects", "retry", "dependency", "executor", "responses")
+		"on_dead", "effects", "retry", "dependency", "concurrency", "executor", "responses")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
 
@@ -38,6 +41,7 @@ func (b *builder) kind(e entry) {
 	if k.Dependency = o.text("dependency", ""); k.Dependency != "" && b.out.Dependencies[k.Dependency] == nil {
 		o.wrong("dependency", "is not declared under dependencies"+didYouMean(k.Dependency, keysOf(b.out.Dependencies)))
 	}
+	k.Concurrency = o.number("concurrency", 0, 1, maxConcurrency)
 	b.executor(o, k)
 	b.schema(o, k)
 }

@@ -206,8 +206,8 @@ func (b *builder) queue(e entry) {
 var ratePattern = regexp.MustCompile(`^([0-9]{1,9}(?:\.[0-9]{1,9})?)/(s|m|h)$`)
 
 func (b *builder) dependency(e entry) {
-	o := b.object(e.value, e.at(), "dependencies."+e.name, "rate")
-	d := &Dependency{Name: e.name}
+	o := b.object(e.value, e.at(), "dependencies."+e.name, "rate", "concurrency")
+	d := &Dependency{Name: e.name, Concurrency: o.number("concurrency", 0, 1, maxConcurrency)}
 	b.out.Dependencies[e.name] = d
 	f, ok := o.fields["rate"]
 	if !ok {

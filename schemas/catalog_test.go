@@ -25,6 +25,16 @@ func parseCatalog(text string) (*schemas.Catalog, error) {
 	return schemas.ParseCatalog("catalog.yaml", []byte(text), os.DirFS("testdata"))
 }
 
+func TestCatalogConcurrency(t *testing.T) {
+	c, err := parseCatalog(goodCatalogs["concurrency"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, k := c.Dependencies["d"], c.Kind("k"); d.Concurrency != 3 || k.Concurrency != 2 {
+		t.Errorf("dependency %+v, kind %+v", d, k)
+	}
+}
+
 func TestCatalogIsReadWhole(t *testing.T) {
 	c, err := parseCatalog(goodCatalogs["as in the reference"])
 	if err != nil {

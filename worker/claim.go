@@ -52,7 +52,7 @@ func (p *pipeline) stepClaim(now time.Time) {
 	if len(batch) == 0 {
 		return
 	}
-	p.slots -= len(batch)
+	p.slots -= len(batch) // pop took them
 	p.ask(batch)
 }
 
@@ -126,7 +126,7 @@ func (p *pipeline) claimFailed(a claimAnswer, now time.Time) {
 
 // unclaimed gives a slot back and puts a delivery at the head of its line.
 func (p *pipeline) unclaimed(d *delivery, now time.Time) {
-	p.slots++
+	p.freeSlot(d)
 	d.unprobe()
 	p.letGo(d)
 	if d.asg.draining {
@@ -161,7 +161,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.start(d, now)
 		return
 	}
-	p.slots++
+	p.freeSlot(d)
 	d.unprobe()
 	switch g.Verdict {
 	case claims.VerdictAck:
@@ -195,15 +195,15 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 func (p *pipeline) start(d *delivery, now time.Time) {
 	switch {
 	case d.asg.draining || p.stopping:
-		p.slots++
+		p.freeSlot(d)
 		d.unprobe()
 		p.settle(settlement{op: opHandBack, d: d})
 	case d.condemn != "":
-		p.slots++
+		p.freeSlot(d)
 		d.unprobe()
 		p.settleDead(d, d.condemn)
 	case d.task.Expired(now):
-		p.slots++
+		p.freeSlot(d)
 		d.unprobe()
 		d.why = execution.Result{Class: "expired", Message: "the deadline passed before the task could run"}
 		p.settleDead(d, schemas.ReasonExpired)

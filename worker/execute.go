@@ -107,7 +107,7 @@ func (p *pipeline) abandon(d *delivery, a *tryOut, now time.Time) {
 func (p *pipeline) ended(d *delivery) {
 	p.claimed[d] = nil
 	p.running--
-	p.slots++
+	p.freeSlot(d)
 }
 
 // lateOutcome takes what an abandoned handler came to in the end: a success is a

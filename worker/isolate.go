@@ -62,6 +62,7 @@ func (p *pipeline) isolating(now time.Time) bool {
 	p.alone, d.alone = d, true
 	p.met.isolated.WithLabelValues(d.kind.Name).Inc()
 	p.slots--
+	p.ready.take(d.kind)
 	p.ask([]*delivery{d})
 	return true
 }

@@ -148,6 +148,12 @@ func (p *pipeline) letGo(d *delivery) {
 	}
 }
 
+// freeSlot gives back the slot of a delivery that does not run, or no longer.
+func (p *pipeline) freeSlot(d *delivery) {
+	p.slots++
+	p.ready.give(d.kind)
+}
+
 // release ends the worker's care for a delivery: its memory and its key's turn
 // go to the next.
 func (p *pipeline) release(d *delivery, now time.Time) {

@@ -64,6 +64,11 @@ type kind struct {
 	exec    execution.Executor
 	breaker *breaker
 	ready   []*delivery
+
+	share      float64 // of the worker's slots
+	own        limit
+	dependency *limit // shared by the kinds that call it; nil = none
+	passed     bool   // its breaker refused in this round
 }
 
 // New checks cfg and deps and makes a Worker. It connects to nothing.
@@ -143,12 +148,19 @@ func (w *Worker) prepare() error {
 		}
 	}
 	breakers := map[string]*breaker{}
+	dependencies := map[string]*limit{}
 	var missing []string
 	for name, k := range w.deps.Catalog.Kinds {
 		if !slices.Contains(queues, k.Queue) {
 			continue
 		}
-		run := &kind{Kind: k, exec: w.handlers[name]}
+		run := &kind{Kind: k, exec: w.handlers[name], own: limit{most: k.Concurrency}}
+		if dep := w.deps.Catalog.Dependencies[k.Dependency]; dep != nil {
+			if dependencies[dep.Name] == nil {
+				dependencies[dep.Name] = &limit{most: dep.Concurrency}
+			}
+			run.dependency = dependencies[dep.Name]
+		}
 		switch {
 		case k.Ordered && k.BlockOnDead:
 			errs = append(errs, fmt.Errorf("kind %s: on_dead: block is not supported by this version: use on_dead: continue", name))
@@ -291,5 +303,10 @@ func newPipeline(w *Worker) *pipeline {
 	}
 	p.ready.kinds = append(p.ready.kinds, w.unknown)
 	slices.SortFunc(p.ready.kinds, func(a, b *kind) int { return strings.Compare(a.Name, b.Name) })
+	weights := map[string]int{}
+	for _, q := range w.Queues() {
+		weights[q] = w.deps.Catalog.Queues[q].Weight
+	}
+	p.ready.divide(w.cfg.Concurrency, weights)
 	return p
 }
