@@ -24,6 +24,7 @@ const (
 	DefaultConcurrency    = 64
 	DefaultGrace          = 20 * time.Second
 	DefaultAbandonAfter   = 5 * time.Second
+	DefaultHeldAlarm      = 5 * time.Minute
 	DefaultSessionTimeout = 6 * time.Second
 	DefaultSilence        = 600 * time.Millisecond
 	DefaultCommitInterval = 500 * time.Millisecond
@@ -45,6 +46,7 @@ type Config struct {
 	Concurrency    int           // attempts that run at once
 	Grace          time.Duration // for running attempts at a stop or a rebalance
 	AbandonAfter   time.Duration // for a handler whose context ended, until it is abandoned
+	HeldAlarm      time.Duration // a task that holds its partition's low watermark for longer is named in the log
 	SessionTimeout time.Duration // silence after which Kafka gives this worker's partitions away by itself
 	Silence        time.Duration // without a beat, after which the other workers have one removed
 	CommitInterval time.Duration // between offset commits
@@ -86,6 +88,7 @@ func (c *Config) fill() error {
 	def(&c.Concurrency, DefaultConcurrency)
 	def(&c.Grace, DefaultGrace)
 	def(&c.AbandonAfter, DefaultAbandonAfter)
+	def(&c.HeldAlarm, DefaultHeldAlarm)
 	def(&c.SessionTimeout, DefaultSessionTimeout)
 	def(&c.Silence, DefaultSilence)
 	def(&c.CommitInterval, DefaultCommitInterval)

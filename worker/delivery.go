@@ -27,6 +27,7 @@ type assignment struct {
 	draining bool // it goes away: nothing of it starts any more
 	busy     int  // deliveries between their claim and their last word
 	drained  chan struct{}
+	oldest   oldest
 }
 
 // delivery belongs to the pipeline's loop, except while an executor runs it.

@@ -32,6 +32,7 @@ type metrics struct {
 	beatSeconds   prometheus.Histogram
 	redisUp       prometheus.Gauge
 	running       prometheus.Gauge
+	held          *prometheus.GaugeVec
 	parked        prometheus.Gauge
 	claimSeconds  prometheus.Histogram
 	settleSeconds prometheus.Histogram
@@ -74,6 +75,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		removed:       single("removed_total", "Times that this worker was removed by others while it was away."),
 		beatSeconds:   prometheus.NewHistogram(histogram("beat_duration_seconds", "Time of a beat, with its look at the others.", 0.0001, 12)),
 		redisUp:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_redis_up", Help: "0 while Redis does not answer and nothing starts."}),
+		held:          prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_low_watermark_held_seconds", Help: "For how long the same record has been the oldest unfinished one of its partition: the longest of the queue's partitions."}, []string{"queue"}),
 		running:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_running", Help: "Attempts that run now."}),
 		parked:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "perdure_worker_parked", Help: "Records that wait in this worker for a time: a backoff, another owner, a due time."}),
 		claimSeconds:  prometheus.NewHistogram(histogram("claim_duration_seconds", "Time of a claim call.", 0.0001, 12)),
@@ -83,7 +85,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.isolated, m.halted,
-		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.running, m.parked, m.claimSeconds, m.settleSeconds,
+		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -63,6 +63,7 @@ type pipeline struct {
 	idle       chan struct{} // closed when stopping and nothing is busy
 	patrol     time.Time     // next look at running attempts
 	nextCommit time.Time     // zero = nothing to commit
+	nextOldest time.Time     // next look at who holds the low watermarks
 	recent     []doneMark    // completed lately, for a Redis that is lost
 }
 
@@ -89,6 +90,7 @@ func (p *pipeline) loop(stop <-chan struct{}) {
 				p.log.Warn("a stage held up the pipeline", "stage", s.name, "took", took.Round(time.Millisecond))
 			}
 		}
+		p.stepOldest(now)
 		if p.stopping && p.busy == 0 && p.idle != nil {
 			close(p.idle)
 			p.idle = nil
@@ -118,6 +120,9 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 	}
 	if p.running > 0 {
 		earlier(p.patrol)
+	}
+	if p.running > 0 || len(p.waiting) > 0 || p.ready.size > 0 {
+		earlier(p.nextOldest)
 	}
 	earlier(p.nextCommit)
 	if !p.asking && p.slots > 0 && !p.stopping {

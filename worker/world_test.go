@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,7 @@ type world struct {
 	cl    *kgo.Client
 	seq   atomic.Int64
 	ttl   time.Duration
+	log   *slog.Logger // nil = silent
 }
 
 type option func(*world)
@@ -171,7 +173,7 @@ func (w *world) make(instance string, change func(*worker.Config), setup func(*w
 	if change != nil {
 		change(&cfg)
 	}
-	deps := worker.Deps{Catalog: w.cat, Names: w.names, Kafka: []kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, Claims: w.store()}
+	deps := worker.Deps{Catalog: w.cat, Names: w.names, Kafka: []kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, Claims: w.store(), Log: w.log}
 	reg := prometheus.NewRegistry()
 	deps.Registry = reg
 	wk, err := worker.New(cfg, deps)
