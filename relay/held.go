@@ -25,7 +25,7 @@ type Held struct {
 	HeldAt  time.Time `json:"held_at"`
 }
 
-// ErrNotHeld: no such task is held; it was released or discarded, or never held.
+// ErrNotHeld means that no such task is held: it was released or discarded, or never held.
 var ErrNotHeld = errors.New("no such task is held")
 
 // Beginner is what Release and Discard need of a pool or a connection.
