@@ -34,14 +34,19 @@ func newOutbox(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.printer().One(outboxView(&o), func(w io.Writer) { showOutbox(w, &o) })
+			held, total, err := app.HeldTasks(cmd.Context(), cfg, heldListed)
+			if err != nil {
+				return err
+			}
+			return c.printer().One(outboxView(&o, held, total), func(w io.Writer) { showOutbox(w, &o); showHeld(w, held, total) })
 		},
 	})
+	cmd.AddCommand(newOutboxReset(c), newOutboxRelease(c), newOutboxDiscard(c))
 	return cmd
 }
 
 // outboxView is the JSON of an outbox; absent times are left out.
-func outboxView(o *relay.Outbox) any {
+func outboxView(o *relay.Outbox, held []relay.Held, total int64) any {
 	return struct {
 		Owner         string           `json:"owner,omitempty"`
 		Alive         bool             `json:"alive"`
@@ -51,7 +56,27 @@ func outboxView(o *relay.Outbox) any {
 		Scheduled     int64            `json:"scheduled"`
 		NextDue       time.Time        `json:"next_due,omitzero"`
 		Parked        map[string]int64 `json:"parked"`
-	}{o.Owner, o.Alive, o.MovedAt, o.Backlog, o.Oldest, o.Scheduled, o.NextDue, o.Parked}
+		Held          int64            `json:"held"`
+		HeldTasks     []relay.Held     `json:"held_tasks"` // heldListed at most
+	}{o.Owner, o.Alive, o.MovedAt, o.Backlog, o.Oldest, o.Scheduled, o.NextDue, o.Parked, total, append([]relay.Held{}, held...)}
+}
+
+// heldListed is how many held tasks a status shows.
+const heldListed = 1000
+
+// showHeld lists what an outbox reset held.
+func showHeld(w io.Writer, held []relay.Held, total int64) {
+	if total == 0 {
+		return
+	}
+	fmt.Fprintf(w, "held          %d tasks that Kafka may have already: `perdure outbox release` or `discard` each\n", total)
+	for i := range held {
+		h := &held[i]
+		fmt.Fprintf(w, "              %d  %s  %s of queue %s, accepted %s\n", h.Seq, output.Safe(h.ID), output.Safe(h.Kind), output.Safe(h.Queue), localTime(&h.Created))
+	}
+	if n := total - int64(len(held)); n > 0 {
+		fmt.Fprintf(w, "              and %d more\n", n)
+	}
 }
 
 func showOutbox(w io.Writer, o *relay.Outbox) {
