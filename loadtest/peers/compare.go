@@ -30,7 +30,7 @@ type comparison struct {
 	discard  int
 	systems  []string
 	perdure  string // the binary
-	out      string
+	doc      string
 	servers  servers
 	results  map[string][]*result
 	settings []string
@@ -43,7 +43,7 @@ func compare(ctx context.Context, args []string) (err error) {
 	fs.IntVar(&c.pairs, "pairs", 5, "runs of each system that count")
 	fs.IntVar(&c.discard, "discard", 1, "runs of each before those, for the servers to warm up")
 	fs.StringVar(&c.perdure, "perdure", "", "the perdure binary; default: build it from this repository")
-	fs.StringVar(&c.out, "o", "", "write the table to this file too")
+	fs.StringVar(&c.doc, "doc", "", "put the tables into this markdown file, between its compare markers")
 	systems := fs.String("systems", ours+",river,asynq", "in the order of a round: "+ours+", river, river-backlog (inserts all, then starts to work), asynq")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -76,8 +76,8 @@ func compare(ctx context.Context, args []string) (err error) {
 	}
 	table := c.table()
 	fmt.Print(table)
-	if c.out != "" {
-		return os.WriteFile(c.out, []byte(table), 0o600)
+	if c.doc != "" {
+		return insert(c.doc, table)
 	}
 	return nil
 }
@@ -85,6 +85,11 @@ func compare(ctx context.Context, args []string) (err error) {
 func (c *comparison) checkAll() error {
 	if c.pairs < 1 || c.discard < 0 {
 		return errors.New("pairs: want at least 1; discard: 0 or more")
+	}
+	if c.doc != "" { // now, not after ten minutes
+		if _, _, err := between(c.doc); err != nil {
+			return err
+		}
 	}
 	for _, s := range c.systems {
 		if _, ok := peers[s]; !ok && s != ours {

@@ -5,6 +5,7 @@ package usage
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 )
@@ -15,6 +16,8 @@ const Own = "go"
 // ErrNotHere is why a server's CPU is not counted: it runs elsewhere, or this
 // system does not tell.
 var ErrNotHere = errors.New("not counted")
+
+const inProcess = "embedded in this process: counted under " + Own
 
 // Target is a server whose CPU time is asked for.
 type Target struct {
@@ -38,10 +41,14 @@ func New(targets ...Target) (*Meter, error) {
 	m := &Meter{roots: map[string][]int{}, missing: map[string]string{}}
 	for _, t := range targets {
 		if t.InProcess {
-			m.missing[t.Name] = "embedded in this process: counted under " + Own
+			m.missing[t.Name] = inProcess
 			continue
 		}
 		pids, err := listeners(t.Addrs)
+		if slices.Contains(pids, os.Getpid()) {
+			m.missing[t.Name] = inProcess
+			continue
+		}
 		if errors.Is(err, ErrNotHere) {
 			m.missing[t.Name] = err.Error()
 			continue
