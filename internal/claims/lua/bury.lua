@@ -15,6 +15,8 @@ end
 -- Redis was lost a moment ago: nobody's beats mean anything yet.
 if redis.call('EXISTS', KEYS[5]) == 1 then return 0 end
 if not n or (n ~= 'gone' and n ~= ARGV[3]) then return 0 end
+-- A successor took its place, or another watcher finished with it.
+if n == 'gone' and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
 -- One at a time, in the whole fleet.
 if not redis.call('SET', KEYS[4], ARGV[5], 'NX', 'PX', ARGV[6]) then return 0 end
 redis.call('SET', KEYS[2], 'gone', 'PX', ARGV[4])
