@@ -14,21 +14,23 @@ import (
 	"github.com/perdure/perdure/internal/api"
 )
 
-type listInput struct {
+// ListQuery is what both lists are filtered by. It is exported because huma
+// leaves the fields of an unexported embedded type unread.
+type ListQuery struct {
 	Kind   string    `query:"kind"`
 	Queue  string    `query:"queue"`
 	Group  string    `query:"group" doc:"fingerprint of a failure group"`
 	State  string    `query:"state" enum:"open,held,replaying,resolved,discarded" doc:"all states if absent"`
-	Reason string    `query:"reason"`
+	Reason string    `query:"reason" enum:"permanent,exhausted,expired,poison,undecodable,schema,unknown_kind,too_large,unknown" doc:"all reasons if absent"`
 	Since  time.Time `query:"since" doc:"died at or after, RFC 3339"`
 }
 
-func (in *listInput) filter() Filter {
+func (in *ListQuery) filter() Filter {
 	return Filter{Kind: in.Kind, Queue: in.Queue, Group: in.Group, State: in.State, Reason: in.Reason, Since: in.Since}
 }
 
 type lettersInput struct {
-	listInput
+	ListQuery
 	Key    string `query:"key"`
 	Cursor string `query:"cursor" doc:"next of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
@@ -58,7 +60,7 @@ type LetterView struct {
 }
 
 type groupsInput struct {
-	listInput
+	ListQuery
 	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
 
@@ -77,7 +79,8 @@ type groupOutput struct{ Body Group }
 // Routes registers the read-only routes of dead letters and failure groups.
 func (s *Letters) Routes(a *api.API) {
 	op := func(id, path, summary string) huma.Operation {
-		return huma.Operation{OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"dead letters"}}
+		return huma.Operation{OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"dead letters"},
+			RejectUnknownQueryParameters: true} // a misspelt filter would show everything
 	}
 	api.Register(a, api.ReadMeta, op("list-dead-letters", "/v1/dead-letters", "List dead letters, latest deaths first"), s.httpList)
 	api.Register(a, api.ReadMeta, op("get-dead-letter", "/v1/dead-letters/{id}", "One dead letter with its attempts"), s.httpGet)
