@@ -1,0 +1,14 @@
+//go:build soak
+
+package worker_test
+
+// The long runs: `make soak`.
+
+import (
+	"testing"
+	"time"
+)
+
+func TestSoakRandomFaults(t *testing.T) { randomFaults(t, 10*time.Minute) }
+
+func TestSoakRebalanceStorm(t *testing.T) { rebalanceStorm(t, 20, time.Minute) }
