@@ -36,7 +36,8 @@ type mover struct {
 	cl    *kgo.Client
 	tiers map[string]kafka.Tier // by topic
 
-	stopped error // a partition that a person must look after
+	stopped  error // a partition that a person must look after
+	troubled bool  // the last poll told an error that passes
 
 	mu    sync.Mutex
 	lanes map[lane]*waiting
@@ -118,6 +119,9 @@ func (m *mover) fetch(ctx context.Context) {
 	if at, ok := m.nextDue(); ok {
 		wait = min(wait, max(0, time.Until(at)))
 	}
+	if m.troubled {
+		wait = min(wait, time.Second) // so that the end of the trouble is told too
+	}
 	pctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	fetches := m.cl.PollRecords(pctx, movePoll)
@@ -163,6 +167,7 @@ func (m *mover) note(errs []kgo.FetchError) {
 			m.r.log.Warn("cannot fetch retries, trying again", "partition", e.Partition, "cause", now)
 		}
 	}
+	m.troubled = now != nil
 	m.r.setRetries(errors.Join(m.stopped, now))
 }
 

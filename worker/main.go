@@ -115,7 +115,8 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, group *s
 	if err != nil {
 		return errors.Join(fmt.Errorf("kafka: %w", err), listener.Close())
 	}
-	defer cl.Close()
+	group.Close("kafka", func() error { cl.Close(); return nil })
+	health.Check("kafka", cl.Ping)
 	err = service.Await(ctx, log, service.StartWait, nil,
 		service.Server{Name: "redis", Addr: strings.Join(cfg.RedisAddrs, ","), Probe: func(ctx context.Context) error { return rdb.Ping(ctx).Err() }},
 		service.Server{Name: "kafka", Addr: strings.Join(cfg.KafkaBrokers, ","), Probe: cl.Ping})

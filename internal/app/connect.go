@@ -89,7 +89,7 @@ func (p *process) openRedis() error {
 	}
 	p.rdb = rdb
 	p.group.Close("redis", rdb.Close)
-	p.health.Check("redis", p.pingRedis)
+	p.watch("redis", p.pingRedis)
 	return nil
 }
 
@@ -112,20 +112,24 @@ func (p *process) openKafka() error {
 	}
 	p.kafka, p.client, p.admin = opts, cl, kadm.NewClient(cl)
 	p.group.Close("kafka", func() error { cl.Close(); return nil })
-	p.health.Check("kafka", p.pingKafka)
+	p.watch("kafka", p.pingKafka)
 	return nil
 }
 
-func (p *process) pingKafka(ctx context.Context) error {
-	m, err := p.admin.BrokerMetadata(ctx)
-	if err != nil {
-		return err
+// watch makes a server part of readiness. A dispatcher only tells it: tasks are
+// accepted with Postgres alone, and Redis or Kafka being away must not take
+// every dispatcher out of the balancer.
+func (p *process) watch(name string, ping func(context.Context) error) {
+	if p.role == "dispatcher" {
+		p.health.Advise(name, ping)
+		return
 	}
-	if len(m.Brokers) == 0 {
-		return errors.New("no broker is up")
-	}
-	return nil
+	p.health.Check(name, ping)
 }
+
+// pingKafka asks the brokers themselves: an admin client would answer from its
+// cache.
+func (p *process) pingKafka(ctx context.Context) error { return p.client.Ping(ctx) }
 
 func (p *process) kafkaServer() service.Server {
 	return service.Server{Name: "kafka", Addr: strings.Join(p.cfg.KafkaBrokers, ","), Probe: p.pingKafka}

@@ -31,8 +31,9 @@ type Health struct {
 }
 
 type check struct {
-	name string
-	ask  func(context.Context) error
+	name   string
+	ask    func(context.Context) error
+	advice bool // told, but the process is ready without it
 }
 
 // CheckResult is one line of /readyz.
@@ -40,6 +41,7 @@ type CheckResult struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"` // why it is not
+	Advice bool   `json:"advice,omitempty"` // the process is ready all the same
 }
 
 // NewHealth returns a Health without checks, whose registry has the Go and
@@ -57,9 +59,19 @@ func (h *Health) Registry() *prometheus.Registry { return h.registry }
 // hold; it gets two seconds. Its error is shown to anybody who may reach the
 // port, so it must hold no secret.
 func (h *Health) Check(name string, ask func(context.Context) error) {
+	h.add(check{name: name, ask: ask})
+}
+
+// Advise adds a condition that /readyz tells and does not depend on: what only
+// a side of the process needs must not take all of it out of a balancer.
+func (h *Health) Advise(name string, ask func(context.Context) error) {
+	h.add(check{name: name, ask: ask, advice: true})
+}
+
+func (h *Health) add(c check) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.checks = append(h.checks, check{name, ask})
+	h.checks = append(h.checks, c)
 	h.at = time.Time{}
 }
 
@@ -73,7 +85,7 @@ func (h *Health) Ready(ctx context.Context) (ready bool, results []CheckResult) 
 	}
 	ready = true
 	for _, r := range h.results {
-		ready = ready && r.Ready
+		ready = ready && (r.Ready || r.Advice)
 	}
 	return ready, h.results
 }
@@ -85,9 +97,9 @@ func askAll(ctx context.Context, checks []check) []CheckResult {
 	var wg sync.WaitGroup
 	for i, c := range checks {
 		wg.Go(func() {
-			results[i] = CheckResult{Name: c.name, Ready: true}
+			results[i] = CheckResult{Name: c.name, Ready: true, Advice: c.advice}
 			if err := c.ask(ctx); err != nil {
-				results[i] = CheckResult{Name: c.name, Reason: err.Error()}
+				results[i].Ready, results[i].Reason = false, err.Error()
 			}
 		})
 	}

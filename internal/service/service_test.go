@@ -138,6 +138,17 @@ func TestReadyzSaysWhichCheckFailsAndHealthzDoesNotCare(t *testing.T) {
 	}
 }
 
+func TestReadyzTellsAdviceAndIsReadyAllTheSame(t *testing.T) {
+	h := service.NewHealth()
+	h.Check("postgres", func(context.Context) error { return nil })
+	h.Advise("kafka", func(context.Context) error { return errors.New("no broker") })
+	ready, results := h.Ready(t.Context())
+	want := []service.CheckResult{{Name: "postgres", Ready: true}, {Name: "kafka", Reason: "no broker", Advice: true}}
+	if !ready || !slices.Equal(results, want) {
+		t.Errorf("ready %v, %+v", ready, results)
+	}
+}
+
 func TestServeStopsWithItsContext(t *testing.T) {
 	ln, err := service.Listen("")
 	if err != nil {
