@@ -141,6 +141,7 @@ func (r *Relay) readControl(ctx context.Context, adm *kadm.Client) (*relayed, er
 	}
 	defer cl.Close()
 	var last *relayed
+	var spoilt error // the newest value is not ours
 	for at := start.Offset; at < end.Offset; {
 		fetches := cl.PollFetches(ctx)
 		if err := fetches.Err0(); err != nil {
@@ -154,14 +155,16 @@ func (r *Relay) readControl(ctx context.Context, adm *kadm.Client) (*relayed, er
 			if string(rec.Key) != r.controlKey() {
 				continue
 			}
-			v := &relayed{}
-			if err := json.Unmarshal(rec.Value, v); err != nil {
-				return nil, halt(HaltSequence, "write a right record with that key, or run `perdure outbox reset`",
+			v := &relayed{at: rec.Timestamp}
+			last, spoilt = v, nil
+			if json.Unmarshal(rec.Value, v) != nil {
+				spoilt = halt(HaltSequence, "write a right record with that key, or run `perdure outbox reset`",
 					"%s offset %d: key %s has a value that is not ours", name, rec.Offset, rec.Key)
 			}
-			v.at = rec.Timestamp
-			last = v
 		}
+	}
+	if spoilt != nil {
+		return nil, spoilt
 	}
 	return last, nil
 }

@@ -463,3 +463,25 @@ func TestResetIsRefused(t *testing.T) {
 		t.Errorf("carried over %d, want 1", rep.Sent)
 	}
 }
+
+// perdure.control lags by up to a second, and may be spoilt: the topics know.
+func TestResetReadsFromTheTopicsWhatTheNoteDoesNotSay(t *testing.T) {
+	for name, note := range map[string]string{
+		"lags":       `{"generation":1,"seq":2,"system_id":%q}`,
+		"not ours":   `{%q`,
+		"far behind": `{"generation":0,"seq":0,"system_id":%q}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t)
+			g.relayAll(5)
+			value := fmt.Appendf(nil, note, one[string](g, `select system_identifier::text from pg_control_system()`))
+			g.produce(&kgo.Record{Topic: g.names.Control(), Key: []byte("relayed/main"), Value: value})
+			g.exec(`update perdure.relay_cursor set timeline = '0000002A'`)
+			g.exec(`delete from perdure.outbox where id > 2`)
+			g.exec(`select setval('perdure.outbox_id_seq', 2)`)
+			if rep := g.mends(ResetOptions{}); rep.KafkaSeq != 5 || rep.Sequence != [2]int64{2, 6} {
+				t.Errorf("the reset found %+v, Kafka has ids up to 5", rep)
+			}
+		})
+	}
+}
