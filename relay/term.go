@@ -24,6 +24,7 @@ type term struct {
 	control *control
 
 	limit  int               // rows of the next chunk
+	expect int               // rows that the next chunk likely has: as the last one
 	large  bool              // the next chunk continues a window by primary key
 	words  map[string]string // see word
 	parked map[string]string // queue → why, of queues whose rows go to perdure.parked

@@ -81,7 +81,7 @@ func (t *term) read(ctx context.Context, sql string, args ...any) (*window, erro
 		return nil, fmt.Errorf("postgres: read the outbox: %w", err)
 	}
 	defer rows.Close()
-	w := &window{}
+	w := &window{rows: make([]row, 0, t.expect)}
 	head, size := false, 0
 	for rows.Next() {
 		v := rows.RawValues()
@@ -108,6 +108,7 @@ func (t *term) read(ctx context.Context, sql string, args ...any) (*window, erro
 	if !head {
 		return nil, fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
 	}
+	t.expect = len(w.rows)
 	t.adapt(w)
 	return w, nil
 }
