@@ -4,8 +4,9 @@
 // It never runs, produces or acknowledges anything: its callers do what the
 // Verdict says. Redis down is an error, never a verdict: nothing runs unclaimed.
 // It keeps I2 (with the inbox or a fence), I5, I7 (the positive proof that a
-// replay asks for) and I10: silence is judged by Redis's own clock, and no
-// decision reads another host's.
+// replay asks for) and I10: silence is judged by Redis's own clock, or by watchers
+// on their own (Bury, which names the beats that they saw), and no decision
+// reads another host's.
 //
 // A worker's life with it:
 //
@@ -18,6 +19,7 @@
 //	  cannot be stopped: Abandon
 //	ErrLost from anything: stop claiming; Open, Beat, Reassert; go on
 //	ErrPaused from Claim: ask again after Config.Interval
+//	ErrGone from Beat or Claim: others called this process dead; a new boot nonce
 //	stop: HandBack, then Leave
 //
 // The answers false of Wait and Dead mean that the claim is not this owner's any
@@ -29,7 +31,7 @@
 // again, under a higher run.
 //
 // Map of the files: claims.go and outcomes.go the words; store.go, claim.go,
-// finish.go, read.go, reassert.go the calls; lua/ the decisions, one script a
+// finish.go, read.go, reassert.go the calls; members.go who lives; lua/ the decisions, one script a
 // call; incarnation.go, identity.go, ledger.go which life of Redis this is;
 // unsure.go claims whose answer was lost; run.go, config.go, decode.go the forms.
 package claims
