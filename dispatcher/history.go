@@ -27,6 +27,7 @@ var (
 // HistoryClaims is what a History asks of Redis.
 type HistoryClaims interface {
 	Get(ctx context.Context, ids ...string) ([]claims.Claim, error)
+	Cancel(ctx context.Context, id string) (claims.Claim, error)
 }
 
 // HistoryOffsets is what a History asks of Kafka: the offset that a group has

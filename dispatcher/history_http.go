@@ -27,8 +27,9 @@ type taskInput struct {
 
 type taskOutput struct{ Body *TaskView }
 
-// Routes registers GET /v1/tasks/{id}.
+// Routes registers GET /v1/tasks/{id} and POST /v1/tasks/{id}/cancel.
 func (h *History) Routes(a *api.API) {
+	h.cancelRoutes(a)
 	api.Register(a, api.ReadMeta, huma.Operation{
 		OperationID: "get-task", Method: http.MethodGet, Path: "/v1/tasks/{id}", Tags: []string{"tasks"},
 		Summary: "State and timeline of a task",

@@ -30,6 +30,7 @@ type servers struct {
 	claims    map[string]claims.Claim
 	committed int64
 	redis     error
+	cancels   error // what Redis says to a cancel
 	kafka     error
 }
 
@@ -41,6 +42,21 @@ func (s *servers) Get(_ context.Context, ids ...string) ([]claims.Claim, error) 
 		out[i] = s.claims[id]
 	}
 	return out, s.redis
+}
+
+// Cancel does what the store's script does.
+func (s *servers) Cancel(_ context.Context, id string) (claims.Claim, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.claims[id]
+	switch c.State {
+	case claims.Running:
+		c.Cancel = true
+	case claims.None, claims.Waiting:
+		c.State = claims.Cancelled
+	}
+	s.claims[id] = c
+	return c, s.cancels
 }
 
 func (s *servers) Committed(context.Context, string, string, int32) (int64, error) {

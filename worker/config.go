@@ -80,6 +80,8 @@ type Claims interface {
 	Done(ctx context.Context, owner string, done []claims.Outcome) ([]claims.DoneResult, error)
 	Wait(ctx context.Context, owner string, o []claims.WaitOutcome) ([]bool, error)
 	Dead(ctx context.Context, owner string, o []claims.DeadOutcome) ([]bool, error)
+	Cancelled(ctx context.Context, owner string, held []claims.Hold) ([]bool, error)
+	CancelAsked(ctx context.Context, held []claims.Hold) ([]bool, error)
 	HandBack(ctx context.Context, owner string, held []claims.Hold) error
 	Reassert(ctx context.Context, owner string, held []claims.Held, done []claims.Outcome) ([]bool, error)
 }

@@ -39,20 +39,21 @@ type delivery struct {
 	size int
 	line *keyLine // order: key; nil = none
 
-	due     time.Time // in the waiting heap: when to go on
-	seen    time.Time // of an unknown kind: since when it waits here
-	heapAt  int       // index there, -1 = not in it
-	local   bool      // its claim waits here (W): re-asserted if Redis is lost
-	condemn schemas.Reason
-	why     execution.Result // of the condemnation, or of the last attempt
-	attempt int              // to ask for, then the one granted
-	run     int64
-	crashes int
-	inDoubt bool
-	history []dlq.Attempt
-	started time.Time
-	alone   bool // a suspect that runs while nothing else does
-	probe   bool // its kind's breaker is open and waits for what comes of it
+	due       time.Time // in the waiting heap: when to go on
+	seen      time.Time // of an unknown kind: since when it waits here
+	heapAt    int       // index there, -1 = not in it
+	local     bool      // its claim waits here (W): re-asserted if Redis is lost
+	condemn   schemas.Reason
+	why       execution.Result // of the condemnation, or of the last attempt
+	attempt   int              // to ask for, then the one granted
+	run       int64
+	crashes   int
+	inDoubt   bool
+	history   []dlq.Attempt
+	started   time.Time
+	cancelled bool // somebody asked, and its context was ended
+	alone     bool // a suspect that runs while nothing else does
+	probe     bool // its kind's breaker is open and waits for what comes of it
 
 	hop   []*kgo.Record // what Kafka must have before the acknowledgement
 	rehop bool          // Kafka refused it: try the hop again, not the claim

@@ -22,7 +22,8 @@ type tryOut struct {
 	deadline time.Time
 	overdue  time.Time // the loop's: when it first saw that the deadline had passed
 	result   execution.Result
-	state    atomic.Int32 // exactly one of executor and watchdog ends it
+	end      atomic.Pointer[context.CancelFunc] // nil until it runs
+	state    atomic.Int32                       // exactly one of executor and watchdog ends it
 	late     bool
 }
 
@@ -37,7 +38,7 @@ const (
 // on what has ended.
 func (p *pipeline) stepExecute(now time.Time) {
 	for _, d := range p.granted {
-		d.started = now
+		d.started, d.cancelled = now, false
 		a := &tryOut{d: d, attempt: execution.Attempt{
 			Task: &d.task, Kind: d.kind.Kind, N: d.attempt, Run: d.run, InDoubt: d.inDoubt,
 		}}
@@ -158,6 +159,7 @@ func (p *pool) executor() {
 // one runs an attempt and reports whether this goroutine still counts.
 func (p *pool) one(a *tryOut) bool {
 	ctx, cancel := context.WithDeadline(p.ctx, a.deadline)
+	a.end.Store(&cancel)
 	a.result = a.d.kind.exec.Execute(ctx, &a.attempt)
 	cancel()
 	a.late = !a.state.CompareAndSwap(tryRunning, tryFinished)

@@ -18,6 +18,7 @@ func (p *pipeline) stages() []stage {
 		{"admit", p.stepAdmit},     // decoded, due, in their key's turn → ready
 		{"claim", p.stepClaim},     // ready and a free slot → may it run?
 		{"execute", p.stepExecute}, // granted → handler or endpoint
+		{"cancel", p.stepCancel},   // asked to end while it runs
 		{"outcome", p.stepOutcome}, // result → Redis, then the Kafka hop, then the ack
 		{"commit", p.stepCommit},   // acknowledged → the partition's offset
 	}
@@ -52,6 +53,7 @@ type pipeline struct {
 	toSettle   inbox[settlement] // outcome
 	settled    inbox[settlement]
 	hopped     inbox[hopResult]
+	cancelled  inbox[*tryOut]
 	orders     inbox[func(time.Time)] // from revokes, stops and re-assertions
 
 	isolation
@@ -63,6 +65,7 @@ type pipeline struct {
 	idle       chan struct{} // closed when stopping and nothing is busy
 	patrol     time.Time     // next look at running attempts
 	nextCommit time.Time     // zero = nothing to commit
+	nextCancel time.Time     // next look at whether running tasks are cancelled
 	nextOldest time.Time     // next look at who holds the low watermarks
 	recent     []doneMark    // completed lately, for a Redis that is lost
 }
@@ -120,6 +123,7 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 	}
 	if p.running > 0 {
 		earlier(p.patrol)
+		earlier(p.nextCancel)
 	}
 	if p.running > 0 || len(p.waiting) > 0 || p.ready.size > 0 {
 		earlier(p.nextOldest)

@@ -31,6 +31,7 @@ func (w *Worker) serve(ctx context.Context) error {
 	background.Go(func() { w.claimLoop(calls) })
 	background.Go(func() { w.settleLoop(calls) })
 	background.Go(func() { w.commitLoop(calls) })
+	background.Go(func() { w.cancelLoop(calls) })
 	background.Go(func() { w.beatLoop(calls) })
 	background.Go(func() { w.errandLoop(calls) })
 	stopLoop := make(chan struct{})

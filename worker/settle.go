@@ -24,6 +24,7 @@ const (
 	opWait
 	opDead
 	opHandBack
+	opCancelled
 )
 
 // settlement is one outcome; the answer's fields are filled in by settleLoop.
@@ -129,11 +130,9 @@ func (w *Worker) write(ctx context.Context, all []*settlement) (left []*settleme
 		case opDead:
 			e = w.writeDead(ctx, g.owner, part)
 		case opHandBack:
-			holds := make([]claims.Hold, len(part))
-			for i, s := range part {
-				holds[i] = claims.Hold{TaskID: s.d.task.ID, Run: s.d.run}
-			}
-			e = w.deps.Claims.HandBack(ctx, g.owner, holds)
+			e = w.deps.Claims.HandBack(ctx, g.owner, holdsOf(part))
+		case opCancelled:
+			e = taken(part)(w.deps.Claims.Cancelled(ctx, g.owner, holdsOf(part)))
 		}
 		if e != nil {
 			left, err = append(left, part...), errors.Join(err, e)
@@ -146,6 +145,14 @@ func (w *Worker) write(ctx context.Context, all []*settlement) (left []*settleme
 		w.p.settled.put(answered...)
 	}
 	return left, err
+}
+
+func holdsOf(part []*settlement) []claims.Hold {
+	holds := make([]claims.Hold, len(part))
+	for i, s := range part {
+		holds[i] = claims.Hold{TaskID: s.d.task.ID, Run: s.d.run}
+	}
+	return holds
 }
 
 func (w *Worker) writeDone(ctx context.Context, owner string, part []*settlement) error {
@@ -239,6 +246,10 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 		return
 	}
 	switch {
+	case s.op == opCancelled:
+		p.met.cancelled.WithLabelValues(d.kind.Name).Inc()
+		p.tell(d, dlq.EventCancelled, execution.Result{}, nil)
+		p.ack(d, now)
 	case s.op == opDead:
 		p.hopLetter(d, s.reason, now)
 	case s.local:

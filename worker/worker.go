@@ -44,14 +44,15 @@ type Worker struct {
 	p          *pipeline
 	pool       *pool
 
-	workCtx    context.Context // of attempts
-	produceCtx context.Context // of calls to Kafka and Redis
-	claimCalls chan claimCall
-	settleWake chan struct{}
-	commitDue  chan struct{}
-	lost       chan struct{}
-	loopEnded  chan struct{}
-	executors  sync.WaitGroup // those that are not abandoned
+	workCtx     context.Context // of attempts
+	produceCtx  context.Context // of calls to Kafka and Redis
+	claimCalls  chan claimCall
+	cancelLooks chan []*tryOut
+	settleWake  chan struct{}
+	commitDue   chan struct{}
+	lost        chan struct{}
+	loopEnded   chan struct{}
+	executors   sync.WaitGroup // those that are not abandoned
 
 	redisDown atomic.Pointer[string] // why; nil = Redis answers
 	started   atomic.Bool
@@ -83,14 +84,15 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 	w := &Worker{
 		cfg: cfg, deps: deps, log: deps.Log, met: met,
 		kinds: map[string]*kind{}, handlers: map[string]execution.Executor{},
-		watch:      newWatch(cfg.beatEvery(), cfg.Silence),
-		errands:    make(chan errand, 1),
-		transport:  httpexec.NewTransport(cfg.Concurrency),
-		claimCalls: make(chan claimCall, 1),
-		settleWake: make(chan struct{}, 1),
-		commitDue:  make(chan struct{}, 1),
-		lost:       make(chan struct{}, 1),
-		loopEnded:  make(chan struct{}),
+		watch:       newWatch(cfg.beatEvery(), cfg.Silence),
+		errands:     make(chan errand, 1),
+		transport:   httpexec.NewTransport(cfg.Concurrency),
+		claimCalls:  make(chan claimCall, 1),
+		cancelLooks: make(chan []*tryOut, 1),
+		settleWake:  make(chan struct{}, 1),
+		commitDue:   make(chan struct{}, 1),
+		lost:        make(chan struct{}, 1),
+		loopEnded:   make(chan struct{}),
 	}
 	w.newBoot()
 	w.unknown = &kind{Kind: &schemas.Kind{Name: "unknown", Retry: schemas.Retry{
@@ -296,7 +298,7 @@ func newPipeline(w *Worker) *pipeline {
 		lines: map[string]*keyLine{}, claimed: map[*delivery]*tryOut{},
 	}
 	p.arrived.wake, p.answers.wake, p.finished.wake = wake, wake, wake
-	p.settled.wake, p.hopped.wake, p.orders.wake = wake, wake, wake
+	p.settled.wake, p.hopped.wake, p.orders.wake, p.cancelled.wake = wake, wake, wake, wake
 	p.toSettle.wake = w.settleWake
 	for _, k := range w.kinds {
 		p.ready.kinds = append(p.ready.kinds, k)

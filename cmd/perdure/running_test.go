@@ -150,6 +150,10 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 	says(t, "replay status "+replay.ID, "mended", "1 completed")
 	says(t, "replay status", replay.ID)
 	says(t, "tasks get "+id+" --wait 5s", "completed", "replayed")
+	code, _, errOut = call(t, "tasks", "cancel", id)
+	if code != 1 || !strings.Contains(errOut, "409") || !strings.Contains(errOut, "it is completed") {
+		t.Errorf("a cancel of a task that is completed: exit %d, %s", code, errOut)
+	}
 	code, _, errOut = call(t, "replay", "start", replay.ID, "--yes")
 	if code != 1 || !strings.Contains(errOut, "409") {
 		t.Errorf("a replay that is done: exit %d, %s", code, errOut)

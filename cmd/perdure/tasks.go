@@ -45,7 +45,28 @@ func newTasks(c *cli) *cobra.Command {
 		},
 	}
 	get.Flags().DurationVar(&wait, "wait", 0, "answer when the task is settled, or after this long (at most 60s)")
-	cmd.AddCommand(get)
+	cancel := &cobra.Command{
+		Use:     "cancel ID",
+		Short:   "Cancel a task that is not settled",
+		Long:    "Prints cancelled: it will not run (again); or cancelling: it runs now, and its worker ends it unless it completes first.",
+		Example: "perdure tasks cancel main-1-42\nperdure tasks cancel main-1-42 && perdure tasks get main-1-42 --wait 10s",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.api()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			var a dispatcher.CancelAnswer
+			if err := cl.Post(cmd.Context(), apiclient.Path("tasks", args[0], "cancel"), nil, &a); err != nil {
+				return err
+			}
+			return c.printer().One(a, func(w io.Writer) {
+				output.Fields(w, [2]string{"task", a.ID}, [2]string{"state", a.State})
+			})
+		},
+	}
+	cmd.AddCommand(get, cancel)
 	return cmd
 }
 

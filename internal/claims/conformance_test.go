@@ -510,6 +510,29 @@ var rows = []struct {
 			tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, g.Run}}))
 		}
 	}},
+	{"R, mine, cancel: its owner hears of it, for this run only", func(tb *table) {
+		g := tb.run(me, rec(0, 1, 5))
+		asks := func(run int64) bool {
+			got, err := tb.CancelAsked(tb.Context(), []Hold{{"main-1-1", 7}, {id, run}})
+			tb.ok(err)
+			if got[0] {
+				tb.Fatal("a task that nobody knows is cancelled")
+			}
+			return got[1]
+		}
+		if asks(g.Run) {
+			tb.Fatal("nobody asked")
+		}
+		_, err := tb.Cancel(tb.Context(), id)
+		tb.ok(err)
+		if !asks(g.Run) || asks(g.Run+1) {
+			tb.Fatal("the run's owner, and only it, has to hear")
+		}
+		tb.done(me, 0, g.Run)
+		if asks(g.Run) {
+			tb.Fatal("it is done")
+		}
+	}},
 	{"R, mine, not started, cancel asked, hand-back: cancelled", func(tb *table) {
 		g := tb.run(me, rec(0, 1, 5))
 		_, err := tb.Cancel(tb.Context(), id)

@@ -1,0 +1,87 @@
+package worker
+
+// Cancel: somebody asked that a running task end. The claim has the flag; the
+// loop looks for it every so often, ends the handler's context, and answers for
+// what came of it. Tasks that do not run are cancelled without their worker.
+
+import (
+	"context"
+	"time"
+
+	"github.com/perdure/perdure/internal/claims"
+)
+
+const (
+	// cancelEvery is how often running tasks are looked up, in one pipeline.
+	cancelEvery = 400 * time.Millisecond
+	// cancelAge is how long a task runs before it is looked up: most end sooner,
+	// and cost nothing.
+	cancelAge = 200 * time.Millisecond
+	// cancelMost bounds a look: the rest is looked up next time.
+	cancelMost = 1000
+)
+
+// stepCancel hands the running tasks to cancelLoop, and ends those of its answer.
+func (p *pipeline) stepCancel(now time.Time) {
+	for _, a := range p.cancelled.take() {
+		p.cancel(a, now)
+	}
+	if p.running == 0 || now.Before(p.nextCancel) {
+		return
+	}
+	p.nextCancel = now.Add(cancelEvery)
+	var running []*tryOut
+	for d, a := range p.claimed {
+		if a != nil && !d.cancelled && now.Sub(d.started) >= cancelAge {
+			if running = append(running, a); len(running) == cancelMost {
+				break
+			}
+		}
+	}
+	if len(running) == 0 {
+		return
+	}
+	select {
+	case p.cancelLooks <- running:
+	default: // Redis still answers for the last look
+	}
+}
+
+// cancel ends an attempt's context. Its handler has as long to see that as after
+// a timeout.
+func (p *pipeline) cancel(a *tryOut, now time.Time) {
+	d, end := a.d, a.end.Load()
+	if p.claimed[d] != a || d.cancelled || end == nil {
+		return // it has ended, or its goroutine is about to begin: the next look
+	}
+	d.cancelled = true
+	a.deadline = now
+	(*end)()
+	p.log.Info("a running task is cancelled: its context ends",
+		"task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "run", d.run)
+}
+
+// cancelLoop asks Redis which of the running tasks are to end.
+func (w *Worker) cancelLoop(ctx context.Context) {
+	for {
+		var running []*tryOut
+		select {
+		case running = <-w.cancelLooks:
+		case <-ctx.Done():
+			return
+		}
+		held := make([]claims.Hold, len(running))
+		for i, a := range running {
+			held[i] = claims.Hold{TaskID: a.attempt.Task.ID, Run: a.attempt.Run}
+		}
+		asked, err := w.deps.Claims.CancelAsked(ctx, held)
+		if err != nil {
+			continue // the beat says that Redis is away; what runs goes on
+		}
+		for i, a := range running {
+			if asked[i] {
+				w.p.cancelled.put(a)
+			}
+		}
+	}
+}
