@@ -72,7 +72,7 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 			move = append(move, l)
 			continue
 		}
-		if l.why.completed() && !j.dryRun {
+		if l.why.completed() && l.found && !j.dryRun {
 			completed = append(completed, l.taskID)
 		}
 		rest = append(rest, l)

@@ -55,7 +55,7 @@ func (r refusal) completed() bool { return strings.HasPrefix(string(r), complete
 func before(l *letter, cat *schemas.Catalog) refusal {
 	switch {
 	case !l.found:
-		return refuse("not-found", "no dead letter has this id")
+		return noLetter(claims.Claim{})
 	case l.state == schemas.LetterResolved:
 		return refuse("resolved", "this letter is settled already")
 	case l.state == schemas.LetterReplaying:
@@ -76,6 +76,20 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return refuse("unknown", "its effect may have happened; look at it, then replay it by its id")
 	}
 	return ""
+}
+
+// noLetter refuses an id that no letter has. If it is a task's, its claim may
+// say why there is none.
+func noLetter(c claims.Claim) refusal {
+	switch c.State {
+	case claims.Done:
+		return refuse(completedWord, "the task is completed, and left no dead letter")
+	case claims.Cancelled:
+		return refuse("cancelled", "the task was cancelled, and left no dead letter")
+	case claims.Running, claims.Waiting:
+		return refuse("running", "the task is not dead: it is running or waits for a retry")
+	}
+	return refuse("not-found", "no dead letter has this id")
 }
 
 // judge adds what Redis knows. Positive proof that the task is not completed is

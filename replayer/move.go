@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -29,6 +30,13 @@ func (r *Replayer) slice(ctx context.Context, j *job) (left bool, err error) {
 	var at []int
 	for i := range list {
 		l := &list[i]
+		if !l.found {
+			if _, err := schemas.ParseID(l.id); err == nil { // a task that a person named
+				ids, at = append(ids, l.id), append(at, i)
+			}
+			l.why = noLetter(claims.Claim{}) // until its claim says more
+			continue
+		}
 		if l.why = before(l, r.deps.Catalog); l.why == "" {
 			l.row, l.why = rebuild(l)
 		}
@@ -43,6 +51,10 @@ func (r *Replayer) slice(ctx context.Context, j *job) (left bool, err error) {
 			return false, fmt.Errorf("read %d claims: %w", len(ids), err)
 		}
 		for k, i := range at {
+			if !list[i].found {
+				list[i].why = noLetter(known[k])
+				continue
+			}
 			list[i].why = judge(&list[i], known[k], r.deps.Catalog.Kinds[list[i].kind])
 		}
 	}

@@ -231,6 +231,23 @@ where o.epoch = d.epoch + 1 and o.payload = d.payload and o.kind = d.kind and o.
 	}
 }
 
+// An id that no letter has is refused by what is known of the task.
+func TestATaskWithoutALetterIsRefusedByItsState(t *testing.T) {
+	r := newRig(t)
+	k := &known{at: map[string]claims.Claim{"main-1-41": {State: claims.Done}, "main-1-42": {State: claims.Running}, "main-1-43": {State: claims.Cancelled},
+		"main-1-44": {}, "nobody": {State: claims.Done}}}
+	for id, word := range map[string]string{"main-1-41": "completed", "main-1-42": "running", "main-1-43": "cancelled", "main-1-44": "not-found", "nobody": "not-found"} {
+		for _, dry := range []bool{true, false} {
+			job := r.plan(Plan{Selector: Selector{IDs: []string{id}}, DryRun: dry, Start: true})
+			r.run(r.replayer("a", k))
+			j := r.get(job)
+			if len(j.Refusals) != 1 || !strings.HasPrefix(j.Refusals[0].Why, word+":") || j.Refusals[0].Sample != id || j.Replayed != 0 {
+				t.Errorf("%s (dry run %v): %+v, want it refused as %s", id, dry, j.Refusals, word)
+			}
+		}
+	}
+}
+
 // Two replays, two processes, the same letters, fifty times: one run each.
 func TestRivalReplaysMoveALetterOnce(t *testing.T) {
 	r := newRig(t)
