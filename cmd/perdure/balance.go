@@ -53,7 +53,7 @@ believes no counter. Exits 1 if a task is nowhere.
 			return nil
 		},
 	}
-	cmd.Flags().DurationVar(&since, "since", 0, "accepted at most this long ago, such as 24h; default: all that are known")
+	agoVar(cmd.Flags(), &since, "since", "accepted at most this long ago, such as 24h; default: all that are known")
 	return cmd
 }
 

@@ -63,7 +63,7 @@ own, which it removes again; the others are embedded.`,
 			return res.Err()
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "other disputes, one JSON object a line; - reads stdin")
+	wordVar(cmd.Flags(), &file, "file", "f", "other disputes, one JSON object a line; - reads stdin")
 	return cmd
 }
 

@@ -36,11 +36,11 @@ type letterFilter struct {
 
 func (f *letterFilter) flags(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.kind, "kind", "", "only this kind")
-	fs.StringVar(&f.queue, "queue", "", "only this queue")
-	fs.StringVar(&f.state, "state", "", "open, held, replaying, resolved or discarded; default all")
-	fs.StringVar(&f.reason, "reason", "", "permanent, exhausted, expired, poison, …")
-	fs.DurationVar(&f.since, "since", 0, "died at most this long ago, such as 24h")
+	wordVar(fs, &f.kind, "kind", "", "only this kind")
+	wordVar(fs, &f.queue, "queue", "", "only this queue")
+	wordVar(fs, &f.state, "state", "", "open, held, replaying, resolved or discarded; default all")
+	wordVar(fs, &f.reason, "reason", "", "permanent, exhausted, expired, poison, …")
+	agoVar(fs, &f.since, "since", "died at most this long ago, such as 24h")
 }
 
 func (f *letterFilter) query() url.Values {
@@ -58,7 +58,7 @@ func (f *letterFilter) query() url.Values {
 
 func newDLQList(c *cli) *cobra.Command {
 	var f letterFilter
-	var limit int
+	limit := 50
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List dead letters, the latest first",
@@ -83,9 +83,9 @@ func newDLQList(c *cli) *cobra.Command {
 		},
 	}
 	f.flags(cmd)
-	cmd.Flags().StringVar(&f.group, "group", "", "only this failure group")
-	cmd.Flags().StringVar(&f.key, "key", "", "only tasks with this key")
-	cmd.Flags().IntVar(&limit, "limit", 50, "at most this many")
+	wordVar(cmd.Flags(), &f.group, "group", "", "only this failure group")
+	wordVar(cmd.Flags(), &f.key, "key", "", "only tasks with this key")
+	limitVar(cmd.Flags(), &limit, "limit", "at most this many")
 	return cmd
 }
 

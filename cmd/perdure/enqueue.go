@@ -77,9 +77,9 @@ zcat tasks.ndjson.gz | perdure enqueue -f - --batch tasks-2026-11-23`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&file, "file", "f", "", "tasks, one JSON object a line; - reads stdin")
-	f.StringVar(&batch, "batch", "", "scope of the lines' idempotency keys; default the file's path")
-	f.StringVar(&rejects, "rejects", "", "where rejected lines go; default FILE.rejects.ndjson")
+	wordVar(f, &file, "file", "f", "tasks, one JSON object a line; - reads stdin")
+	wordVar(f, &batch, "batch", "", "scope of the lines' idempotency keys; default the file's path")
+	wordVar(f, &rejects, "rejects", "", "where rejected lines go; default FILE.rejects.ndjson")
 	return cmd
 }
 

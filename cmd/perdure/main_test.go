@@ -91,6 +91,21 @@ func TestExitCodes(t *testing.T) {
 		{"env", 1, "start `perdure up`"},
 		{"replay start", 2, "say which letters"},
 		{"replay start --kind mail.send", 3, "--dry-run"},
+		{"replay start --group --dry-run --yes", 2, "--group"}, // --group $FP, and FP is empty
+		{"replay start --id --yes", 2, "--id"},
+		{"replay start --id main-1-1,,main-1-2 --yes", 2, "--id"},
+		{"replay start --kind --yes", 2, "--kind"},
+		{"replay start --kind mail.send --why --yes", 2, "--why"},
+		{"replay start --group= --yes", 2, "--group"},
+		{"replay start --id= --yes", 2, "--id"},
+		{"dlq ls --group --kind mail.send", 2, "--group"},
+		{"dlq groups --state=", 2, "--state"},
+		{"dlq ls --limit 0", 2, "--limit"},
+		{"dlq ls --since -1h", 2, "--since"},
+		{"balance --since -1h", 2, "--since"},
+		{"balance --since 0s", 2, "--since"},
+		{"enqueue -f f --batch=", 2, "--batch"},
+		{"enqueue -f --batch", 2, "--file"},
 		{"demo -f /does/not/exist", 2, "no such file"},
 	}
 	for _, tt := range tests {

@@ -144,7 +144,7 @@ func newOutboxDiscard(c *cli) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&why, "why", "", "for the audit")
+	wordVar(f, &why, "why", "", "for the audit")
 	f.BoolVar(&yes, "yes", false, "do it")
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,7 +20,9 @@ func newReplay(c *cli) *cobra.Command {
 		Use:   "replay",
 		Short: "Put dead letters back to work, once their cause is repaired",
 		Long: `A replay freezes the letters that its selector names, then puts each back into the
-outbox under the same task id and the next epoch. A task that completed is refused.`,
+outbox under the same task id and the next epoch. A task that completed is refused.
+
+replay start exits 1 if no letter matches, and 3 if every one is refused.`,
 		Example: `perdure dlq groups
 perdure replay start --group fp1:4771f883ced71064 --dry-run
 perdure replay start --group fp1:4771f883ced71064 --why "bank fixed its shard" --yes
@@ -66,20 +69,42 @@ func newReplayStart(c *cli) *cobra.Command {
 			if r, err = waitReplay(cmd, cl, r); err != nil {
 				return err
 			}
-			return c.printer().One(r, func(w io.Writer) { showReplay(w, &r) })
+			if err := c.printer().One(r, func(w io.Writer) { showReplay(w, &r) }); err != nil {
+				return err
+			}
+			return nothingDone(&r)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&sel.Group, "group", "", "letters of this failure group")
-	f.StringSliceVar(&sel.IDs, "id", nil, "this letter or task; may be repeated")
-	f.StringVar(&sel.Kind, "kind", "", "letters of this kind")
-	f.StringVar(&sel.Queue, "queue", "", "letters of this queue")
-	f.StringVar(&sel.Reason, "reason", "", "letters that died for this reason")
-	f.StringVar(&sel.Key, "key", "", "letters of this key")
-	f.StringVar(&why, "why", "", "for the audit")
+	wordVar(f, &sel.Group, "group", "", "letters of this failure group")
+	wordsVar(f, &sel.IDs, "id", "this letter or task; may be repeated")
+	wordVar(f, &sel.Kind, "kind", "", "letters of this kind")
+	wordVar(f, &sel.Queue, "queue", "", "letters of this queue")
+	wordVar(f, &sel.Reason, "reason", "", "letters that died for this reason")
+	wordVar(f, &sel.Key, "key", "", "letters of this key")
+	wordVar(f, &why, "why", "", "for the audit")
 	f.BoolVar(&dryRun, "dry-run", false, "look at every letter and say what would happen; change nothing")
 	f.BoolVar(&yes, "yes", false, "do it")
 	return cmd
+}
+
+// nothingDone is the error of a replay that is over and moved nothing, so that
+// a script does not take it for a repair. One that moved some letters did work:
+// its counts are shown.
+func nothingDone(r *replayer.Replay) error {
+	switch {
+	case r.Letters == 0:
+		return errors.New("no open letter matches, so nothing is replayed\n  next: perdure dlq groups --state open")
+	case r.Replayed > 0 || r.State == replayer.Running:
+		return nil
+	case r.State == replayer.Cancelled:
+		return fmt.Errorf("replay %s was cancelled before it replayed anything", r.ID)
+	}
+	var why strings.Builder
+	for _, f := range r.Refusals {
+		fmt.Fprintf(&why, "\n  %d: %s", f.Letters, f.Why)
+	}
+	return exit.Refusal(fmt.Errorf("all %d letters are refused, so nothing is replayed%s", r.Letters, why.String()))
 }
 
 // waitReplay looks until every letter was looked at; Ctrl-C leaves the replay
@@ -87,7 +112,7 @@ func newReplayStart(c *cli) *cobra.Command {
 func waitReplay(cmd *cobra.Command, cl *apiclient.Client, r replayer.Replay) (replayer.Replay, error) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	for r.State == replayer.Running {
+	for r.State == replayer.Running && r.Letters > 0 {
 		select {
 		case <-cmd.Context().Done():
 			return r, nil

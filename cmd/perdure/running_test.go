@@ -158,6 +158,20 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 	if code != 1 || !strings.Contains(errOut, "409") {
 		t.Errorf("a replay that is done: exit %d, %s", code, errOut)
 	}
+	for args, want := range map[string]int{"--group fp1:00": 1, "--group fp1:00 --dry-run": 1, "--id " + id: 3, "--id main-1-1": 3, "--id nobody": 3} {
+		code, out, errOut := call(t, strings.Fields("replay start --yes "+args)...)
+		if code != want || !strings.Contains(errOut, "nothing is replayed") || !strings.Contains(out, "refused") {
+			t.Errorf("replay start %s: exit %d, want %d: %s%s", args, code, want, out, errOut)
+		}
+		if args == "--id main-1-1" && !strings.Contains(errOut, "1: completed: ") {
+			t.Errorf("a task that completed is refused with %s", errOut)
+		}
+	}
+	if code, _, errOut := call(t, "dlq", "ls", "--state", "bogus"); code != 1 || !strings.Contains(errOut, "#/query/state") {
+		t.Errorf("a state that is none: exit %d, %s", code, errOut)
+	}
+	says(t, "dlq ls --state open", "no dead letters")
+	says(t, "dlq groups --kind nope", "no dead letters")
 	says(t, "outbox status", "backlog", "0")
 	says(t, "queues ls", "mail", "BACKLOG")
 	says(t, "topics plan", "the topics are as the catalog asks")
