@@ -15,7 +15,7 @@ import (
 
 func TestRandomFaultsLoseNothing(t *testing.T) { randomFaults(t, 15*time.Second) }
 
-func TestARebalanceStormLosesNothing(t *testing.T) { rebalanceStorm(t, 6, 12*time.Second) }
+func TestARebalanceStormLosesNothing(t *testing.T) { rebalanceStorm(t, 6, 9*time.Second) }
 
 // randomFaults kills, stops and pauses random workers of a fleet under load for
 // a while, then lets the rest be done, and checks the ledger.

@@ -223,6 +223,7 @@ func TestARestartedWorkerTakesOverItsOwn(t *testing.T) {
 			}
 		}
 		f.ended(open)
+		f.calm() // its backlog too: what is killed again and again is poison
 	}
 	stop()
 	f.finish(wait)
