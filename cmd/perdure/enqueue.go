@@ -26,7 +26,7 @@ func newEnqueue(c *cli) *cobra.Command {
 
 and optionally payload_base64 with content_type, queue, key, idempotency_key,
 run_at, deadline, headers. Lines that cannot be accepted are counted and written
-with their problem to FILE.rejects.ndjson; the rest goes on.
+with their text and problem to FILE.rejects.ndjson; the rest goes on.
 
 Interrupted? Run it again: every line has an idempotency key made from the batch
 (the file's path) and its text, so nothing is enqueued twice. Exits 1 if a line
@@ -62,6 +62,9 @@ zcat tasks.ndjson.gz | perdure enqueue -f - --batch tasks-2026-11-23`,
 			progress, finish := c.progress(size)
 			stats, err := enqueuefile.Run(ctx, enqueuefile.Options{
 				Reader: in, Name: file, Batch: batch, URL: cfg.APIURL, Token: cfg.APIToken, Rejects: refused, Progress: progress,
+				Waiting: func(why error, left time.Duration) {
+					fmt.Fprintf(c.errOut, "perdure: waits for the API and tries again for %s: %s\n", left.Round(time.Second), output.Safe(why.Error()))
+				},
 			})
 			finish()
 			if err = errors.Join(err, refused.Close()); err != nil && stats.Lines > 0 {

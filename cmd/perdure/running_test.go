@@ -107,6 +107,12 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 	if err != nil || strings.Count(string(rejects), "\n") != 2 || !strings.Contains(string(rejects), `"line":21`) {
 		t.Errorf("rejects: %v\n%s", err, rejects)
 	}
+	if !strings.Contains(string(rejects), `"input":"not json"`) {
+		t.Errorf("the rejects do not hold the lines: %s", rejects)
+	}
+	if code, _, errOut := call(t, "enqueue", "-f", file, "--rejects", filepath.Join(t.TempDir(), "none", "r")); code != 1 || !strings.Contains(errOut, "--rejects") {
+		t.Errorf("rejects that cannot be written: exit %d, %s", code, errOut)
+	}
 	if _, out, _ := call(t, "enqueue", "-f", file); !strings.Contains(out, "20 accepted before") {
 		t.Errorf("the same file again: %s", out)
 	}

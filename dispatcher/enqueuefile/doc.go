@@ -13,6 +13,6 @@
 //   - a line's own idempotency_key wins.
 //
 // Keys are kept for 168 h. Refused lines go to the rejects with their number and
-// the rest goes on. It keeps I1 by counting a line as accepted only when the API
+// text, and the rest goes on. It keeps I1 by counting a line as accepted only when the API
 // said so.
 package enqueuefile

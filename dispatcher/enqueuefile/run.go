@@ -22,6 +22,7 @@ import (
 const (
 	requestLines = 2000
 	requestBytes = 4 << 20
+	tellEvery    = 15 * time.Second
 
 	// MaxLine is the longest line that is sent, in bytes; a longer one is
 	// rejected here.
@@ -43,11 +44,15 @@ type Options struct {
 
 	// Rejects gets a line of JSON for each refused line; nil keeps none.
 	Rejects io.Writer
+	// Waiting is told why a request must be made again, at once and then every
+	// 15 seconds for as long as no line gets through, from the goroutine of Run;
+	// nil is none.
+	Waiting func(why error, left time.Duration)
 	// Progress is called after each request, from the goroutine of Run; nil is
 	// none.
 	Progress func(Stats)
 	// Patience is how long to try again without any line getting through; 0 is
-	// 5 minutes.
+	// 2 minutes.
 	Patience time.Duration
 }
 
@@ -70,12 +75,6 @@ func (s Stats) Rate() float64 {
 	return float64(s.Lines) / s.Elapsed.Seconds()
 }
 
-// Reject is a refused line, as it stands in the rejects.
-type Reject struct {
-	Line    int          `json:"line"` // of the file, from 1
-	Problem *api.Problem `json:"problem"`
-}
-
 // Run sends every line. It returns when each was accepted or rejected, or with
 // an error when it cannot go on; then the same call again takes up the rest.
 func Run(ctx context.Context, opt Options) (Stats, error) {
@@ -95,7 +94,7 @@ func Run(ctx context.Context, opt Options) (Stats, error) {
 		opt.Client = &http.Client{}
 	}
 	if opt.Patience == 0 {
-		opt.Patience = 5 * time.Minute
+		opt.Patience = 2 * time.Minute
 	}
 	s := &sender{opt: opt, keys: newKeyer(batch), start: time.Now()}
 	err := s.run(ctx)
@@ -110,6 +109,7 @@ func Run(ctx context.Context, opt Options) (Stats, error) {
 type pending struct {
 	number     int
 	from, size int // its place in sender.text, without the line end
+	in, inSize int // its place in sender.input
 }
 
 type sender struct {
@@ -117,7 +117,8 @@ type sender struct {
 	keys    *keyer
 	start   time.Time
 	stats   Stats
-	text    []byte // of the pending lines
+	text    []byte // of the pending lines, as they are sent
+	input   []byte // of the pending lines, as the file has them
 	pending []pending
 }
 
@@ -146,7 +147,7 @@ func (s *sender) run(ctx context.Context) error {
 
 func (s *sender) add(line lines.Line) error {
 	if line.TooLong {
-		return s.reject(line.Number, len(line.Text), api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the line is longer than %d bytes", MaxLine)))
+		return s.reject(line.Number, len(line.Text), line.Text, true, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the line is longer than %d bytes", MaxLine)))
 	}
 	text := line.Text
 	if line.Number == 1 {
@@ -154,24 +155,25 @@ func (s *sender) add(line lines.Line) error {
 	}
 	from := len(s.text)
 	s.text = s.keys.keyed(s.text, text)
-	s.pending = append(s.pending, pending{line.Number, from, len(s.text) - from})
+	s.pending = append(s.pending, pending{line.Number, from, len(s.text) - from, len(s.input), len(line.Text)})
+	s.input = append(s.input, line.Text...)
 	s.text = append(s.text, '\n')
 	return nil
 }
 
-func (s *sender) reject(number, size int, p *api.Problem) error {
+func (s *sender) reject(number, size int, input []byte, cut bool, p *api.Problem) error {
 	s.stats.Lines++
 	s.stats.Rejected++
 	s.stats.Bytes += int64(size)
 	if s.opt.Rejects == nil {
 		return nil
 	}
-	b, err := json.Marshal(Reject{number, p})
+	b, err := json.Marshal(newReject(number, input, cut, p))
 	if err != nil {
 		return err
 	}
 	if _, err := s.opt.Rejects.Write(append(b, '\n')); err != nil {
-		return fmt.Errorf("write the rejects: %w", err)
+		return fmt.Errorf("write the rejected line %d: %w", number, err)
 	}
 	return nil
 }
@@ -179,15 +181,16 @@ func (s *sender) reject(number, size int, p *api.Problem) error {
 // flush sends the pending lines until each is decided.
 func (s *sender) flush(ctx context.Context) error {
 	wait := backoff{giveUp: time.Now().Add(s.opt.Patience)}
+	var told time.Time // when Waiting was told last
 	for len(s.pending) > 0 {
 		before := len(s.pending)
-		after, err := s.send(ctx)
+		after, err := s.sendUntil(ctx, wait.giveUp)
 		if s.opt.Progress != nil {
 			s.stats.Elapsed = time.Since(s.start)
 			s.opt.Progress(s.stats)
 		}
 		if len(s.pending) < before {
-			wait = backoff{giveUp: time.Now().Add(s.opt.Patience)}
+			wait, told = backoff{giveUp: time.Now().Add(s.opt.Patience)}, time.Time{}
 		}
 		if err == nil && len(s.pending) == 0 {
 			break
@@ -196,10 +199,22 @@ func (s *sender) flush(ctx context.Context) error {
 			return fatal.err
 		}
 		s.stats.Retries++
+		if s.opt.Waiting != nil && err != nil && time.Since(told) >= tellEvery {
+			told = time.Now()
+			s.opt.Waiting(err, time.Until(wait.giveUp))
+		}
 		if werr := wait.wait(ctx, after); werr != nil {
 			return errors.Join(werr, err)
 		}
 	}
-	s.pending, s.text = s.pending[:0], s.text[:0]
+	s.pending, s.text, s.input = s.pending[:0], s.text[:0], s.input[:0]
 	return nil
+}
+
+// sendUntil is send that an API which accepts and never answers cannot hold up
+// for ever.
+func (s *sender) sendUntil(ctx context.Context, giveUp time.Time) (time.Duration, error) {
+	ctx, cancel := context.WithDeadline(ctx, giveUp)
+	defer cancel()
+	return s.send(ctx)
 }

@@ -269,8 +269,17 @@ func TestPatienceEnds(t *testing.T) {
 		api.WriteProblem(w, api.Unavailable("Postgres", "perdure doctor"))
 	}))
 	defer srv.Close()
-	_, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}"), Patience: time.Millisecond})
+	_, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}"), Patience: 900 * time.Millisecond})
 	if err == nil || !strings.Contains(err.Error(), "gave up") || !strings.Contains(err.Error(), "Postgres") {
+		t.Errorf("got %v", err)
+	}
+	mute := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done() // accepts, and never answers
+	}))
+	defer mute.Close()
+	_, err = enqueuefile.Run(t.Context(), enqueuefile.Options{URL: mute.URL, Name: "f", Reader: strings.NewReader("{}"), Patience: 50 * time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "gave up") || !strings.Contains(err.Error(), "next: perdure doctor") {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -302,6 +311,52 @@ func TestRejectsFileIsThereOnlyWithRejects(t *testing.T) {
 		got, err := os.ReadFile(path)
 		if string(got) != text || (text == "") != errors.Is(err, os.ErrNotExist) || (r.Path() == "") != (text == "") {
 			t.Errorf("%q: %q %v %q", text, got, err, r.Path())
+		}
+	}
+}
+
+// What it waits for is said at the first failure, and not again for each try.
+func TestWaitingIsToldAtOnceAndSeldom(t *testing.T) {
+	tries := 0
+	refuse := roundTripper(func(*http.Request) (*http.Response, error) {
+		tries++
+		return nil, errors.New("connection refused")
+	})
+	var told []int // after which try
+	_, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: "http://x", Name: "f", Reader: strings.NewReader("{}"), Client: &http.Client{Transport: refuse},
+		Patience: time.Second, Waiting: func(why error, left time.Duration) {
+			told = append(told, tries)
+			if !strings.Contains(why.Error(), "connection refused") || left <= 0 || left > time.Second {
+				t.Errorf("%v, %s left", why, left)
+			}
+		}})
+	if err == nil || tries < 2 || fmt.Sprint(told) != "[1]" {
+		t.Errorf("told after tries %v of %d: %v", told, tries, err)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A reject holds its line, also through tries that decide others first.
+func TestRejectsHoldTheirLines(t *testing.T) {
+	url, _ := serve(t)
+	long := strings.Repeat("ä", 40_000) // 80,000 bytes
+	file := []string{`{"kind":"k","payload":1}`, `{"kind":"nope","payload":"<a>"}`, "\xff\x00", `x` + long, `{"kind":"k","payload":"` + strings.Repeat("x", 2<<20) + `"}`, "[1]\r"}
+	_, rejects := run(t, enqueuefile.Options{URL: url, Client: &http.Client{Transport: &unreliable{}}}, strings.Join(file, "\n"))
+	if len(rejects) != 5 {
+		t.Fatalf("%d rejects, want 5: %+v", len(rejects), rejects)
+	}
+	for _, r := range rejects {
+		line := strings.TrimSuffix(file[r.Line-1], "\r")
+		got := r.Input
+		if r.Line == 3 {
+			got = string(r.InputBase64)
+		}
+		cut := len(line) > enqueuefile.MaxInput
+		if r.Cut != cut || !strings.HasPrefix(line, got) || len(got) < min(len(line), enqueuefile.MaxInput-3) || !cut && got != line {
+			t.Errorf("line %d of %d bytes: %d bytes of it, cut %v", r.Line, len(line), len(got), r.Cut)
 		}
 	}
 }

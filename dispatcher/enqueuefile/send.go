@@ -125,7 +125,7 @@ func (s *sender) answers(body io.Reader) (after time.Duration, err error) {
 func (s *sender) decide(line pending, a *answer) error {
 	if a.ID == "" {
 		p := a.Problem
-		return s.reject(line.number, line.size, &p)
+		return s.reject(line.number, line.size, s.input[line.in:line.in+line.inSize], false, &p)
 	}
 	s.stats.Lines++
 	s.stats.Bytes += int64(line.size)
@@ -146,7 +146,7 @@ func (s *sender) keep(decided []bool) {
 		}
 		from := len(text)
 		text = append(text, s.text[line.from:line.from+line.size+1]...) // never ahead of what is read
-		left = append(left, pending{line.number, from, line.size})
+		left = append(left, pending{line.number, from, line.size, line.in, line.inSize})
 	}
 	s.pending, s.text = left, text
 }
@@ -166,7 +166,7 @@ func (b *backoff) wait(ctx context.Context, atLeast time.Duration) error {
 	b.next = min(max(2*b.next, firstWait), longest)
 	d := max(b.next/2+rand.N(b.next/2), atLeast)
 	if time.Now().Add(d).After(b.giveUp) {
-		return errors.New("gave up trying; run it again to take up the rest, nothing is enqueued twice")
+		return errors.New("gave up trying\n  next: perdure doctor; then the same command again takes up the rest, nothing is enqueued twice")
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
