@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +22,10 @@ import (
 
 // ours is Perdure's name in the tables, and in -systems.
 const ours = "perdure"
+
+// ourConcurrency is what suits Perdure best here: claims go to Redis in batches
+// of what starts together.
+const ourConcurrency = "512"
 
 type comparison struct {
 	work
@@ -164,12 +167,12 @@ func (c *comparison) oneOfOurs(ctx context.Context) (*result, error) {
 	args := []string{"loadtest", "run", "-o", "json"}
 	for _, a := range c.args() {
 		if strings.HasPrefix(a, "-") {
-			a = "-" + a
+			a = "-" + a // cobra wants two
 		}
 		args = append(args, a)
 	}
 	if c.Concurrency == 0 {
-		args = append(args, "--concurrency", strconv.Itoa(run.Defaults().Concurrency))
+		args = append(args, "--concurrency", ourConcurrency)
 	}
 	out, err := output(exec.CommandContext(ctx, c.perdure, args...))
 	if err != nil {
