@@ -26,6 +26,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	c := &cli{out: out, errOut: errOut}
 	root := newRoot(c)
 	root.SetArgs(args)
+	if err := helpOfNothing(root, args); err != nil {
+		showError(errOut, err)
+		return exit.Code(err)
+	}
 	quiet := func(io.Writer, fang.Styles, error) {} // told below
 	if err := fang.Execute(ctx, root, fang.WithVersion(buildVersion()), fang.WithErrorHandler(quiet)); err != nil {
 		c.failed = err // arguments or flags: nothing ran

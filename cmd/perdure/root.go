@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -114,6 +115,23 @@ func prepare(c *cli, cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		prepare(c, sub)
 	}
+}
+
+// helpOfNothing is the error of asking for the help of a command that is not
+// there: cobra would show its parent's, as if all were well.
+func helpOfNothing(root *cobra.Command, args []string) error {
+	cmd, rest, err := root.Find(args)
+	if err != nil || !cmd.HasSubCommands() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") {
+		return nil // the usual way finds what is wrong
+	}
+	if !slices.Contains(rest, "--help") && !slices.Contains(rest, "-h") {
+		return nil
+	}
+	switch rest[0] {
+	case "help", "completion", "man", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd: // added as it executes
+		return nil
+	}
+	return showSubcommands(cmd, rest)
 }
 
 func showSubcommands(cmd *cobra.Command, args []string) error {
