@@ -167,7 +167,7 @@ func (w *Worker) redisTrouble(err error) {
 	text := err.Error()
 	if w.redisDown.Swap(&text) == nil {
 		w.met.redisUp.Set(0)
-		w.log.Error("no answer from Redis: nothing starts until it is back; what runs goes on", "err", err)
+		w.log.Error("no use of Redis now (the error says why): nothing starts until it is back; what runs goes on", "err", err)
 	}
 }
 
