@@ -233,6 +233,9 @@ func TestHistoryStates(t *testing.T) {
 	if v := r.want(id, "queued", "accepted", "parked"); v.Timeline[1].Detail != "topic is gone" {
 		t.Errorf("%+v", v)
 	}
+	r.exec(`insert into perdure.held (id, was, generation, epoch, created_at, kind, queue, content_type, payload, checked) select id, 'parked', generation, epoch, created_at, kind, queue, content_type, payload, checked from perdure.parked`)
+	r.exec(`delete from perdure.parked`)
+	r.want(id, "queued", "accepted", "held")
 
 	seq, id = r.accept(nil, 0, nil)
 	r.relay(seq, "dlq.q", 3) // refused by the relay

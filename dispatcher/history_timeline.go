@@ -29,8 +29,8 @@ func (t *traces) timeline(v *TaskView) {
 	if t.row.found {
 		list = append(list, Hop{At: t.row.created, What: "accepted", rank: rankAccepted})
 		switch {
-		case t.row.place == "parked":
-			list = append(list, Hop{At: t.row.created, What: "parked", Detail: t.row.why, rank: rankFiled})
+		case t.row.place == "parked", t.row.place == "held":
+			list = append(list, Hop{At: t.row.created, What: t.row.place, Detail: t.row.why, rank: rankFiled})
 		case t.row.due != nil && t.row.due.After(t.row.created):
 			list = append(list, Hop{At: t.row.created, What: "scheduled", Until: t.row.due, rank: rankFiled})
 		}

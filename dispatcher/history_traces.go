@@ -33,8 +33,8 @@ type traces struct {
 
 type outboxTrace struct {
 	found            bool
-	place            string // outbox, scheduled, parked
-	why              string // parked
+	place            string // outbox, scheduled, parked, held
+	why              string // parked, held
 	kind, queue, key string
 	created          time.Time
 	due, deadline    *time.Time
@@ -74,6 +74,10 @@ type eventTrace struct {
 
 // A row that was filed is still in the outbox: the filed copy says more.
 const findRow = `
+select 'held', 'taken out of the way by an outbox reset: release or discard it', kind, queue, coalesce(key, ''), created_at,
+  null::timestamptz, deadline, 0 from perdure.held
+  where id = $1 and generation = $2 and task_id is null
+union all
 select 'parked', why, kind, queue, coalesce(key, ''), created_at, null::timestamptz, deadline, 1 from perdure.parked
   where id = $1 and generation = $2 and task_id is null
 union all

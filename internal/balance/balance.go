@@ -54,7 +54,7 @@ type Report struct {
 	Replayed  int64     `json:"replayed" doc:"letters replayed, whatever became of them"`
 	Lost      int64     `json:"lost"`
 
-	Where   map[string]int64 `json:"where" doc:"of waiting: unrelayed, scheduled, parked, queued, running, retrying"`
+	Where   map[string]int64 `json:"where" doc:"of waiting: unrelayed, scheduled, parked, held, queued, running, retrying"`
 	LostIDs []LostTask       `json:"lost_tasks,omitempty" doc:"the first 100"`
 	Strays  int64            `json:"strays" doc:"open letters of records that were no accepted task"`
 	Forgot  bool             `json:"redis_forgot,omitempty" doc:"Redis was lost and no worker has opened it again yet"`
@@ -141,7 +141,7 @@ type task struct {
 	seq        int64
 	generation int
 	passed     bool   // the relay's cursor has passed its row
-	filed      string // scheduled, parked
+	filed      string // scheduled, parked, held
 	hop        *hop
 	done       bool
 

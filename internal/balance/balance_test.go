@@ -311,6 +311,10 @@ func TestBalanceSeesEachLoss(t *testing.T) {
 	r.exec(`insert into perdure.parked (id, why, generation, epoch, created_at, kind, queue, content_type, payload, checked) select id, 'x', generation, epoch, created_at, kind, queue, content_type, payload, checked from perdure.outbox where id = $1`, skipped)
 	r.want("accepted=11 completed=5 waiting=4 dead=1 discarded=0 cancelled=1 replayed=0 lost=0")
 
+	r.exec(`insert into perdure.held (id, was, generation, epoch, created_at, kind, queue, content_type, payload, checked) select id, 'parked', generation, epoch, created_at, kind, queue, content_type, payload, checked from perdure.parked`)
+	r.exec(`delete from perdure.parked`)
+	r.want("accepted=11 completed=5 waiting=4 dead=1 discarded=0 cancelled=1 replayed=0 lost=0")
+
 	// A replay whose row vanishes.
 	r.replay(first+5, 0)
 	r.want("accepted=11 completed=5 waiting=5 dead=0 discarded=0 cancelled=1 replayed=1 lost=0")

@@ -24,7 +24,7 @@ const (
 // place is a task's class and, within it, where it is.
 type place struct {
 	class    class
-	where    string // waiting: unrelayed, scheduled, parked, queued, running, retrying
+	where    string // waiting: unrelayed, scheduled, parked, held, queued, running, retrying
 	inferred bool   // completed
 	why      string // lost
 }

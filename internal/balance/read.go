@@ -20,7 +20,7 @@ const findSpan = `
 select coalesce(case when $2::timestamptz is null then (select min(id) from perdure.outbox) else least(
     (select min(first_id) from perdure.relay_log where relayed_at >= $2),
     (select min(o.id) from perdure.outbox o, perdure.relay_cursor c where c.shard = $1 and o.xid >= pg_snapshot_xmin(c.prev)),
-    (select min(id) from perdure.scheduled), (select min(id) from perdure.parked),
+    (select min(id) from perdure.scheduled), (select min(id) from perdure.parked), (select min(id) from perdure.held),
     case when not exists (select from perdure.relay_cursor where shard = $1) then (select min(id) from perdure.outbox) end) end, 0),
   coalesce((select max(id) from perdure.outbox), -1)`
 
@@ -46,7 +46,8 @@ from perdure.outbox o left join perdure.relay_cursor c on c.shard = $1
 where o.id >= $2 and o.id < $3 and ($4::timestamptz is null or o.created_at >= $4) order by o.id`
 	readFiled = `
 select id, 'scheduled' from perdure.scheduled where id >= $1 and id < $2
-union all select id, 'parked' from perdure.parked where id >= $1 and id < $2`
+union all select id, 'parked' from perdure.parked where id >= $1 and id < $2
+union all select id, 'held' from perdure.held where id >= $1 and id < $2`
 	readLog = `
 select relayed_at, hops from perdure.relay_log where int8range(first_id, last_id, '[]') && int8range($1, $2) order by batch`
 )
@@ -121,7 +122,8 @@ order by task_id, reason = 'undecodable', epoch desc`
 const readReplays = `
 select distinct on (l.letter) l.letter, l.seq, o.id is not null, coalesce(pg_visible_in_snapshot(o.xid, c.prev), false),
   case when exists (select from perdure.scheduled s where s.id = l.seq) then 'scheduled'
-       when exists (select from perdure.parked p where p.id = l.seq) then 'parked' else '' end
+       when exists (select from perdure.parked p where p.id = l.seq) then 'parked'
+       when exists (select from perdure.held h where h.id = l.seq) then 'held' else '' end
 from perdure.replay_letters l
   left join perdure.outbox o on o.id = l.seq
   left join perdure.relay_cursor c on c.shard = $2
