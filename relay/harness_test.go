@@ -192,7 +192,7 @@ func (g *rig) records(timeout time.Duration, done func([]*kgo.Record) bool, topi
 // first returns n records of topics.
 func (g *rig) first(n int, topics ...string) []*kgo.Record {
 	g.t.Helper()
-	return g.records(20*time.Second, func(r []*kgo.Record) bool { return len(r) >= n }, topics...)
+	return g.records(time.Minute, func(r []*kgo.Record) bool { return len(r) >= n }, topics...)
 }
 
 // drained waits until the cursor has passed every row that is committed now.

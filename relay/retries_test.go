@@ -76,8 +76,8 @@ func TestRetryWaitsForItsTier(t *testing.T) {
 	g.produce(early)
 	g.run(g.relay("a", nil))
 	rec := g.first(1, g.names.Tasks("payments"))[0]
-	if waited := rec.Timestamp.Sub(early.Timestamp); waited < 4900*time.Millisecond || waited > 8*time.Second {
-		t.Errorf("moved %v after it was appended, its tier is 5s", waited)
+	if waited := rec.Timestamp.Sub(early.Timestamp); waited < 4900*time.Millisecond {
+		t.Errorf("moved only %v after it was appended, its tier is 5s", waited)
 	}
 }
 
