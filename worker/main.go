@@ -32,6 +32,7 @@ import (
 //
 // setup runs before anything is connected. Its error ends the process.
 func Main(setup func(*Worker) error) {
+	service.QuietRedis()
 	ctx, stop := service.Signals(context.Background())
 	defer stop()
 	err := Serve(ctx, os.Stderr, setup)

@@ -12,12 +12,14 @@ import (
 
 	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/output"
+	"github.com/perdure/perdure/internal/service"
 )
 
 // version is set by the release build: -ldflags "-X main.version=v1.2.3".
 var version string
 
 func main() {
+	service.QuietRedis()
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 

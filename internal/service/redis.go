@@ -3,6 +3,7 @@ package service
 // The Redis client that the environment describes.
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"time"
@@ -11,6 +12,16 @@ import (
 
 	"github.com/perdure/perdure/internal/config"
 )
+
+// QuietRedis silences what the Redis client prints by itself when a connection
+// fails: each call's error says it too, and is told once. The client keeps one
+// printer for the whole process, unguarded: call this first thing in main.
+func QuietRedis() { redis.SetLogger(silence{}) }
+
+type silence struct{}
+
+// Printf implements the client's logger.
+func (silence) Printf(context.Context, string, ...any) {}
 
 // Redis returns a client for PERDURE_REDIS_*: one server, sentinels or a
 // cluster. It connects at first use; the caller closes it.
