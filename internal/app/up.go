@@ -21,6 +21,9 @@ import (
 // perdure.env read, it would take the servers of its own last run for real ones.
 func Up(ctx context.Context, env Env) error {
 	n, err := NewNode(ctx, env, NodeOptions{FixedPorts: true, Worker: true})
+	if errors.Is(err, ErrStopped) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -40,6 +43,9 @@ type Node struct {
 	p       *process
 }
 
+// ErrStopped means that a node was told to stop while it started.
+var ErrStopped = errors.New("stopped while it started")
+
 // NewNode takes the data directory, starts the servers that are not configured,
 // migrates, makes the topics, and writes perdure.env. Run must follow; it
 // closes everything again. Where NewNode fails it has closed it itself.
@@ -58,7 +64,10 @@ func NewNode(ctx context.Context, env Env, opts NodeOptions) (*Node, error) {
 	n := &Node{p: newProcess("up", env)}
 	n.p.group.Close("data directory", lock.Release)
 	if err := n.build(ctx, opts); err != nil {
-		return nil, n.p.abandon(ctx, err)
+		if err := n.p.abandon(ctx, err); err != nil {
+			return nil, err
+		}
+		return nil, ErrStopped
 	}
 	return n, nil
 }

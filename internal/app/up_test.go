@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -234,5 +235,20 @@ func occupyPort(t *testing.T) {
 	t.Helper()
 	if ln, err := service.Listen("127.0.0.1:17070"); err == nil {
 		t.Cleanup(func() { _ = ln.Close() })
+	}
+}
+
+// Ctrl-C while the servers are still starting is a stop like any other.
+func TestUpThatIsStoppedWhileItStartsEndsWell(t *testing.T) {
+	root := t.TempDir()
+	catalog := filepath.Join(root, "catalog.yaml")
+	if err := os.WriteFile(catalog, []byte("version: 1\nqueues:\n  q: {partitions: 1}\nkinds:\n  k:\n    queue: q\n    executor: {http: {url: \"http://127.0.0.1:9/\"}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	cfg := config.Config{Source: "main", Catalog: catalog, DataDir: filepath.Join(root, "data"), LogLevel: "info", RedisKeyPrefix: "perdure:", KafkaTopics: "create"}
+	if err := app.Up(ctx, app.Env{Config: cfg, Out: io.Discard, ErrOut: io.Discard}); err != nil {
+		t.Errorf("up: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ package testkit
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/embedded"
@@ -62,6 +64,9 @@ var kafkaOnce = sync.OnceValues(func() (kafkaSource, error) {
 		return src, err
 	}
 	src.version = version
+	if err := awaitCoordinator(src.brokers); err != nil {
+		return src, err
+	}
 	used.tell("kafka     %s (Apache Kafka at %s)", version, where)
 	return src, nil
 })
@@ -101,6 +106,29 @@ func kafkaVersion(brokers []string) (string, error) {
 		err = v.Err
 	}
 	return "", fmt.Errorf("ask %v for its version: %w", brokers, err)
+}
+
+// awaitCoordinator waits until a broker that has only just started can serve a
+// consumer group: it makes the topic for their offsets when the first one asks.
+func awaitCoordinator(brokers []string) error {
+	adm, err := admin(brokers)
+	if err != nil {
+		return err
+	}
+	defer adm.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		_, err := adm.FetchOffsets(ctx, prefix())
+		if err == nil || errors.Is(err, kerr.GroupIDNotFound) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("consumer groups of %v: %w", brokers, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func admin(brokers []string) (*kadm.Client, error) {

@@ -159,9 +159,6 @@ func (s *Stage) startNode(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start the roles: %w", err)
 	}
-	if node == nil { // stopped while it started
-		return fmt.Errorf("start the roles: %w", context.Cause(ctx))
-	}
 	s.cfg, s.node = node.Config(), node.Servers
 	s.background(ctx, "roles", node.Run)
 	return nil
