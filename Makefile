@@ -4,8 +4,9 @@
 SHELL := bash
 
 GO       ?= go
-# A package's tests share two cores with real servers; -p above 2 only queues.
-TESTFLAGS ?= -race -timeout 15m -p 2
+# Never from the cache: the servers are not part of its key. A package's tests share
+# two cores with real servers; -p above 2 only queues.
+TESTFLAGS ?= -race -count=1 -timeout 15m -p 2
 PKGS     ?= ./...
 LINT     := $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
