@@ -5,7 +5,6 @@ package demo
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +21,7 @@ import (
 	"github.com/perdure/perdure/examples/disputes"
 	"github.com/perdure/perdure/internal/apiclient"
 	"github.com/perdure/perdure/internal/app"
+	"github.com/perdure/perdure/internal/app/share"
 	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/pg"
@@ -54,7 +54,7 @@ func newWorld(ctx context.Context, opts Options, say *teller) (_ *world, err err
 	if err := w.folder(); err != nil {
 		return nil, err
 	}
-	if err := w.ownShares(ctx); err != nil {
+	if err := share.Take(ctx, &w.cfg, "demo", disputes.Catalog, w.later); err != nil {
 		return nil, err
 	}
 	if err := w.startNode(ctx); err != nil {
@@ -108,33 +108,6 @@ func (w *world) folder() error {
 	c.DataDir, c.Catalog, c.Source = dir, catalog, "demo"
 	c.HTTPAddr, c.APIURL, c.APITokensFile, c.APIToken, c.Instance = "", "", "", "", ""
 	c.LogFormat, c.KafkaTopics = "json", "create"
-	return nil
-}
-
-// ownShares gives the demo names of its own on servers that are not its own, so
-// that it disturbs nobody and can be run again, and takes them back.
-func (w *world) ownShares(ctx context.Context) error {
-	run := strings.ToLower(rand.Text()[:8])
-	if w.cfg.PostgresURL != "" {
-		direct, err := app.DirectURL(w.cfg)
-		if err != nil {
-			return err
-		}
-		url, drop, err := createDatabase(ctx, direct, "perdure_demo_"+run)
-		if err != nil {
-			return err
-		}
-		w.later(drop)
-		w.cfg.PostgresURL, w.cfg.PostgresDirectURL = url, ""
-	}
-	if len(w.cfg.KafkaBrokers) > 0 {
-		w.cfg.KafkaTopicPrefix += "demo-" + run + "-"
-		w.later(w.deleteTopics)
-	}
-	if len(w.cfg.RedisAddrs) > 0 {
-		w.cfg.RedisKeyPrefix += "demo-" + run + ":"
-		w.later(w.deleteKeys)
-	}
 	return nil
 }
 

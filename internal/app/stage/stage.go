@@ -18,6 +18,7 @@ import (
 
 	"github.com/perdure/perdure/dispatcher/client"
 	"github.com/perdure/perdure/internal/app"
+	"github.com/perdure/perdure/internal/app/share"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/kafka"
@@ -71,7 +72,7 @@ func New(ctx context.Context, opts Options) (_ *Stage, err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		s.folder, s.startHook, s.writeCatalog, s.ownShares, s.startNode, s.clients, s.startWorker,
+		s.folder, s.startHook, s.writeCatalog, s.share, s.startNode, s.clients, s.startWorker,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -118,6 +119,12 @@ func (s *Stage) folder(context.Context) error {
 	c.HTTPAddr, c.APIURL, c.APITokensFile, c.APIToken, c.Instance = "", "", "", "", ""
 	c.LogFormat, c.KafkaTopics = "json", "create"
 	return nil
+}
+
+// share keeps us out of everybody's way on servers that are not embedded.
+func (s *Stage) share(ctx context.Context) error {
+	catalog := func() (*schemas.Catalog, error) { return s.catalog, nil }
+	return share.Take(ctx, &s.cfg, "load", catalog, s.later)
 }
 
 // background runs f until the stage closes; if it ends before, the run fails.
