@@ -81,7 +81,7 @@ func classify(t *task, w *world) place {
 		return place{class: cancelled}
 	case l != nil && l.unfinished() && (c.Epoch <= l.epoch || c.State == claims.Dead):
 		return place{class: dead}
-	case c.State == claims.Running && !(c.Stale && w.acked(c.Coord.Topic, c.Coord.Partition, c.Coord.Offset)):
+	case c.State == claims.Running && (!c.Stale || !w.acked(c.Coord.Topic, c.Coord.Partition, c.Coord.Offset)):
 		// Its record is acknowledged only after its outcome stands in Redis.
 		if w.acked(c.Coord.Topic, c.Coord.Partition, c.Coord.Offset) {
 			return gone("its claim says running, and its record %s/%d/%d is acknowledged: nothing will deliver it again",

@@ -84,7 +84,7 @@ func TestARemovedProcessIsSilentAtOnceAndCannotComeBack(t *testing.T) {
 		}
 		tb.inDoubt(tb.claim(me, rec(0, 1, 5)), old.Run+1, 1, 1)
 		for range 2 {
-			if err := tb.Store.Beat(t.Context(), other); !errors.Is(err, ErrGone) {
+			if err := tb.Beat(t.Context(), other); !errors.Is(err, ErrGone) {
 				t.Fatalf("beat: %v", err)
 			}
 			if _, err := tb.Claim(t.Context(), other, []Record{rec(0, 1, 5)}, nil); !errors.Is(err, ErrGone) {
@@ -114,7 +114,7 @@ func TestWhoHasBeatenSinceIsNotRemoved(t *testing.T) {
 		if ok, err := tb.Succeed(t.Context(), seen, false); err != nil || ok {
 			t.Fatalf("succeeded: %v %v", ok, err)
 		}
-		tb.ok(tb.Store.Beat(t.Context(), other))
+		tb.ok(tb.Beat(t.Context(), other))
 		tb.ok(tb.rdb.Del(t.Context(), tb.k.beat("b/1")).Err())
 		if tb.bury(seen, time.Minute) {
 			t.Fatal("removed, though its beat has expired: nothing is left to remove")
@@ -136,7 +136,7 @@ func TestOneRemovalAtATime(t *testing.T) {
 		if !tb.bury(peers["b/1"], time.Minute) || tb.bury(peers["c/1"], time.Minute) {
 			t.Fatal("want the first removed, the second not yet")
 		}
-		tb.ok(tb.Store.Beat(t.Context(), "c/1/1")) // unharmed
+		tb.ok(tb.Beat(t.Context(), "c/1/1")) // unharmed
 		// The watcher died half way: another finishes, in its turn.
 		begun := tb.show(me)["b/1"]
 		if !begun.Gone || begun.Line != "line of "+other {
@@ -153,7 +153,7 @@ func TestOneRemovalAtATime(t *testing.T) {
 		if got := tb.show(me); len(got) != 1 {
 			t.Fatalf("%+v", got)
 		}
-		if err := tb.Store.Beat(t.Context(), other); !errors.Is(err, ErrGone) {
+		if err := tb.Beat(t.Context(), other); !errors.Is(err, ErrGone) {
 			t.Fatalf("beat: %v", err)
 		}
 	})
@@ -175,7 +175,7 @@ func TestASuccessorNeedsNoLockAndLeavesNothingToRemove(t *testing.T) {
 		if got := tb.show(me); len(got) != 0 {
 			t.Fatalf("%+v is left for a watcher to remove from its groups", got)
 		}
-		if err := tb.Store.Beat(t.Context(), other); !errors.Is(err, ErrGone) {
+		if err := tb.Beat(t.Context(), other); !errors.Is(err, ErrGone) {
 			t.Fatalf("beat: %v", err)
 		}
 	})
