@@ -129,3 +129,14 @@ func (p *process) abandon(ctx context.Context, err error) error {
 	}
 	return p.group.Abandon(err)
 }
+
+// start goes through what a role begins with, in order, then runs until ctx
+// ends. Where a step fails, what was opened is closed again.
+func (p *process) start(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return p.abandon(ctx, err)
+		}
+	}
+	return p.run(ctx)
+}

@@ -13,16 +13,10 @@ import (
 // Relay runs a relay until ctx ends.
 func Relay(ctx context.Context, env Env) error {
 	p := newProcess("relay", env)
-	if err := p.prepare(ctx, need{postgres: true, kafka: true}, false); err != nil {
-		return p.abandon(ctx, err)
+	prepare := func(ctx context.Context) error {
+		return p.prepare(ctx, need{postgres: true, kafka: true}, false)
 	}
-	if err := p.ensureTopics(ctx); err != nil {
-		return p.abandon(ctx, err)
-	}
-	if err := p.addRelay(ctx); err != nil {
-		return p.abandon(ctx, err)
-	}
-	return p.run(ctx)
+	return p.start(ctx, prepare, p.ensureTopics, p.addRelay)
 }
 
 // addRelay adds the relay. Its database is the direct one: it compares

@@ -15,16 +15,10 @@ import (
 // Replayer runs a replayer with its index until ctx ends.
 func Replayer(ctx context.Context, env Env) error {
 	p := newProcess("replayer", env)
-	if err := p.prepare(ctx, need{postgres: true, redis: true, kafka: true}, false); err != nil {
-		return p.abandon(ctx, err)
+	prepare := func(ctx context.Context) error {
+		return p.prepare(ctx, need{postgres: true, redis: true, kafka: true}, false)
 	}
-	if err := p.ensureTopics(ctx); err != nil {
-		return p.abandon(ctx, err)
-	}
-	if err := p.addReplayer(ctx); err != nil {
-		return p.abandon(ctx, err)
-	}
-	return p.run(ctx)
+	return p.start(ctx, prepare, p.ensureTopics, p.addReplayer)
 }
 
 // addReplayer adds the index and the runner of replays.
