@@ -21,6 +21,8 @@ type Attempt struct {
 	Message    string    `json:"message,omitempty"`
 	Stack      string    `json:"stack,omitempty"` // of a panic; first line = innermost frame
 
+	Fingerprint string `json:"fingerprint,omitempty"` // what the handler called the cause
+
 	// Cut > 0 makes this element a mark, not an attempt: so many attempts were
 	// left out here, because the history grew over its bound.
 	Cut int `json:"cut,omitempty"`
@@ -75,6 +77,7 @@ func encodeAttempt(a Attempt) []byte {
 	a.ErrorClass = clip(a.ErrorClass, MaxErrorClass)
 	a.Message = clip(a.Message, MaxMessage)
 	a.Stack = clip(a.Stack, maxStack)
+	a.Fingerprint = clip(a.Fingerprint, MaxErrorClass)
 	a.Worker = clip(a.Worker, MaxErrorClass)
 	b, err := json.Marshal(a)
 	if err != nil { // a time outside the years 0 to 9999

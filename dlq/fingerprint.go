@@ -13,6 +13,9 @@ import (
 // the same error, so that groups of two versions never mix.
 const fingerprintVersion = "fp1:"
 
+// namedVersion begins the fingerprints that handlers chose.
+const namedVersion = "fpn1:"
+
 // maxNormal bounds what of a text is looked at, in bytes: the end of a long
 // message is data, not cause.
 const maxNormal = 1 << 10
@@ -27,6 +30,17 @@ func Fingerprint(kind, errorClass, message, frame string) string {
 		h.Write([]byte{0})
 	}
 	return fingerprintVersion + hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// NamedFingerprint names a cause that the handler named itself: every failure of
+// the kind with that name is one group. It never equals a Fingerprint.
+func NamedFingerprint(kind, name string) string {
+	h := sha256.New()
+	for _, s := range []string{kind, clip(name, MaxErrorClass)} {
+		h.Write([]byte(s))
+		h.Write([]byte{0})
+	}
+	return namedVersion + hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // lastFrame is the innermost line of the last stack of a history, without the

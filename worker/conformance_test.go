@@ -12,7 +12,7 @@ import (
 
 func TestGoHandlersAreConformingExecutors(t *testing.T) {
 	executiontest.Run(t, func(_ *testing.T, _ *schemas.Kind, b executiontest.Behaviour, seen func(executiontest.Seen)) execution.Executor {
-		return goHandler[[]byte]{func(ctx context.Context, task *Task[[]byte]) error {
+		return goHandler[[]byte]{fn: func(ctx context.Context, task *Task[[]byte]) error {
 			_, bounded := ctx.Deadline()
 			seen(executiontest.Seen{
 				ID: task.ID, Kind: task.Kind, Key: task.Key, Fence: task.Fence(),

@@ -80,6 +80,6 @@ func (d *delivery) remember(r execution.Result, instance string, now time.Time) 
 	d.why = r
 	d.history = append(d.history, dlq.Attempt{
 		N: d.attempt, Run: d.run, Start: d.started.UTC(), End: now.UTC(), Worker: instance,
-		ErrorClass: r.Class, Message: r.Message, Stack: r.Stack,
+		ErrorClass: r.Class, Message: r.Message, Stack: r.Stack, Fingerprint: r.Fingerprint,
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/internal/claims"
-	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 )
 
@@ -94,14 +93,7 @@ func (p *pipeline) abandon(d *delivery, a *tryOut, now time.Time) {
 	p.log.Error("a handler did not return after its context ended: abandoned, its goroutine is lost",
 		"task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "run", d.run,
 		"running", now.Sub(d.started).Round(time.Millisecond))
-	r := execution.Result{
-		Outcome: execution.Retry, Class: "abandoned",
-		Message: "the handler did not return after its context ended",
-	}
-	if d.kind.Effects == schemas.EffectsOnce {
-		r.Outcome = execution.Unknown
-	}
-	p.judge(d, a.deadline, r, now)
+	p.judge(d, a.deadline, abandoned(d.kind.Kind), now)
 }
 
 // ended gives the slot of an attempt back; the claim is still held.

@@ -46,68 +46,120 @@ func (t *Task[T]) Fence() string { return httpexec.Fence(t.Run) }
 // returned by Run, so that a list of Handle calls needs no error checks.
 //
 // fn returns nil when the task is done. An error is retried by the kind's
-// policy unless marked by Permanent, RetryAfter or Unknown; a panic counts as an
-// error. ctx ends at the attempt's timeout, the deadline, or a stop's end of
+// policy unless marked by Permanent, RetryAfter or Unknown, and grouped by its
+// type and text unless marked by Fingerprint; a panic counts as an error. ctx ends at the attempt's timeout, the deadline, or a stop's end of
 // grace: a handler that does not return then is abandoned and counted.
 // Payloads that are not the JSON of a T are permanent failures.
 func Handle[T any](w *Worker, kind string, fn func(context.Context, *Task[T]) error) {
-	w.register(kind, goHandler[T]{fn})
+	w.register(kind, goHandler[T]{fn, &w.around})
 }
 
 // goHandler is a handler as an Executor.
 type goHandler[T any] struct {
-	fn func(context.Context, *Task[T]) error
+	fn     func(context.Context, *Task[T]) error
+	around *around // its worker's middleware; nil = none
 }
 
 // Execute implements execution.Executor.
 func (h goHandler[T]) Execute(ctx context.Context, a *execution.Attempt) (r execution.Result) {
-	t := Task[T]{
+	if h.around != nil && len(h.around.list) > 0 {
+		return h.executeAround(ctx, a)
+	}
+	c := call[T]{fn: h.fn, a: a}
+	defer func() {
+		if p := recover(); p != nil { // also of a payload's own UnmarshalJSON
+			r = c.judge(ctx, &PanicError{Value: p, Stack: stack()})
+		}
+	}()
+	return c.judge(ctx, c.run(ctx, a.Task.Payload))
+}
+
+// executeAround is Execute with middleware.
+func (h goHandler[T]) executeAround(ctx context.Context, a *execution.Attempt) (r execution.Result) {
+	c := call[T]{fn: h.fn, a: a}
+	defer func() {
+		if p := recover(); p != nil { // a middleware's
+			r = c.judge(ctx, &PanicError{Value: p, Stack: stack()})
+		}
+	}()
+	raw := newTask[[]byte](a)
+	raw.Payload = a.Task.Payload
+	return c.judge(ctx, h.around.call(ctx, &raw, 0, func(ctx context.Context) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				c.panicked = true
+				err = &PanicError{Value: p, Stack: stack()}
+			}
+		}()
+		return c.run(ctx, raw.Payload)
+	}))
+}
+
+func newTask[T any](a *execution.Attempt) Task[T] {
+	return Task[T]{
 		ID: a.Task.ID, Kind: a.Task.Kind, Key: a.Task.Key, Queue: a.Task.Queue,
 		Attempt: a.N, Epoch: a.Task.Epoch, Run: a.Run, InDoubt: a.InDoubt,
 		Deadline: a.Task.Deadline, Headers: a.Task.Headers,
 	}
-	once, began := a.Kind.Effects == schemas.EffectsOnce, false
-	defer func() {
-		if p := recover(); p != nil { // also of a payload's own UnmarshalJSON
-			r = execution.Result{Outcome: execution.Retry, Class: "panic", Message: fmt.Sprint(p), Stack: stack()}
-			if err, ok := p.(error); ok {
-				r.Class = "panic: " + errorClass(err)
-			}
-			if once && began {
-				r.Outcome = execution.Unknown
-			}
-		}
-	}()
-	if err := decodePayload(a.Task.Payload, &t.Payload); err != nil {
-		return execution.Result{Outcome: execution.Permanent, Class: "payload", Message: err.Error()}
-	}
-	began = true
-	return judge(ctx, h.fn(ctx, &t), once)
 }
 
-// judge says what the handler's error means.
-func judge(ctx context.Context, err error, once bool) execution.Result {
+// call is one attempt under way.
+type call[T any] struct {
+	fn       func(context.Context, *Task[T]) error
+	a        *execution.Attempt
+	began    bool // the handler was called: its effect may have happened
+	panicked bool // the handler did, whatever a middleware made of it
+}
+
+// run decodes the payload and calls the handler.
+func (c *call[T]) run(ctx context.Context, payload []byte) error {
+	t := newTask[T](c.a)
+	if err := decodePayload(payload, &t.Payload); err != nil {
+		return Permanent(&payloadError{err})
+	}
+	c.began = true
+	return c.fn(ctx, &t)
+}
+
+// judge says what the attempt's error means.
+func (c *call[T]) judge(ctx context.Context, err error) execution.Result {
 	if err == nil {
 		return execution.Result{Outcome: execution.Completed}
 	}
-	r := execution.Result{Outcome: execution.Retry, Class: errorClass(err), Message: err.Error()}
-	var m *marked
-	switch marked := errors.As(err, &m); {
-	case marked && m.permanent:
+	marks := marksOf(err)
+	r := execution.Result{Outcome: execution.Retry, Class: errorClass(err), Message: err.Error(), Fingerprint: marks.fingerprint}
+	var p *PanicError
+	if errors.As(err, &p) {
+		r.Class, r.Stack = "panic", p.Stack
+		if cause, ok := p.Value.(error); ok {
+			r.Class = "panic: " + errorClass(cause)
+		}
+		r.Message = strings.TrimPrefix(r.Message, "panic: ")
+	}
+	var undecoded *payloadError
+	if errors.As(err, &undecoded) {
+		r.Class = "payload"
+	}
+	once := c.a.Kind.Effects == schemas.EffectsOnce && c.began
+	switch {
+	case marks.says == saysPermanent:
 		r.Outcome = execution.Permanent
-	case marked && m.unknown:
+	case marks.says == saysUnknown:
 		r.Outcome = execution.Unknown
-	case ctx.Err() != nil && once:
+	case once && (p != nil || c.panicked || ctx.Err() != nil):
 		// It was cut off: whatever it called may have gone through.
 		r.Outcome = execution.Unknown
-	case marked:
-		r.After = m.after
+	case marks.says == saysRetry:
+		r.After = marks.after
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) && errors.Is(err, context.DeadlineExceeded) {
 		r.Class = "timeout"
 	}
 	return r
 }
+
+// payloadError is a payload that does not decode.
+type payloadError struct{ error }
 
 // decodePayload fills dst from JSON, or as it is for raw types.
 func decodePayload(payload []byte, dst any) error {

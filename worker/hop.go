@@ -92,7 +92,7 @@ func (p *pipeline) letterAgain(d *delivery, g *claims.Grant, now time.Time) {
 	switch {
 	case len(d.history) > 0:
 		last := d.history[len(d.history)-1]
-		d.why = execution.Result{Class: last.ErrorClass, Message: last.Message, Stack: last.Stack}
+		d.why = execution.Result{Class: last.ErrorClass, Message: last.Message, Stack: last.Stack, Fingerprint: last.Fingerprint}
 	case reason == schemas.ReasonPoison:
 		d.why = execution.Result{Class: "crash", Message: "its worker died each time it ran this task"}
 	case reason == schemas.ReasonUnknown:
@@ -109,6 +109,9 @@ func (p *pipeline) letter(d *delivery, reason schemas.Reason, history []dlq.Atte
 	l.Reason, l.ErrorClass, l.Message = reason, d.why.Class, d.why.Message
 	l.Release, l.Catalog = p.cfg.Release, p.deps.Catalog.Hash
 	l.Run, l.Attempts, l.DiedAt = d.run, history, now
+	if d.why.Fingerprint != "" {
+		l.Fingerprint = dlq.NamedFingerprint(l.Kind, d.why.Fingerprint)
+	}
 	if d.why.Stack != "" && len(history) == 0 {
 		l.Attempts = []dlq.Attempt{{N: d.attempt, Run: d.run, Worker: p.cfg.Instance, Stack: d.why.Stack, ErrorClass: d.why.Class, Message: d.why.Message}}
 	}

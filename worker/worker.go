@@ -32,7 +32,8 @@ type Worker struct {
 	kinds     map[string]*kind // those of its queues, by name
 	unknown   *kind            // for tasks that die because nobody knows their kind
 	handlers  map[string]execution.Executor
-	mistakes  []error // of Handle
+	around    around  // the handlers' middleware
+	mistakes  []error // of Handle and Use
 	transport *http.Transport
 
 	boot       atomic.Pointer[string] // tells this process from its earlier lives; a new one after it was removed
@@ -151,7 +152,7 @@ func (w *Worker) prepare() error {
 	}
 	breakers := map[string]*breaker{}
 	dependencies := map[string]*limit{}
-	var missing []string
+	errs = append(errs, missingHandlers(w.unhandled(queues)))
 	for name, k := range w.deps.Catalog.Kinds {
 		if !slices.Contains(queues, k.Queue) {
 			continue
@@ -176,19 +177,31 @@ func (w *Worker) prepare() error {
 				breakers[x.Endpoint()] = &breaker{endpoint: x.Endpoint()}
 			}
 			run.exec, run.breaker = x, breakers[x.Endpoint()]
-		case run.exec == nil:
-			missing = append(missing, name+" (queue "+k.Queue+")")
 		}
 		w.kinds[name] = run
-	}
-	if len(missing) > 0 {
-		slices.Sort(missing)
-		errs = append(errs, fmt.Errorf("no handler and no executor for %s: register a handler with worker.Handle, give the kind an executor in the catalog, or serve other queues", strings.Join(missing, ", ")))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
 	return nil
+}
+
+// unhandled lists the kinds of queues that nothing runs.
+func (w *Worker) unhandled(queues []string) (missing []string) {
+	for name, k := range w.deps.Catalog.Kinds {
+		if slices.Contains(queues, k.Queue) && k.HTTP == nil && w.handlers[name] == nil {
+			missing = append(missing, name+" (queue "+k.Queue+")")
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}
+
+func missingHandlers(missing []string) error {
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("no handler and no executor for %s: register a handler with worker.Handle, give the kind an executor in the catalog, or serve other queues", strings.Join(missing, ", "))
 }
 
 // Ready says why the worker cannot do its work now; nil = it can.

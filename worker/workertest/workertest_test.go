@@ -3,6 +3,7 @@ package workertest_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,4 +71,44 @@ func TestTimeIsVirtualInsideSynctest(t *testing.T) {
 			t.Errorf("%+v after %v", o, time.Since(began))
 		}
 	})
+}
+
+func TestAHandlerThatIgnoresItsContextIsAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		o := workertest.Run(t, func(context.Context, *worker.Task[email]) error {
+			time.Sleep(time.Hour)
+			return nil
+		}, email{}, workertest.Timeout(time.Minute), workertest.Once())
+		if o.Reason != schemas.ReasonUnknown || o.Class != "abandoned" || time.Since(began) != time.Minute+worker.DefaultAbandonAfter {
+			t.Errorf("%+v after %v", o, time.Since(began))
+		}
+		time.Sleep(time.Hour) // its goroutine
+	})
+}
+
+func TestAHandlerMayEndItsTest(t *testing.T) {
+	done := make(chan bool)
+	go func() {
+		returned := false
+		defer func() { done <- returned }()
+		workertest.Run(t, func(context.Context, *worker.Task[email]) error {
+			runtime.Goexit() // as FailNow does
+			return nil
+		}, email{})
+		returned = true
+	}()
+	if <-done {
+		t.Error("the test went on after its handler had ended it")
+	}
+}
+
+func TestMiddlewareRunsAroundATrial(t *testing.T) {
+	o := workertest.Run(t, handler(errors.New("no")), email{}, workertest.Use(
+		func(ctx context.Context, _ *worker.Task[[]byte], next func(context.Context) error) error {
+			return worker.Permanent(worker.Fingerprint(next(ctx), "f"))
+		}))
+	if o.Reason != schemas.ReasonPermanent || o.Fingerprint != "f" {
+		t.Errorf("%+v", o)
+	}
 }

@@ -54,6 +54,8 @@ type Result struct {
 	Message string        // the error's text
 	Stack   string        // of a panic; its first line is the innermost frame
 	After   time.Duration // not sooner than this; 0 = the kind's backoff alone
+
+	Fingerprint string // what the handler calls the cause; "" = it is told by class, message and stack
 }
 
 // Executor runs attempts. It is safe for concurrent use. ctx ends at the
