@@ -47,6 +47,7 @@ type fleet struct {
 
 	Kafka  testkit.KafkaServer
 	Redis  testkit.RedisServer
+	DB     string // URL of the migrated database
 	Ledger *Ledger
 	Hook   string // URL of the ledger
 }
@@ -84,13 +85,13 @@ kinds:
 	f.write("catalog.yaml", catalog)
 
 	f.Kafka, f.Redis = testkit.Kafka(t), testkit.Redis(t)
-	db := testkit.Postgres(t)
+	f.DB = testkit.Postgres(t).URL
 	apiAddr := freeAddr(t)
 	f.api = "http://" + apiAddr
 	f.env = append(os.Environ(),
 		"PERDURE_CATALOG="+filepath.Join(f.dir, "catalog.yaml"),
 		"PERDURE_DATA_DIR="+filepath.Join(f.dir, "data"),
-		"PERDURE_POSTGRES_URL="+db.URL,
+		"PERDURE_POSTGRES_URL="+f.DB,
 		"PERDURE_REDIS_ADDRS="+f.Redis.Addr,
 		"PERDURE_REDIS_KEY_PREFIX="+f.Redis.Prefix,
 		"PERDURE_KAFKA_BROKERS="+strings.Join(f.Kafka.Brokers, ","),
