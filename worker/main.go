@@ -87,11 +87,14 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, group *s
 	if err != nil {
 		return err
 	}
-	store, err := claims.New(rdb, claims.Config{Prefix: cfg.RedisKeyPrefix, Cluster: cfg.RedisCluster, Ledger: ledger})
+	where := claims.Config{Prefix: cfg.RedisKeyPrefix, Cluster: cfg.RedisCluster, Ledger: ledger}
+	store, err := claims.New(rdb, where)
 	if err != nil {
 		return err
 	}
 	health := service.NewHealth()
+	pingRedis := func(ctx context.Context) error { return service.ExplainRedis(cfg, claims.Ping(ctx, rdb, where)) }
+	health.Check("redis", pingRedis)
 	w, err := New(Config{Instance: instance.Name, NameHeld: instance.Held(), Release: cfg.Release}, Deps{
 		Catalog: cat, Names: names, Kafka: opts, Claims: store, Log: log, Registry: health.Registry(),
 	})
@@ -117,10 +120,11 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, group *s
 		return errors.Join(fmt.Errorf("kafka: %w", err), listener.Close())
 	}
 	group.Close("kafka", func() error { cl.Close(); return nil })
-	health.Check("kafka", cl.Ping)
+	pingKafka := func(ctx context.Context) error { return kafka.Ping(ctx, cfg, cl) }
+	health.Check("kafka", pingKafka)
 	err = service.Await(ctx, log, service.StartWait, nil,
-		service.Server{Name: "redis", Addr: strings.Join(cfg.RedisAddrs, ","), Probe: func(ctx context.Context) error { return rdb.Ping(ctx).Err() }},
-		service.Server{Name: "kafka", Addr: strings.Join(cfg.KafkaBrokers, ","), Probe: cl.Ping})
+		service.Server{Name: "redis", Addr: strings.Join(cfg.RedisAddrs, ","), Probe: pingRedis},
+		service.Server{Name: "kafka", Addr: strings.Join(cfg.KafkaBrokers, ","), Probe: pingKafka})
 	if err == nil {
 		settings := kafka.Settings{Names: names, History: cfg.History}
 		_, err = kafka.Ensure(ctx, kadm.NewClient(cl), cat, settings, cfg.KafkaTopics == "check")

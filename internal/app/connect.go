@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/pg"
@@ -93,7 +93,10 @@ func (p *process) openRedis() error {
 	return nil
 }
 
-func (p *process) pingRedis(ctx context.Context) error { return p.rdb.Ping(ctx).Err() }
+func (p *process) pingRedis(ctx context.Context) error {
+	where := claims.Config{Prefix: p.cfg.RedisKeyPrefix, Cluster: p.cfg.RedisCluster}
+	return service.ExplainRedis(p.cfg, claims.Ping(ctx, p.rdb, where))
+}
 
 // openKafka makes the options that every role's client begins with, and a
 // client of its own for topics and readiness.
@@ -129,7 +132,7 @@ func (p *process) watch(name string, ping func(context.Context) error) {
 
 // pingKafka asks the brokers themselves: an admin client would answer from its
 // cache.
-func (p *process) pingKafka(ctx context.Context) error { return p.client.Ping(ctx) }
+func (p *process) pingKafka(ctx context.Context) error { return kafka.Ping(ctx, p.cfg, p.client) }
 
 func (p *process) kafkaServer() service.Server {
 	return service.Server{Name: "kafka", Addr: strings.Join(p.cfg.KafkaBrokers, ","), Probe: p.pingKafka}
@@ -204,15 +207,12 @@ func safePG(err error) error {
 	return err
 }
 
-// notWorthWaiting is true for what time does not heal: a wrong password.
+// notWorthWaiting is true for what Postgres says and time does not heal: a wrong
+// password. Redis's and Kafka's refusals are *config.SetupError.
 func notWorthWaiting(err error) bool {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
 		return pe.Code == "28P01" || pe.Code == "28000"
 	}
-	if errors.Is(err, kerr.SaslAuthenticationFailed) {
-		return true
-	}
-	s := err.Error()
-	return strings.HasPrefix(s, "NOAUTH") || strings.HasPrefix(s, "WRONGPASS")
+	return false
 }

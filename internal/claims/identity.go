@@ -7,6 +7,7 @@ package claims
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -18,6 +19,16 @@ import (
 // anonymous is the name of a server that has none (miniredis); for such a one
 // only the absence of `inc` tells that it was lost.
 const anonymous = "-"
+
+// Ping asks the server that the claims lie on: in a cluster the one node of
+// them, whichever others answer. It writes nothing.
+func Ping(ctx context.Context, rdb redis.UniversalClient, cfg Config) error {
+	k := newKeys(cfg.Prefix, cfg.Cluster)
+	if err := rdb.Get(ctx, k.inc).Err(); err != nil && !errors.Is(err, redis.Nil) {
+		return err
+	}
+	return nil
+}
 
 // watchDials counts connections from the moment they are begun.
 func (s *Store) watchDials() {

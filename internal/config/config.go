@@ -29,22 +29,27 @@ type Config struct {
 	PostgresURL       string `envconfig:"PERDURE_POSTGRES_URL" secret:"url" desc:"outbox database"`
 	PostgresDirectURL string `envconfig:"PERDURE_POSTGRES_DIRECT_URL" secret:"url" desc:"the same database without a transaction pooler, for relay and migrate; default POSTGRES_URL"`
 
-	RedisAddrs      []string `envconfig:"PERDURE_REDIS_ADDRS" desc:"host:port, comma-separated"`
-	RedisUsername   string   `envconfig:"PERDURE_REDIS_USERNAME" desc:"ACL user"`
-	RedisPassword   string   `envconfig:"PERDURE_REDIS_PASSWORD" secret:"value" desc:"password"`
-	RedisTLS        bool     `envconfig:"PERDURE_REDIS_TLS" desc:"connect by TLS"`
-	RedisMasterName string   `envconfig:"PERDURE_REDIS_MASTER_NAME" desc:"Sentinel's name of the master; REDIS_ADDRS are sentinels then"`
-	RedisCluster    bool     `envconfig:"PERDURE_REDIS_CLUSTER" desc:"REDIS_ADDRS are nodes of a cluster"`
-	RedisKeyPrefix  string   `envconfig:"PERDURE_REDIS_KEY_PREFIX" default:"perdure:" desc:"begins every key"`
+	RedisAddrs            []string `envconfig:"PERDURE_REDIS_ADDRS" desc:"host:port, comma-separated"`
+	RedisUsername         string   `envconfig:"PERDURE_REDIS_USERNAME" desc:"ACL user"`
+	RedisPassword         string   `envconfig:"PERDURE_REDIS_PASSWORD" secret:"value" desc:"password"`
+	RedisTLS              bool     `envconfig:"PERDURE_REDIS_TLS" desc:"connect by TLS"`
+	RedisTLSCAFile        string   `envconfig:"PERDURE_REDIS_TLS_CA_FILE" desc:"PEM of the authority that signed Redis's certificate; default the machine's"`
+	RedisTLSCertFile      string   `envconfig:"PERDURE_REDIS_TLS_CERT_FILE" desc:"PEM of the client certificate"`
+	RedisTLSKeyFile       string   `envconfig:"PERDURE_REDIS_TLS_KEY_FILE" desc:"PEM of the client key"`
+	RedisMasterName       string   `envconfig:"PERDURE_REDIS_MASTER_NAME" desc:"Sentinel's name of the master; REDIS_ADDRS are sentinels then"`
+	RedisSentinelUsername string   `envconfig:"PERDURE_REDIS_SENTINEL_USERNAME" desc:"ACL user of the sentinels, where they have one"`
+	RedisSentinelPassword string   `envconfig:"PERDURE_REDIS_SENTINEL_PASSWORD" secret:"value" desc:"password of the sentinels, where they have one"`
+	RedisCluster          bool     `envconfig:"PERDURE_REDIS_CLUSTER" desc:"REDIS_ADDRS are nodes of a cluster"`
+	RedisKeyPrefix        string   `envconfig:"PERDURE_REDIS_KEY_PREFIX" default:"perdure:" desc:"begins every key"`
 
 	KafkaBrokers       []string `envconfig:"PERDURE_KAFKA_BROKERS" desc:"host:port, comma-separated"`
 	KafkaTLS           bool     `envconfig:"PERDURE_KAFKA_TLS" desc:"connect by TLS"`
-	KafkaTLSCAFile     string   `envconfig:"PERDURE_KAFKA_TLS_CA_FILE" desc:"PEM of the authority that signed the brokers"`
+	KafkaTLSCAFile     string   `envconfig:"PERDURE_KAFKA_TLS_CA_FILE" desc:"PEM of the authority that signed the brokers' certificates; default the machine's"`
 	KafkaTLSCertFile   string   `envconfig:"PERDURE_KAFKA_TLS_CERT_FILE" desc:"PEM of the client certificate"`
 	KafkaTLSKeyFile    string   `envconfig:"PERDURE_KAFKA_TLS_KEY_FILE" desc:"PEM of the client key"`
 	KafkaSASLMechanism string   `envconfig:"PERDURE_KAFKA_SASL_MECHANISM" desc:"PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"`
 	KafkaSASLUsername  string   `envconfig:"PERDURE_KAFKA_SASL_USERNAME" desc:"user"`
-	KafkaSASLPassword  string   `envconfig:"PERDURE_KAFKA_SASL_PASSWORD" secret:"value" desc:"password, or the token of OAUTHBEARER"`
+	KafkaSASLPassword  string   `envconfig:"PERDURE_KAFKA_SASL_PASSWORD" secret:"value" desc:"password, or the token of OAUTHBEARER; from a _FILE it is read again for each connection"`
 	KafkaTopics        string   `envconfig:"PERDURE_KAFKA_TOPICS" default:"create" desc:"create: make missing topics; check: only compare them with the catalog"`
 	KafkaTopicPrefix   string   `envconfig:"PERDURE_KAFKA_TOPIC_PREFIX" desc:"begins every topic and group"`
 
@@ -52,4 +57,5 @@ type Config struct {
 	APIToken      string `envconfig:"PERDURE_API_TOKEN" secret:"value" desc:"the command line's token"`
 
 	origin map[string]Origin // by variable; nil in a Config that Load did not make
+	files  map[string]string // by variable: the file that a secret was read from
 }

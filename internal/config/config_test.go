@@ -78,6 +78,9 @@ func TestWrongValuesNameTheVariable(t *testing.T) {
 		{"PERDURE_KAFKA_SASL_MECHANISM", "GSSAPI", "none of PLAIN"},
 		{"PERDURE_KAFKA_SASL_USERNAME", "me", "PERDURE_KAFKA_SASL_MECHANISM"},
 		{"PERDURE_KAFKA_TLS_CA_FILE", "/does/not/exist", "no such file"},
+		{"PERDURE_REDIS_TLS_CA_FILE", "/dev/null", "PERDURE_REDIS_TLS is not true"},
+		{"PERDURE_REDIS_TLS_CERT_FILE", "/dev/null", "set both or none"},
+		{"PERDURE_REDIS_SENTINEL_PASSWORD", "x", "PERDURE_REDIS_MASTER_NAME is not"},
 		{"PERDURE_KAFKA_TOPICS", "maybe", "create nor check"},
 		{"PERDURE_KAFKA_TOPIC_PREFIX", "a/b", "at most 60"},
 	}
@@ -112,6 +115,42 @@ func TestSecretsFromFiles(t *testing.T) {
 	t.Setenv("PERDURE_REDIS_PASSWORD_FILE", path+"-missing")
 	if _, err = Load(); err == nil || !strings.Contains(err.Error(), "PERDURE_REDIS_PASSWORD_FILE") {
 		t.Errorf("missing file: %v", err)
+	}
+}
+
+// A token that is renewed in its file is the new one at once; one that stands in
+// the environment stays what it is.
+func TestAKafkaSecretInAFileIsReadAgain(t *testing.T) {
+	clean(t)
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first")
+	t.Setenv("PERDURE_KAFKA_SASL_MECHANISM", "OAUTHBEARER")
+	t.Setenv("PERDURE_KAFKA_SASL_PASSWORD_FILE", path)
+	c, err := Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("second")
+	if got, err := c.KafkaSASLSecret(); err != nil || got != "second" {
+		t.Errorf("%q, %v", got, err)
+	}
+	write("")
+	if _, err := c.KafkaSASLSecret(); err == nil || !strings.Contains(err.Error(), "PERDURE_KAFKA_SASL_PASSWORD_FILE") {
+		t.Errorf("an empty file: %v", err)
+	}
+	t.Setenv("PERDURE_KAFKA_SASL_PASSWORD_FILE", "")
+	t.Setenv("PERDURE_KAFKA_SASL_PASSWORD", "third")
+	if c, err = Load(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.KafkaSASLSecret(); err != nil || got != "third" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

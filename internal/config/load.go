@@ -91,16 +91,38 @@ func (c *Config) readSecretFile(v variable) error {
 	if os.Getenv(v.name) != "" {
 		return fmt.Errorf("%s and %s_FILE are both set: unset one", v.name, v.name)
 	}
+	secret, err := readSecret(v.name, path)
+	if err != nil {
+		return err
+	}
+	if c.files == nil {
+		c.files = map[string]string{}
+	}
+	c.origin[v.name], c.files[v.name] = FromSecretFile, path
+	return v.set(secret)
+}
+
+func readSecret(name, path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("%s_FILE: %w", v.name, err)
+		return "", fmt.Errorf("%s_FILE: %w", name, err)
 	}
 	secret := strings.TrimRight(string(b), "\r\n")
 	if secret == "" {
-		return fmt.Errorf("%s_FILE: %s is empty", v.name, path)
+		return "", fmt.Errorf("%s_FILE: %s is empty", name, path)
 	}
-	c.origin[v.name] = FromSecretFile
-	return v.set(secret)
+	return secret, nil
+}
+
+// KafkaSASLSecret returns the password or token as it is now: one that came from
+// PERDURE_KAFKA_SASL_PASSWORD_FILE is read again, because tokens expire and
+// whoever renews them writes that file. It may be called concurrently.
+func (c *Config) KafkaSASLSecret() (string, error) {
+	const name = "PERDURE_KAFKA_SASL_PASSWORD"
+	if path := c.files[name]; path != "" {
+		return readSecret(name, path)
+	}
+	return c.KafkaSASLPassword, nil
 }
 
 // defaultDataDir fills in DATA_DIR. Without a home directory it stays empty:

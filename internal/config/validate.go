@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +61,10 @@ func (c *Config) validate() []error {
 	if c.RedisCluster && c.RedisMasterName != "" {
 		wrong("REDIS_CLUSTER", "cannot be combined with PERDURE_REDIS_MASTER_NAME: a cluster has no sentinels")
 	}
+	if c.RedisMasterName == "" && (c.RedisSentinelUsername != "" || c.RedisSentinelPassword != "") {
+		wrong("REDIS_SENTINEL_PASSWORD", "set although PERDURE_REDIS_MASTER_NAME is not: there are no sentinels to send it to")
+	}
+	errs = append(errs, validateTLS(redisTLS, c.RedisTLS, c.RedisTLSCAFile, c.RedisTLSCertFile, c.RedisTLSKeyFile)...)
 	for _, a := range c.KafkaBrokers {
 		if why := badHostPort(a, false); why != "" {
 			wrong("KAFKA_BROKERS", "%q %s", a, why)
@@ -78,24 +81,7 @@ func (c *Config) validate() []error {
 }
 
 func (c *Config) validateKafkaSecurity() []error {
-	var errs []error
-	files := []struct{ name, path string }{
-		{"KAFKA_TLS_CA_FILE", c.KafkaTLSCAFile}, {"KAFKA_TLS_CERT_FILE", c.KafkaTLSCertFile}, {"KAFKA_TLS_KEY_FILE", c.KafkaTLSKeyFile},
-	}
-	for _, f := range files {
-		if f.path == "" {
-			continue
-		}
-		if _, err := os.Stat(f.path); err != nil {
-			errs = append(errs, fmt.Errorf("PERDURE_%s: %w", f.name, err))
-		}
-		if !c.KafkaTLS {
-			errs = append(errs, fmt.Errorf("PERDURE_%s is set but PERDURE_KAFKA_TLS is not true: the connection would not be encrypted", f.name))
-		}
-	}
-	if (c.KafkaTLSCertFile == "") != (c.KafkaTLSKeyFile == "") {
-		errs = append(errs, fmt.Errorf("PERDURE_KAFKA_TLS_CERT_FILE and PERDURE_KAFKA_TLS_KEY_FILE: set both or none"))
-	}
+	errs := validateTLS(kafkaTLS, c.KafkaTLS, c.KafkaTLSCAFile, c.KafkaTLSCertFile, c.KafkaTLSKeyFile)
 	switch {
 	case c.KafkaSASLMechanism == "":
 		if c.KafkaSASLUsername != "" || c.KafkaSASLPassword != "" {

@@ -33,7 +33,7 @@ func kafkaCluster(ctx context.Context, p Patient, r *report) {
 	adm := kadm.NewClient(cl)
 	meta, err := adm.BrokerMetadata(ctx)
 	if err != nil {
-		r.fail("cannot connect: "+err.Error(), "tasks are accepted but wait in the outbox", "start it, and check PERDURE_KAFKA_BROKERS, TLS and SASL")
+		r.fail("cannot connect: "+kafka.Explain(p.Config, err).Error(), "tasks are accepted but wait in the outbox", "start it, and check PERDURE_KAFKA_BROKERS, TLS and SASL")
 		return
 	}
 	r.ok(fmt.Sprintf("%d broker(s), cluster %s", len(meta.Brokers), meta.Cluster))

@@ -22,7 +22,7 @@ func redisServer(ctx context.Context, p Patient, r *report) {
 	asked := time.Now()
 	now, err := rdb.Time(ctx).Result()
 	if err != nil {
-		r.fail("cannot connect: "+err.Error(), "claims live there: without it nothing is run",
+		r.fail("cannot connect: "+service.ExplainRedis(p.Config, err).Error(), "claims live there: without it nothing is run",
 			"start it, and check PERDURE_REDIS_ADDRS, user, password and TLS")
 		return
 	}

@@ -3,11 +3,9 @@ package kafka
 // Client options: the same brokers, security, limits and name for every role.
 
 import (
-	"crypto/tls"
-	"crypto/x509"
+	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -51,17 +49,19 @@ func ClientOpts(c config.Config, role, instance string, log *slog.Logger) ([]kgo
 		kgo.MetadataMinAge(time.Second), // a new leader is found this soon
 		kgo.MetadataMaxAge(time.Minute),
 	}
+	hidden := &secrets{}
+	hidden.add(c.KafkaSASLPassword)
 	if log != nil {
-		opts = append(opts, kgo.WithLogger(newLogger(log, c.KafkaSASLPassword)))
+		opts = append(opts, kgo.WithLogger(newLogger(log, hidden)))
 	}
-	if c.KafkaTLS {
-		t, err := tlsConfig(c)
-		if err != nil {
-			return nil, err
-		}
+	t, err := c.KafkaTLSConfig()
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	if t != nil {
 		opts = append(opts, kgo.DialTLSConfig(t))
 	}
-	mechanism, err := saslMechanism(c)
+	mechanism, err := saslMechanism(c, hidden)
 	if err != nil {
 		return nil, err
 	}
@@ -84,51 +84,46 @@ func BatchLimit(names Names, tasks int32) kgo.Opt {
 	})
 }
 
-func tlsConfig(c config.Config) (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.KafkaTLSCAFile != "" {
-		pem, err := os.ReadFile(c.KafkaTLSCAFile)
-		if err != nil {
-			return nil, fmt.Errorf("kafka: PERDURE_KAFKA_TLS_CA_FILE: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("kafka: PERDURE_KAFKA_TLS_CA_FILE: %s holds no certificate in PEM", c.KafkaTLSCAFile)
-		}
-	}
-	if (c.KafkaTLSCertFile == "") != (c.KafkaTLSKeyFile == "") {
-		return nil, fmt.Errorf("kafka: set both PERDURE_KAFKA_TLS_CERT_FILE and PERDURE_KAFKA_TLS_KEY_FILE, or none")
-	}
-	if c.KafkaTLSCertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.KafkaTLSCertFile, c.KafkaTLSKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("kafka: PERDURE_KAFKA_TLS_CERT_FILE and PERDURE_KAFKA_TLS_KEY_FILE: %w", err)
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	return t, nil
-}
-
-func saslMechanism(c config.Config) (sasl.Mechanism, error) {
-	user, password := c.KafkaSASLUsername, c.KafkaSASLPassword
+// saslMechanism asks for the password or token at each authentication: one in a
+// file may have been renewed since.
+func saslMechanism(c config.Config, hidden *secrets) (sasl.Mechanism, error) {
+	user := c.KafkaSASLUsername
 	if c.KafkaSASLMechanism == "" {
 		return nil, nil
 	}
-	if password == "" {
+	if c.KafkaSASLPassword == "" {
 		return nil, fmt.Errorf("kafka: PERDURE_KAFKA_SASL_PASSWORD (or …_FILE) is needed for %s", c.KafkaSASLMechanism)
 	}
 	if user == "" && c.KafkaSASLMechanism != "OAUTHBEARER" {
 		return nil, fmt.Errorf("kafka: PERDURE_KAFKA_SASL_USERNAME is needed for %s", c.KafkaSASLMechanism)
 	}
+	secret := func() (string, error) {
+		s, err := c.KafkaSASLSecret()
+		if err != nil {
+			return "", fmt.Errorf("kafka: %w", err)
+		}
+		hidden.add(s)
+		return s, nil
+	}
+	scrams := func(context.Context) (scram.Auth, error) {
+		s, err := secret()
+		return scram.Auth{User: user, Pass: s}, err
+	}
 	switch c.KafkaSASLMechanism {
 	case "PLAIN":
-		return plain.Auth{User: user, Pass: password}.AsMechanism(), nil
+		return plain.Plain(func(context.Context) (plain.Auth, error) {
+			s, err := secret()
+			return plain.Auth{User: user, Pass: s}, err
+		}), nil
 	case "SCRAM-SHA-256":
-		return scram.Auth{User: user, Pass: password}.AsSha256Mechanism(), nil
+		return scram.Sha256(scrams), nil
 	case "SCRAM-SHA-512":
-		return scram.Auth{User: user, Pass: password}.AsSha512Mechanism(), nil
+		return scram.Sha512(scrams), nil
 	case "OAUTHBEARER":
-		return oauth.Auth{Zid: user, Token: password}.AsMechanism(), nil
+		return explainedToken{oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+			s, err := secret()
+			return oauth.Auth{Zid: user, Token: s}, err
+		})}, nil
 	}
 	return nil, fmt.Errorf("kafka: PERDURE_KAFKA_SASL_MECHANISM: want PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER")
 }

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -16,14 +18,43 @@ import (
 // heartbeat's neighbour.
 type logger struct {
 	log    *slog.Logger
-	secret string // never let through, wherever it stands; "" = none
+	hidden *secrets
+}
+
+// secrets are never let through, wherever they stand in a line. Renewed ones are
+// added while the client runs; only the last few are kept.
+type secrets struct {
+	mu   sync.Mutex
+	last []string
+}
+
+// keptSecrets bounds what a token that is renewed for years costs.
+const keptSecrets = 4
+
+func (s *secrets) add(secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if secret == "" || slices.Contains(s.last, secret) {
+		return
+	}
+	s.last = append(s.last, secret)
+	s.last = s.last[max(0, len(s.last)-keptSecrets):]
+}
+
+func (s *secrets) mask(text string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, secret := range s.last {
+		text = strings.ReplaceAll(text, secret, "***")
+	}
+	return text
 }
 
 // levelTrace is for the client's own debug lines, several a request.
 const levelTrace = slog.LevelDebug - 4
 
-func newLogger(log *slog.Logger, secret string) *logger {
-	return &logger{log.With("part", "kafka"), secret}
+func newLogger(log *slog.Logger, hidden *secrets) *logger {
+	return &logger{log.With("part", "kafka"), hidden}
 }
 
 // Level implements kgo.Logger: the client then does not even build lower lines.
@@ -64,7 +95,7 @@ func (l *logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 		}
 		safe[i] = l.mask(v)
 	}
-	l.log.Log(context.Background(), to, l.maskText(msg), safe...)
+	l.log.Log(context.Background(), to, l.hidden.mask(msg), safe...)
 }
 
 // mask keeps numbers and the like as they are, and text without the secret.
@@ -73,14 +104,7 @@ func (l *logger) mask(v any) any {
 	case int, int8, int16, int32, int64, uint32, uint64, bool, nil:
 		return v
 	}
-	return l.maskText(fmt.Sprint(v))
-}
-
-func (l *logger) maskText(s string) string {
-	if l.secret == "" {
-		return s
-	}
-	return strings.ReplaceAll(s, l.secret, "***")
+	return l.hidden.mask(fmt.Sprint(v))
 }
 
 func secretName(key string) bool {

@@ -4,8 +4,8 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -30,19 +30,52 @@ func Redis(cfg config.Config) (redis.UniversalClient, error) {
 		return nil, fmt.Errorf("redis: PERDURE_REDIS_ADDRS is not set: name a server, or start `perdure up`")
 	}
 	opts := &redis.UniversalOptions{
-		Addrs:         cfg.RedisAddrs,
-		Username:      cfg.RedisUsername,
-		Password:      cfg.RedisPassword,
-		MasterName:    cfg.RedisMasterName,
+		Addrs:      cfg.RedisAddrs,
+		Username:   cfg.RedisUsername,
+		Password:   cfg.RedisPassword,
+		MasterName: cfg.RedisMasterName,
+
+		SentinelUsername: cfg.RedisSentinelUsername,
+		SentinelPassword: cfg.RedisSentinelPassword,
+
 		IsClusterMode: cfg.RedisCluster,
 		ClientName:    "perdure",
 		DialTimeout:   3 * time.Second,
 	}
-	if cfg.RedisTLS {
-		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	var err error
+	if opts.TLSConfig, err = cfg.RedisTLSConfig(); err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
 	}
 	if !cfg.RedisCluster && cfg.RedisMasterName == "" && len(cfg.RedisAddrs) > 1 {
 		return nil, fmt.Errorf("redis: PERDURE_REDIS_ADDRS names %d servers: set PERDURE_REDIS_MASTER_NAME if they are sentinels, PERDURE_REDIS_CLUSTER=true if they are a cluster", len(cfg.RedisAddrs))
 	}
 	return redis.NewUniversalClient(opts), nil
+}
+
+// ExplainRedis returns a *config.SetupError for what a Redis or its certificate
+// refused, with the variable to mend, and any other error as it is.
+func ExplainRedis(cfg config.Config, err error) error {
+	if err == nil {
+		return nil
+	}
+	if remedy := redisRemedy(cfg, err); remedy != "" {
+		return &config.SetupError{Remedy: remedy, Err: err}
+	}
+	return err
+}
+
+func redisRemedy(cfg config.Config, err error) string {
+	text := err.Error()
+	says := func(s string) bool { return strings.Contains(text, s) }
+	switch {
+	case cfg.RedisMasterName != "" && says("all sentinels specified in configuration are unreachable") && (says("NOAUTH") || says("WRONGPASS")):
+		return "check PERDURE_REDIS_SENTINEL_USERNAME and PERDURE_REDIS_SENTINEL_PASSWORD (or …_FILE): the sentinels' own, not the server's"
+	case says("NOAUTH"), says("WRONGPASS"), says("without any password configured"):
+		return "check PERDURE_REDIS_USERNAME and PERDURE_REDIS_PASSWORD (or …_FILE)"
+	case !cfg.RedisCluster && (strings.HasPrefix(text, "MOVED ") || strings.HasPrefix(text, "CLUSTERDOWN ")):
+		return "this server is a node of a cluster: set PERDURE_REDIS_CLUSTER=true"
+	case says("cluster support disabled"):
+		return "this server is no node of a cluster: unset PERDURE_REDIS_CLUSTER"
+	}
+	return cfg.RedisTLSRemedy(err)
 }

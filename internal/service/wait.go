@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/perdure/perdure/internal/config"
 )
 
 const (
@@ -29,8 +31,9 @@ type Server struct {
 
 // Await returns when every server answers its probe, or after bound with an
 // error that names each one that does not and what it said last. While it
-// waits, the log says for whom and how much longer. Errors for which fatal is
-// true are not waited out (a wrong password); fatal may be nil.
+// waits, the log says for whom and how much longer. A *config.SetupError, and
+// errors for which fatal is true, are not waited out (a wrong password); fatal
+// may be nil.
 func Await(ctx context.Context, log *slog.Logger, bound time.Duration, fatal func(error) bool, servers ...Server) error {
 	deadline := time.Now().Add(bound)
 	errs := make([]error, len(servers))
@@ -59,7 +62,7 @@ func awaitOne(ctx context.Context, log *slog.Logger, deadline time.Time, fatal f
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("stopped while waiting for %s at %s: %w", s.Name, s.Addr, err)
-		case fatal != nil && fatal(err):
+		case isRefusal(err), fatal != nil && fatal(err):
 			return fmt.Errorf("%s at %s: %w", s.Name, s.Addr, err)
 		case time.Now().After(deadline):
 			return fmt.Errorf("%s at %s did not answer within %s: %w", s.Name, s.Addr, time.Since(started).Round(time.Second), err)
@@ -73,4 +76,9 @@ func awaitOne(ctx context.Context, log *slog.Logger, deadline time.Time, fatal f
 		case <-ctx.Done():
 		}
 	}
+}
+
+func isRefusal(err error) bool {
+	var refused *config.SetupError
+	return errors.As(err, &refused)
 }

@@ -4,12 +4,8 @@ package testkit
 
 import (
 	"context"
-	"errors"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -28,8 +24,7 @@ type OwnedRedis struct {
 
 	port int
 	dir  string
-	proc *exec.Cmd
-	done chan struct{}
+	proc *process
 	mini *embedded.Redis
 }
 
@@ -78,13 +73,7 @@ func (r *OwnedRedis) Kill(t testing.TB) {
 		}
 		r.mini = nil
 	}
-	if r.proc == nil {
-		return
-	}
-	if err := r.proc.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Errorf("testkit: kill redis: %v", err)
-	}
-	<-r.done
+	r.proc.kill(t)
 	r.proc = nil
 }
 
@@ -113,27 +102,17 @@ func (r *OwnedRedis) Restart(t testing.TB) {
 	})
 }
 
-// launch starts redis-server from a thread that lives as long as it does: the
-// parent-death signal belongs to the thread that forked.
+// launch starts redis-server on its port; it keeps nothing on disk.
 func (r *OwnedRedis) launch(t testing.TB) {
 	t.Helper()
-	cmd := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", strconv.Itoa(r.port),
-		"--save", "", "--appendonly", "no", "--dir", r.dir, "--daemonize", "no",
-		"--logfile", filepath.Join(r.dir, "redis.log"))
-	cmd.SysProcAttr = dieWithParent()
-	done, started := make(chan struct{}), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(done)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			cmd.Wait() //nolint:errcheck // ended by Kill
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatalf("testkit: start redis-server: %v", err)
-	}
-	r.proc, r.done = cmd, done
+	r.proc = spawnRedis(t, r.dir, r.port)
+}
+
+// spawnRedis starts a redis-server on loopback that keeps nothing on disk.
+// more goes to its command line after that.
+func spawnRedis(t testing.TB, dir string, port int, more ...string) *process {
+	t.Helper()
+	args := []string{"--bind", "127.0.0.1", "--port", strconv.Itoa(port),
+		"--save", "", "--appendonly", "no", "--dir", dir, "--daemonize", "no"}
+	return spawn(t, dir, "redis-"+strconv.Itoa(port), "redis-server", append(args, more...)...)
 }
