@@ -122,3 +122,14 @@ func (l *Ledger) Of(id string) []Delivery {
 	defer l.mu.Unlock()
 	return append([]Delivery(nil), l.deliveries[id]...)
 }
+
+// All returns every task's deliveries, in the order they came.
+func (l *Ledger) All() map[string][]Delivery {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make(map[string][]Delivery, len(l.deliveries))
+	for id, ds := range l.deliveries {
+		all[id] = append([]Delivery(nil), ds...)
+	}
+	return all
+}

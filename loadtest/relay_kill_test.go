@@ -21,6 +21,7 @@ import (
 // killed -9; a standby takes over. What was produced is then on the topic
 // twice, runs once, and nothing is missing. Checks I1, I2.
 func TestRelayKilledBetweenProduceAndCursor(t *testing.T) {
+	t.Parallel()
 	const each = 300
 	f := newFleet(t, &Ledger{}, patient)
 	for _, name := range []string{"dispatcher", "worker", "replayer"} {

@@ -72,7 +72,7 @@ func dial(t testing.TB, addr string) *redis.Client {
 type table struct {
 	*testing.T
 	*Store
-	rdb *redis.Client
+	rdb redis.UniversalClient
 }
 
 const (
@@ -83,8 +83,14 @@ const (
 
 func newTable(t *testing.T, addr, prefix string) *table {
 	t.Helper()
-	rdb := dial(t, addr)
-	s, err := New(rdb, Config{Prefix: prefix, Ledger: &memLedger{}, BeatTTL: time.Minute})
+	return tableOn(t, dial(t, addr), Config{Prefix: prefix})
+}
+
+// tableOn is newTable on any client.
+func tableOn(t *testing.T, rdb redis.UniversalClient, cfg Config) *table {
+	t.Helper()
+	cfg.Ledger, cfg.BeatTTL = &memLedger{}, time.Minute
+	s, err := New(rdb, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,8 +49,19 @@ func Redis(cfg config.Config) (redis.UniversalClient, error) {
 	if !cfg.RedisCluster && cfg.RedisMasterName == "" && len(cfg.RedisAddrs) > 1 {
 		return nil, fmt.Errorf("redis: PERDURE_REDIS_ADDRS names %d servers: set PERDURE_REDIS_MASTER_NAME if they are sentinels, PERDURE_REDIS_CLUSTER=true if they are a cluster", len(cfg.RedisAddrs))
 	}
+	if cfg.RedisCluster {
+		cluster := opts.Cluster()
+		cluster.ClusterStateReloadInterval = clusterReload
+		return redis.NewClusterClient(cluster), nil
+	}
 	return redis.NewUniversalClient(opts), nil
 }
+
+// clusterReload is how old a cluster client's picture of the nodes may grow. It
+// learns of a failover by nothing else: a dead node sends no MOVED, and with the
+// client's own minute nothing would be claimed for as long. One CLUSTER SLOTS a
+// second costs nothing, and none is sent while nothing is asked.
+const clusterReload = time.Second
 
 // ExplainRedis returns a *config.SetupError for what a Redis or its certificate
 // refused, with the variable to mend, and any other error as it is.
