@@ -48,31 +48,68 @@ func (f *faulty) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-func TestClaimWhoseAnswerWasLostIsHandedBackAndGrantedAgain(t *testing.T) {
+// forms are the two ways in which a first attempt is granted: as an entry beside
+// others, and as a hash of its own.
+var forms = map[string]struct {
+	script *redis.Script
+	rec    Record
+	again  int64 // n of the run that follows a grant whose answer was lost
+}{
+	"entry": {startScript, rec(0, 1, 5), 1}, // nothing was started under it, and nothing of it is kept
+	"hash":  {claimScript, known(rec(0, 1, 5)), 2},
+}
+
+func known(r Record) Record {
+	r.Known = true
+	return r
+}
+
+func onEveryForm(t *testing.T, test func(t *testing.T, addr string, script *redis.Script, r Record, again int64)) {
+	t.Helper()
 	onEveryRedis(t, func(t *testing.T, addr string) {
+		for name, f := range forms {
+			t.Run(name, func(t *testing.T) {
+				rdb := dial(t, addr)
+				if err := rdb.FlushAll(t.Context()).Err(); err != nil {
+					t.Fatal(err)
+				}
+				test(t, addr, f.script, f.rec, f.again)
+			})
+		}
+	})
+}
+
+// warm makes Redis know both scripts, so that a hook sees their hashes.
+func (tb *table) warm() {
+	tb.run(me, Record{TaskID: "main-1-2", Attempt: 1})
+	tb.run(me, Record{TaskID: "main-1-3", Attempt: 1, Known: true})
+}
+
+func TestClaimWhoseAnswerWasLostIsHandedBackAndGrantedAgain(t *testing.T) {
+	onEveryForm(t, func(t *testing.T, addr string, script *redis.Script, r Record, again int64) {
 		tb := newTable(t, addr, "l:")
-		tb.run(me, Record{TaskID: "main-1-2", Attempt: 1}) // the script is known to Redis now
-		f := &faulty{hash: claimScript.Hash(), lose: true}
+		tb.warm()
+		f := &faulty{hash: script.Hash(), lose: true}
 		tb.rdb.AddHook(f)
-		if g, err := tb.Claim(t.Context(), me, []Record{rec(0, 1, 5)}, nil); !errors.Is(err, io.ErrUnexpectedEOF) || len(g) != 0 {
+		if g, err := tb.Claim(t.Context(), me, []Record{r}, nil); !errors.Is(err, io.ErrUnexpectedEOF) || len(g) != 0 {
 			t.Fatalf("%+v %v", g, err)
 		}
 		if c := tb.get(); c.State != Running || c.Owner != me {
 			t.Fatalf("the test lost no answer: %+v", c)
 		}
 		f.lose = false
-		first := tb.run(me, rec(0, 1, 5)) // hands back, then asks
-		if first.Run != firstN(0, 2) || first.InDoubt {
+		first := tb.run(me, r) // hands back, then asks
+		if first.Run != firstN(0, again) || first.InDoubt {
 			t.Fatalf("%+v", first)
 		}
-		tb.want(tb.claim(me, rec(0, 1, 5)), VerdictPark, Running) // and what runs is not handed back
+		tb.want(tb.claim(me, r), VerdictPark, Running) // and what runs is not handed back
 		tb.ok(tb.Beat(t.Context(), me))
 		if c := tb.get(); c.State != Running || c.Run != first.Run {
 			t.Fatalf("%+v", c)
 		}
 		// Its partition moves: nobody asks again, Beat hands back.
 		tb.wait(me, first.Run, 2, false)
-		f.lose = true
+		f.hash, f.lose = claimScript.Hash(), true
 		if _, err := tb.Claim(t.Context(), me, []Record{rec(0, 2, 6)}, nil); err == nil {
 			t.Fatal("no error")
 		}
@@ -85,18 +122,19 @@ func TestClaimWhoseAnswerWasLostIsHandedBackAndGrantedAgain(t *testing.T) {
 }
 
 func TestClaimSentTwiceIsOneGrant(t *testing.T) {
-	onEveryRedis(t, func(t *testing.T, addr string) {
+	onEveryForm(t, func(t *testing.T, addr string, script *redis.Script, r Record, _ int64) {
 		tb := newTable(t, addr, "t:")
-		f := &faulty{hash: claimScript.Hash(), twice: true}
+		tb.warm()
+		f := &faulty{hash: script.Hash(), twice: true}
 		tb.rdb.AddHook(f)
-		g := tb.run(me, rec(0, 1, 5))
+		g := tb.run(me, r)
 		if g.Run != firstN(0, 1) || g.Attempt != 1 || g.InDoubt {
 			t.Fatalf("%+v", g)
 		}
 		tb.silence(me)
 		tb.ok(tb.Beat(t.Context(), other))
 		tb.ok(tb.rdb.Del(t.Context(), tb.k.grace).Err())
-		h := tb.run(other, rec(0, 1, 5))
+		h := tb.run(other, r)
 		if h.Run != firstN(0, 2) || !h.InDoubt || h.Claim.Crashes != 1 {
 			t.Fatalf("%+v", h)
 		}
@@ -134,7 +172,7 @@ func TestRedisAwayIsAnErrorNeverAVerdict(t *testing.T) {
 		"cancel": func() (int, error) { c, err := tb.Cancel(t.Context(), id); return len(c.State), err },
 		"beat":   func() (int, error) { return 0, tb.Beat(t.Context(), me) },
 		"leave":  func() (int, error) { return 0, tb.Leave(t.Context(), me) },
-		"back":   func() (int, error) { return 0, tb.HandBack(t.Context(), me, []Hold{{id, g.Run}}) },
+		"back":   func() (int, error) { return 0, tb.HandBack(t.Context(), me, []Hold{{TaskID: id, Run: g.Run}}) },
 		"open":   func() (int, error) { return 0, tb.Open(t.Context()) },
 	} {
 		n, err := call()

@@ -66,7 +66,7 @@ func BenchmarkClaimAndDone(b *testing.B) {
 					if g.Verdict != VerdictRun {
 						b.Fatalf("%+v", g)
 					}
-					done[i] = Outcome{TaskID: recs[i].TaskID, Run: g.Run}
+					done[i] = Outcome{TaskID: recs[i].TaskID, Run: g.Run, Lease: g.Lease}
 				}
 				if _, err := s.Done(ctx, me, done); err != nil {
 					b.Fatal(err)

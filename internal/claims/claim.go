@@ -17,22 +17,28 @@ var ErrBadRecord = errors.New("claims: record out of range")
 // Check reports why a record cannot be claimed: an id, epoch, attempt or run
 // that no part of Perdure writes. Such a record is undecodable, not a task.
 func (r *Record) Check() error {
-	if _, err := schemas.ParseID(r.TaskID); err != nil {
-		return fmt.Errorf("%w: id %q: %w", ErrBadRecord, r.TaskID, err)
-	}
-	switch {
-	case r.Epoch < 0 || r.Epoch > maxEpoch:
-		return fmt.Errorf("%w: %s has epoch %d", ErrBadRecord, r.TaskID, r.Epoch)
-	case r.Attempt < 1 || r.Attempt > 1<<30:
-		return fmt.Errorf("%w: %s has attempt %d", ErrBadRecord, r.TaskID, r.Attempt)
-	case r.Run < 0 || r.Run>>schemas.RunEpochShift > int64(r.Epoch):
-		return fmt.Errorf("%w: %s has run %d in epoch %d", ErrBadRecord, r.TaskID, r.Run, r.Epoch)
-	}
-	return nil
+	_, err := r.check()
+	return err
 }
 
-// Claim asks for recs, one script call for each 500 of them, and appends one
-// Grant for each, in order, to grants. Within a call an earlier record's grant
+func (r *Record) check() (schemas.ID, error) {
+	id, err := schemas.ParseID(r.TaskID)
+	switch {
+	case err != nil:
+		return id, fmt.Errorf("%w: id %q: %w", ErrBadRecord, r.TaskID, err)
+	case r.Epoch < 0 || r.Epoch > maxEpoch:
+		return id, fmt.Errorf("%w: %s has epoch %d", ErrBadRecord, r.TaskID, r.Epoch)
+	case r.Attempt < 1 || r.Attempt > 1<<30:
+		return id, fmt.Errorf("%w: %s has attempt %d", ErrBadRecord, r.TaskID, r.Attempt)
+	case r.Run < 0 || r.Run>>schemas.RunEpochShift > int64(r.Epoch):
+		return id, fmt.Errorf("%w: %s has run %d in epoch %d", ErrBadRecord, r.TaskID, r.Run, r.Epoch)
+	}
+	return id, nil
+}
+
+// Claim asks for recs and appends one Grant for each, in order, to grants: first
+// attempts of tasks that have no claim in one script call for all, the others in
+// one for each 500. Within a call an earlier record's grant
 // is seen by a later one, so the same task may stand in it twice.
 //
 // Only what starts now may be claimed. Beat must have succeeded within the beat
@@ -52,24 +58,55 @@ func (s *Store) Claim(ctx context.Context, owner string, recs []Record, grants [
 	if err != nil {
 		return grants, err
 	}
+	ids := make([]schemas.ID, len(recs))
 	for i := range recs {
-		if err := recs[i].Check(); err != nil {
+		if ids[i], err = recs[i].check(); err != nil {
 			return grants, err
 		}
 	}
 	if err := s.settleUnsure(ctx, inc); err != nil {
 		return grants, err
 	}
-	had, token := len(grants), s.token(inc)
-	for rest := recs; len(rest) > 0; {
-		n := min(len(rest), maxBatch)
-		if grants, err = s.claimBatch(ctx, inc, proc, owner, token, rest[:n], grants); err != nil {
-			s.doubt(owner, token, recs)
+	had := len(grants)
+	var tokens []string // of the calls before
+	grants = append(grants, make([]Grant, len(recs))...)
+	for from := 0; from < len(recs); from += maxStart {
+		to := min(from+maxStart, len(recs))
+		token := s.token(inc)
+		if err := s.claimSome(ctx, inc, proc, owner, token, recs[from:to], ids[from:to], grants[had+from:had+to]); err != nil {
+			for _, t := range append(tokens, token) { // also what was granted, and nobody will hear of
+				s.doubt(owner, t, recs[:to])
+			}
 			return grants[:had], fmt.Errorf("claims: claim %d tasks from %s: %w", len(recs), recs[0].TaskID, err)
+		}
+		tokens = append(tokens, token)
+	}
+	return grants, nil
+}
+
+// claimSome asks under one token.
+func (s *Store) claimSome(ctx context.Context, inc *incarnation, proc, owner, token string, recs []Record, ids []schemas.ID, grants []Grant) error {
+	rest, err := s.start(ctx, inc, proc, owner, token, recs, ids, grants)
+	if err != nil {
+		return err
+	}
+	var some []Record
+	var answers []Grant
+	for len(rest) > 0 {
+		n := min(len(rest), maxBatch)
+		some = some[:0]
+		for _, i := range rest[:n] {
+			some = append(some, recs[i])
+		}
+		if answers, err = s.claimBatch(ctx, inc, proc, owner, token, some, answers[:0]); err != nil {
+			return err
+		}
+		for k, i := range rest[:n] {
+			grants[i] = answers[k]
 		}
 		rest = rest[n:]
 	}
-	return grants, nil
+	return nil
 }
 
 func (s *Store) claimBatch(ctx context.Context, inc *incarnation, proc, owner, token string, recs []Record, grants []Grant) ([]Grant, error) {

@@ -19,6 +19,7 @@ type Record struct {
 	Run     int64 // the last run that the record knows of; a grant is always higher
 	Coord   Coord
 	Once    bool // effects: once; in doubt it is never run again
+	Known   bool // it has a claim, as far as its asker knows: a hint, which only saves a question
 	Alone   bool // nothing else runs in this process, and nothing will start before this has ended
 }
 
@@ -78,8 +79,9 @@ const SuspectCrashes = 2
 // Grant is the answer for one Record.
 type Grant struct {
 	Verdict Verdict
-	Run     int64 // VerdictRun: the run granted; higher than every earlier one
-	Attempt int   // VerdictRun: the attempt to run
-	InDoubt bool  // VerdictRun: an earlier owner went silent, its effect may have happened
-	Claim   Claim // the claim as it stands after this call
+	Run     int64  // VerdictRun: the run granted; higher than every earlier one
+	Attempt int    // VerdictRun: the attempt to run
+	InDoubt bool   // VerdictRun: an earlier owner went silent, its effect may have happened
+	Claim   Claim  // the claim as it stands after this call
+	Lease   *Lease // VerdictRun: where the grant stands, to be given back with its outcome; nil = in a hash of its own
 }

@@ -132,7 +132,7 @@ var rows = []struct {
 			tb.silence(other)
 			if n+1 < DefaultMaxCrashes {
 				g = tb.run(me, alone(0, 1, 5))
-				tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, g.Run}}))
+				tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run}}))
 				tb.beat(other)
 			}
 		}
@@ -415,11 +415,11 @@ var rows = []struct {
 		if c.State != Running || !c.Cancel || c.Run != g.Run {
 			tb.Fatalf("%+v", c)
 		}
-		if ok, err := tb.Cancelled(tb.Context(), other, []Hold{{id, g.Run}}); err != nil || ok[0] {
+		if ok, err := tb.Cancelled(tb.Context(), other, []Hold{{TaskID: id, Run: g.Run}}); err != nil || ok[0] {
 			tb.Fatalf("another than the owner decided (%v)", err)
 		}
 		for range 2 {
-			if ok, err := tb.Cancelled(tb.Context(), me, []Hold{{id, g.Run}}); err != nil || !ok[0] {
+			if ok, err := tb.Cancelled(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run}}); err != nil || !ok[0] {
 				tb.Fatalf("%v %v", ok, err)
 			}
 		}
@@ -450,12 +450,12 @@ var rows = []struct {
 	}},
 	{"R, mine, not started, hand-back: none, run kept", func(tb *table) {
 		g := tb.run(me, rec(0, 1, 5))
-		tb.ok(tb.HandBack(tb.Context(), other, []Hold{{id, g.Run}}))
-		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, g.Run + 1}}))
+		tb.ok(tb.HandBack(tb.Context(), other, []Hold{{TaskID: id, Run: g.Run}}))
+		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run + 1}}))
 		if c := tb.get(); c.State != Running {
 			tb.Fatalf("handed back by another: %+v", c)
 		}
-		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, g.Run}}))
+		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run}}))
 		if c := tb.get(); c.State != None || c.Run != g.Run {
 			tb.Fatalf("%+v", c)
 		}
@@ -473,7 +473,7 @@ var rows = []struct {
 			tb.wait(me, g.Run, 2, local)
 			before := tb.get()
 			h := tb.run(me, rec(0, 2, 6))
-			tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, h.Run}}))
+			tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: h.Run}}))
 			c := tb.get()
 			if c.State != Waiting || c.Attempt != 2 || c.Coord != before.Coord || !c.Due.Equal(before.Due) || string(c.History) != "h" || c.Run != h.Run {
 				tb.Fatalf("%+v became %+v", before, c)
@@ -490,7 +490,7 @@ var rows = []struct {
 		g := tb.run(me, rec(0, 1, 5))
 		tb.dead(me, 0, 1, 5, g.Run)
 		h := tb.run(me, rec(1, 1, 6))
-		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, h.Run}}))
+		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: h.Run}}))
 		if c := tb.get(); c.State != Dead || c.Epoch != 0 || c.Reason != "permanent" || string(c.History) != "h" || c.Run != h.Run {
 			tb.Fatalf("%+v", c)
 		}
@@ -507,13 +507,13 @@ var rows = []struct {
 			if g.Claim.Crashes != 1 {
 				tb.Fatalf("%+v", g.Claim)
 			}
-			tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, g.Run}}))
+			tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run}}))
 		}
 	}},
 	{"R, mine, cancel: its owner hears of it, for this run only", func(tb *table) {
 		g := tb.run(me, rec(0, 1, 5))
 		asks := func(run int64) bool {
-			got, err := tb.CancelAsked(tb.Context(), []Hold{{"main-1-1", 7}, {id, run}})
+			got, err := tb.CancelAsked(tb.Context(), []Hold{{TaskID: "main-1-1", Run: 7}, {TaskID: id, Run: run}})
 			tb.ok(err)
 			if got[0] {
 				tb.Fatal("a task that nobody knows is cancelled")
@@ -537,13 +537,13 @@ var rows = []struct {
 		g := tb.run(me, rec(0, 1, 5))
 		_, err := tb.Cancel(tb.Context(), id)
 		tb.ok(err)
-		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{id, g.Run}}))
+		tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run}}))
 		tb.want(tb.claim(me, rec(0, 1, 5)), VerdictAck, Cancelled)
 	}},
 	{"R, mine, cannot be stopped, abandon: in doubt though its owner beats", func(tb *table) {
 		old := tb.run(me, rec(0, 1, 5))
 		for range 2 {
-			if ok, err := tb.Abandon(tb.Context(), me, []Hold{{id, old.Run}}); err != nil || !ok[0] {
+			if ok, err := tb.Abandon(tb.Context(), me, []Hold{{TaskID: id, Run: old.Run}}); err != nil || !ok[0] {
 				tb.Fatalf("%v %v", ok, err)
 			}
 		}

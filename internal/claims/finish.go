@@ -12,15 +12,24 @@ import (
 // Done marks tasks as completed, by whichever owner. It is absorbing and may be
 // repeated. On an error nothing is known: say it again before anything else.
 func (s *Store) Done(ctx context.Context, owner string, done []Outcome) ([]DoneResult, error) {
-	flags, err := batches(ctx, s, doneScript, owner, done, func(b *batch, o *Outcome) error {
-		return b.addDone(&s.k, o.TaskID, o.Epoch, runParts(o.Run))
+	out := make([]DoneResult, len(done))
+	rest, err := s.finish(ctx, owner, done, out)
+	if err != nil {
+		return nil, fmt.Errorf("claims: done: %w", err)
+	}
+	if len(rest) == 0 {
+		return out, nil
+	}
+	one := func(i int) *Outcome { return &done[rest[i]] }
+	flags, err := batchesOf(ctx, s, doneScript, owner, len(rest), func(b *batch, i int) error {
+		return b.addDone(&s.k, one(i).TaskID, one(i).Epoch, runParts(one(i).Run))
 	}, s.cfg.Horizon.Milliseconds())
 	if err != nil {
 		return nil, fmt.Errorf("claims: done: %w", err)
 	}
-	out := make([]DoneResult, len(flags))
 	for i, f := range flags {
-		out[i] = DoneResult{Resolve: f&1 != 0, Mine: f&2 != 0}
+		out[rest[i]] = DoneResult{Resolve: f&1 != 0, Mine: f&2 != 0}
+		s.settleLease(one(i).Lease, one(i).TaskID)
 	}
 	return out, nil
 }
@@ -33,10 +42,13 @@ func (s *Store) Wait(ctx context.Context, owner string, o []WaitOutcome) ([]bool
 		if o.NextAttempt < 1 {
 			return fmt.Errorf("task %s: next attempt %d: want at least 1", o.TaskID, o.NextAttempt)
 		}
-		b.add(s.k.claim(o.TaskID))
-		b.args = append(b.args, runParts(o.Run), o.NextAttempt, ms(o.Due), flag(o.Local), o.History)
-		return nil
-	})
+		return b.addDone(&s.k, o.TaskID, runParts(o.Run), o.NextAttempt, ms(o.Due), flag(o.Local), o.History)
+	}, s.cfg.Horizon.Milliseconds())
+	if err == nil {
+		for i := range o {
+			s.settleLease(o[i].Lease, o[i].TaskID)
+		}
+	}
 	return bools(flags, "wait", err)
 }
 
@@ -54,6 +66,11 @@ func (s *Store) Dead(ctx context.Context, owner string, o []DeadOutcome) ([]bool
 		}
 		return b.addDone(&s.k, o.TaskID, o.Epoch, o.Attempt, o.Coord.text(), runParts(o.Run), o.Reason, o.History)
 	}, s.cfg.Horizon.Milliseconds())
+	if err == nil {
+		for i := range o {
+			s.settleLease(o[i].Lease, o[i].TaskID)
+		}
+	}
 	return bools(flags, "dead", err)
 }
 
@@ -61,13 +78,12 @@ func (s *Store) Dead(ctx context.Context, owner string, o []DeadOutcome) ([]bool
 // them; run and crashes are kept. What is not this owner's is left alone.
 func (s *Store) HandBack(ctx context.Context, owner string, held []Hold) error {
 	_, err := batches(ctx, s, handBackScript, owner, held, func(b *batch, h *Hold) error {
-		b.add(s.k.claim(h.TaskID))
-		b.args = append(b.args, "r", runParts(h.Run))
-		return nil
+		return b.addDone(&s.k, h.TaskID, "r", runParts(h.Run))
 	}, s.cfg.Horizon.Milliseconds(), s.k.void(""), voidTTL.Milliseconds())
 	if err != nil {
 		return fmt.Errorf("claims: hand back: %w", err)
 	}
+	s.settleLeases(held)
 	return nil
 }
 
@@ -85,10 +101,11 @@ func (s *Store) Cancelled(ctx context.Context, owner string, held []Hold) ([]boo
 
 func (s *Store) release(ctx context.Context, owner, op string, held []Hold) ([]bool, error) {
 	flags, err := batches(ctx, s, releaseScript, owner, held, func(b *batch, h *Hold) error {
-		b.add(s.k.claim(h.TaskID))
-		b.args = append(b.args, runParts(h.Run))
-		return nil
+		return b.addDone(&s.k, h.TaskID, runParts(h.Run))
 	}, op, s.cfg.Horizon.Milliseconds())
+	if err == nil {
+		s.settleLeases(held)
+	}
 	return bools(flags, op, err)
 }
 
@@ -138,6 +155,11 @@ func (b *batch) addDone(k *keys, taskID string, args ...any) error {
 // batches runs sc over items, at most maxBatch a call, with the arguments
 // incarnation, owner, more..., then each item's. It returns each item's answer.
 func batches[T any](ctx context.Context, s *Store, sc *redis.Script, owner string, items []T, add func(*batch, *T) error, more ...any) ([]int64, error) {
+	return batchesOf(ctx, s, sc, owner, len(items), func(b *batch, i int) error { return add(b, &items[i]) }, more...)
+}
+
+// batchesOf is batches of items that are known by number.
+func batchesOf(ctx context.Context, s *Store, sc *redis.Script, owner string, items int, add func(*batch, int) error, more ...any) ([]int64, error) {
 	inc, err := s.opened()
 	if err != nil {
 		return nil, err
@@ -145,15 +167,15 @@ func batches[T any](ctx context.Context, s *Store, sc *redis.Script, owner strin
 	if _, err := process(owner); err != nil {
 		return nil, err
 	}
-	out := make([]int64, 0, len(items))
-	for len(items) > 0 {
-		n := min(len(items), maxBatch)
+	out := make([]int64, 0, items)
+	for from := 0; from < items; {
+		n := min(items-from, maxBatch)
 		b := batch{
 			keys: append(make([]string, 0, 1+2*n), s.k.inc),
 			args: append(append(make([]any, 0, 4+9*n), inc.token, owner), more...),
 		}
-		for i := range items[:n] {
-			if err := add(&b, &items[i]); err != nil {
+		for i := from; i < from+n; i++ {
+			if err := add(&b, i); err != nil {
 				return nil, err
 			}
 		}
@@ -172,7 +194,7 @@ func batches[T any](ctx context.Context, s *Store, sc *redis.Script, owner strin
 			}
 			out = append(out, f)
 		}
-		items = items[n:]
+		from += n
 	}
 	return out, nil
 }

@@ -57,9 +57,9 @@ func TestFlushedRedisGrantsNothingBeforeReassertion(t *testing.T) {
 				_, err := tb.Dead(t.Context(), me, []DeadOutcome{{TaskID: id, Attempt: 1, Run: g.Run, Reason: "permanent"}})
 				return err
 			},
-			"hand back": func() error { return tb.HandBack(t.Context(), me, []Hold{{id, g.Run}}) },
-			"abandon":   func() error { _, err := tb.Abandon(t.Context(), me, []Hold{{id, g.Run}}); return err },
-			"settled":   func() error { return tb.Settled(t.Context(), []Hold{{id, g.Run}}) },
+			"hand back": func() error { return tb.HandBack(t.Context(), me, []Hold{{TaskID: id, Run: g.Run}}) },
+			"abandon":   func() error { _, err := tb.Abandon(t.Context(), me, []Hold{{TaskID: id, Run: g.Run}}); return err },
+			"settled":   func() error { return tb.Settled(t.Context(), []Hold{{TaskID: id, Run: g.Run}}) },
 			"re-assert": func() error {
 				_, err := tb.Reassert(t.Context(), me, []Held{{Record: rec(0, 1, 5), Run: g.Run}}, nil)
 				return err

@@ -46,10 +46,10 @@ func (l *late) deliver(tb *table) {
 }
 
 func TestClaimThatComesLateTakesNothing(t *testing.T) {
-	onEveryRedis(t, func(t *testing.T, addr string) {
+	onEveryForm(t, func(t *testing.T, addr string, script *redis.Script, r Record, _ int64) {
 		for name, then := range map[string]func(*table, *late){
 			"asked again first": func(tb *table, l *late) {
-				g := tb.run(me, rec(0, 1, 5))
+				g := tb.run(me, r)
 				l.deliver(tb)
 				if c := tb.get(); c.Run != g.Run || c.Owner != me {
 					tb.Fatalf("%+v", c)
@@ -59,24 +59,24 @@ func TestClaimThatComesLateTakesNothing(t *testing.T) {
 			"only beats, and its partition moves": func(tb *table, l *late) {
 				tb.beat(me)
 				l.deliver(tb)
-				tb.want(tb.claim(other, rec(0, 1, 5)), VerdictRun, Running)
+				tb.want(tb.claim(other, r), VerdictRun, Running)
 			},
 			"only beats, and asks later": func(tb *table, l *late) {
 				tb.beat(me)
 				l.deliver(tb)
-				tb.want(tb.claim(me, rec(0, 1, 5)), VerdictRun, Running)
+				tb.want(tb.claim(me, r), VerdictRun, Running)
 			},
 			"comes before it is given up": func(tb *table, l *late) {
 				l.deliver(tb)
-				tb.want(tb.claim(me, rec(0, 1, 5)), VerdictRun, Running)
+				tb.want(tb.claim(me, r), VerdictRun, Running)
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				tb := newTable(t, addr, "late:"+strings.ReplaceAll(name, " ", "-")+":")
-				tb.run(me, Record{TaskID: "main-1-2", Attempt: 1}) // the script is known to Redis now
-				l := &late{faulty: faulty{hash: claimScript.Hash(), lose: true}}
+				tb.warm()
+				l := &late{faulty: faulty{hash: script.Hash(), lose: true}}
 				tb.rdb.AddHook(l)
-				if _, err := tb.Claim(t.Context(), me, []Record{rec(0, 1, 5)}, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
+				if _, err := tb.Claim(t.Context(), me, []Record{r}, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Fatal(err)
 				}
 				l.lose = false
@@ -87,12 +87,12 @@ func TestClaimThatComesLateTakesNothing(t *testing.T) {
 }
 
 func TestSecondCopyOfAClaimDoesNotTakeWhatWasHandedBack(t *testing.T) {
-	onEveryRedis(t, func(t *testing.T, addr string) {
+	onEveryForm(t, func(t *testing.T, addr string, script *redis.Script, r Record, _ int64) {
 		tb := newTable(t, addr, "copy:")
-		tb.run(me, Record{TaskID: "main-1-2", Attempt: 1})
-		l := &late{faulty: faulty{hash: claimScript.Hash(), lose: true}, twice: true}
+		tb.warm()
+		l := &late{faulty: faulty{hash: script.Hash(), lose: true}, twice: true}
 		tb.rdb.AddHook(l)
-		g := tb.run(me, rec(0, 1, 5))
+		g := tb.run(me, r)
 		tb.ok(tb.HandBack(t.Context(), me, []Hold{{TaskID: id, Run: g.Run}}))
 		l.deliver(tb)
 		tb.want(tb.claim(other, rec(0, 1, 5)), VerdictRun, Running)

@@ -7,8 +7,9 @@ import "time"
 // Outcome is a handler that succeeded.
 type Outcome struct {
 	TaskID string
-	Epoch  int   // of the run that succeeded
-	Run    int64 // the run that succeeded
+	Epoch  int    // of the run that succeeded
+	Run    int64  // the run that succeeded
+	Lease  *Lease // of its grant, nil where that is not known any more
 }
 
 // DoneResult is the answer for one Outcome. In every case the task is done now.
@@ -21,6 +22,7 @@ type DoneResult struct {
 type Hold struct {
 	TaskID string
 	Run    int64
+	Lease  *Lease // of its grant, nil where that is not known any more
 }
 
 // WaitOutcome says that a run ended and that the task waits for another.
@@ -31,6 +33,7 @@ type WaitOutcome struct {
 	Due         time.Time // not before; zero = unknown. A hint for people and timers, never a fence
 	Local       bool      // it waits in the worker at its own record: nothing is produced, nothing acknowledged
 	History     []byte    // bounded failure history, kept with the claim
+	Lease       *Lease    // of its grant
 }
 
 // DeadOutcome says that a task will not be tried again by itself.
@@ -42,6 +45,7 @@ type DeadOutcome struct {
 	Run     int64  // the run that ended; 0 = it died before any grant (expired at intake, unknown kind)
 	Reason  string // one of schemas.Reason; required
 	History []byte
+	Lease   *Lease // of its grant; nil = none
 }
 
 // Held is what a worker holds when Redis was lost: a run that goes on, or a

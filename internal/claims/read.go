@@ -24,7 +24,7 @@ func (s *Store) Cancel(ctx context.Context, id string) (Claim, error) {
 	if inc != nil {
 		want = inc.token
 	}
-	res, err := s.run(ctx, cancelScript, inc, []string{s.k.inc, s.k.claim(id), key}, []any{want, bit})
+	res, err := s.run(ctx, cancelScript, inc, []string{s.k.inc, s.k.claim(id), key}, []any{want, bit, s.cfg.Horizon.Milliseconds()})
 	if err != nil {
 		return Claim{}, fmt.Errorf("claims: cancel %s: %w", id, err)
 	}
@@ -43,47 +43,64 @@ func (s *Store) Cancel(ctx context.Context, id string) (Claim, error) {
 	return c, nil
 }
 
-// Get reads claims, in the order of ids, in one pipeline. It needs no Open. None
+// Get reads claims, in the order of ids, up to 500 a call. It needs no Open. None
 // means that Redis knows nothing of the task: never seen, or forgotten.
 func (s *Store) Get(ctx context.Context, ids ...string) ([]Claim, error) {
 	out := make([]Claim, 0, len(ids))
 	for len(ids) > 0 {
 		n := min(len(ids), maxBatch)
-		pipe := s.rdb.Pipeline()
-		bits, hashes := make([]*redis.IntCmd, n), make([]*redis.MapStringStringCmd, n)
-		for i, id := range ids[:n] {
-			key, bit, err := s.k.done(id)
-			if err != nil {
+		b := batch{keys: []string{s.k.inc}}
+		for _, id := range ids[:n] {
+			if err := b.addDone(&s.k, id); err != nil {
 				return nil, err
 			}
-			// The claim first: a task completed between the two is seen as done,
-			// never as unknown.
-			hashes[i] = pipe.HGetAll(ctx, s.k.claim(id))
-			bits[i] = pipe.GetBit(ctx, key, bit)
 		}
-		life := pipe.Get(ctx, s.k.inc)
-		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		res, err := s.run(ctx, getScript, nil, b.keys, b.args)
+		if err != nil {
 			return nil, fmt.Errorf("claims: get %d claims from %s: %w", n, ids[0], err)
 		}
-		for i := range n {
-			var c Claim
-			for name, value := range hashes[i].Val() {
-				if err := c.set(name, value); err != nil {
-					return nil, fmt.Errorf("claims: get %s: %w", ids[i], err)
-				}
-			}
-			if bits[i].Val() == 1 {
-				c = Claim{State: Done}
-			}
-			if now, _, _ := strings.Cut(life.Val(), " "); c.State == Running || c.State == Waiting {
-				then, _, _ := strings.Cut(hashes[i].Val()["k"], ".")
-				c.Stale = then != now
+		list, err := replies(res, n+1)
+		if err != nil {
+			return nil, fmt.Errorf("claims: get %d claims from %s: %w", n, ids[0], err)
+		}
+		life, _ := list[0].(string)
+		for i, one := range list[1:] {
+			c, err := readStanding(one, life)
+			if err != nil {
+				return nil, fmt.Errorf("claims: get %s: %w", ids[i], err)
 			}
 			out = append(out, c)
 		}
 		ids = ids[n:]
 	}
 	return out, nil
+}
+
+// readStanding reads {done, field, value, ...}; life is the value of inc.
+func readStanding(one any, life string) (Claim, error) {
+	fields, ok := one.([]any)
+	if !ok || len(fields) == 0 {
+		return Claim{}, fmt.Errorf("unexpected answer %T", one)
+	}
+	if number(fields[0]) == 1 {
+		return Claim{State: Done}, nil
+	}
+	c, err := readClaim(fields[1:])
+	if err != nil {
+		return c, err
+	}
+	if c.State == Running || c.State == Waiting {
+		now, _, _ := strings.Cut(life, " ")
+		token := ""
+		for i := 1; i+1 < len(fields); i += 2 {
+			if fields[i] == "k" {
+				token, _ = fields[i+1].(string)
+			}
+		}
+		then, _, _ := strings.Cut(token, ".")
+		c.Stale = then != now
+	}
+	return c, nil
 }
 
 // DoneBits returns a chunk's bitmap: bit seq mod ChunkBits, counted from the

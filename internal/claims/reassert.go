@@ -35,7 +35,7 @@ func (s *Store) Reassert(ctx context.Context, owner string, held []Held, done []
 		}
 		return b.addDone(&s.k, h.TaskID, h.Epoch, h.Attempt, h.Coord.text(), runParts(h.Run),
 			h.Crashes, flag(h.Waiting), ms(h.Due), h.History)
-	}, token, s.k.void(""))
+	}, token, s.k.void(""), s.cfg.Horizon.Milliseconds())
 	if err != nil {
 		s.mu.Lock()
 		s.unsure = append(s.unsure, unsure{owner: owner, token: token}) // a copy that comes late must not bring back what ended since

@@ -1,6 +1,7 @@
 package claims
 
-// The scripts: text in lua/, each begun by prelude.lua (raise.lua and gate.lua excepted).
+// The scripts: text in lua/. prelude.lua begins all that decide by what Redis holds,
+// chunk.lua those that read or write claims.
 
 import (
 	"embed"
@@ -12,33 +13,33 @@ import (
 var luaFiles embed.FS
 
 var (
-	claimScript    = load("claim", true)
-	doneScript     = load("done", true)
-	waitScript     = load("wait", true)
-	deadScript     = load("dead", true)
-	handBackScript = load("handback", true)
-	releaseScript  = load("release", true)
-	settledScript  = load("settled", true)
-	cancelScript   = load("cancel", true)
-	beatScript     = load("beat", true)
-	buryScript     = load("bury", true)
-	reassertScript = load("reassert", true)
-	raiseScript    = load("raise", false)
-	gateScript     = load("gate", false)
+	claimScript    = load("prelude", "chunk", "claim")
+	startScript    = load("prelude", "chunk", "start")
+	doneScript     = load("prelude", "chunk", "done")
+	finishScript   = load("prelude", "chunk", "finish")
+	waitScript     = load("prelude", "chunk", "wait")
+	deadScript     = load("prelude", "chunk", "dead")
+	handBackScript = load("prelude", "chunk", "handback")
+	releaseScript  = load("prelude", "chunk", "release")
+	cancelScript   = load("prelude", "chunk", "cancel")
+	reassertScript = load("prelude", "chunk", "reassert")
+	settledScript  = load("prelude", "settled")
+	beatScript     = load("prelude", "beat")
+	buryScript     = load("prelude", "bury")
+	getScript      = load("chunk", "get")
+	raiseScript    = load("raise")
+	gateScript     = load("gate")
 )
 
-// load reads an embedded file, which is there by construction.
-func load(name string, prelude bool) *redis.Script {
-	src, err := luaFiles.ReadFile("lua/" + name + ".lua")
-	if err != nil {
-		panic("claims: " + err.Error())
-	}
-	if prelude {
-		head, err := luaFiles.ReadFile("lua/prelude.lua")
+// load joins embedded files, which are there by construction.
+func load(names ...string) *redis.Script {
+	var src []byte
+	for _, name := range names {
+		part, err := luaFiles.ReadFile("lua/" + name + ".lua")
 		if err != nil {
 			panic("claims: " + err.Error())
 		}
-		src = append(head, src...)
+		src = append(src, part...)
 	}
 	return redis.NewScript(string(src))
 }

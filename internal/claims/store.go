@@ -63,6 +63,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	unsure []unsure // see unsure.go
+	spent  []*Lease // see lease.go
 }
 
 // New returns a store that is not open yet. It adds a hook to rdb that counts

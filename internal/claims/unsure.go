@@ -42,16 +42,19 @@ func (s *Store) settleUnsure(ctx context.Context, inc *incarnation) error {
 		for n < len(list) && n < maxBatch && list[n].owner == list[0].owner {
 			n++
 		}
-		keys := append(make([]string, 0, n+1), s.k.inc)
-		args := append(make([]any, 0, 5+2*n), inc.token, list[0].owner, s.cfg.Horizon.Milliseconds(),
+		keys := append(make([]string, 0, 2*n+1), s.k.inc)
+		args := append(make([]any, 0, 5+3*n), inc.token, list[0].owner, s.cfg.Horizon.Milliseconds(),
 			s.k.void(""), voidTTL.Milliseconds())
 		for _, u := range list[:n] {
-			keys = append(keys, s.k.claim(u.taskID))
-			field := "k"
 			if u.taskID == "" {
-				field = "v"
+				keys, args = append(keys, s.k.inc, s.k.inc), append(args, 0, "v", u.token)
+				continue
 			}
-			args = append(args, field, u.token)
+			chunk, bit, err := s.k.done(u.taskID)
+			if err != nil {
+				return err // not reached: Claim asked about it
+			}
+			keys, args = append(keys, s.k.claim(u.taskID), chunk), append(args, bit, "k", u.token)
 		}
 		if _, err := s.run(ctx, handBackScript, inc, keys, args); err != nil {
 			s.mu.Lock()

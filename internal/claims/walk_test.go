@@ -24,7 +24,13 @@ type walk struct {
 	spec  spec
 	tasks [2]specTask
 	runs  [2][]runNo // granted so far
+	lease map[runAt]*Lease
 	beats map[ownerID]bool
+}
+
+type runAt struct {
+	task int
+	run  runNo
 }
 
 const walkCrashes = 3
@@ -57,7 +63,7 @@ func TestStoreWalksAsTheSpecification(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		w := &walk{t: rt, s: s, rdb: rdb, mini: mini, beats: map[ownerID]bool{}}
+		w := &walk{t: rt, s: s, rdb: rdb, mini: mini, beats: map[ownerID]bool{}, lease: map[runAt]*Lease{}}
 		w.spec = spec{maxCrashes: walkCrashes, suspect: SuspectCrashes, inc: 1, beats: func(o ownerID) bool { return w.beats[o.proc()] }}
 		w.must(s.Open(t.Context()))
 		for _, o := range walkOwners {
@@ -137,7 +143,9 @@ func (w *walk) claim(rt *rapid.T) {
 			q.run = r
 		}
 	}
-	got, err := w.s.Claim(rt.Context(), o.text(), []Record{q.record(id)}, nil)
+	r := q.record(id)
+	r.Known = rapid.IntRange(0, 3).Draw(rt, "known") == 0
+	got, err := w.s.Claim(rt.Context(), o.text(), []Record{r}, nil)
 	if !w.beats[o.proc()] {
 		if err == nil {
 			rt.Fatalf("claimed without a beat: %+v", got)
@@ -162,14 +170,23 @@ func (w *walk) claim(rt *rapid.T) {
 			}
 		}
 		w.runs[i] = append(w.runs[i], want.run)
+		w.lease[runAt{i, want.run}] = g.Lease
 	}
+}
+
+// leaseOf is mostly what the grant came with; a caller may have forgotten it.
+func (w *walk) leaseOf(rt *rapid.T, i int, run runNo) *Lease {
+	if rapid.IntRange(0, 3).Draw(rt, "lease forgotten") == 0 {
+		return nil
+	}
+	return w.lease[runAt{i, run}]
 }
 
 func (w *walk) wait(rt *rapid.T) {
 	i, id := w.task(rt)
 	o, run, local := w.holder(rt, i), w.run(rt, i), rapid.Bool().Draw(rt, "local")
 	next := max(1, w.tasks[i].cl.a+rapid.Int8Range(0, 1).Draw(rt, "next"))
-	got, err := w.s.Wait(rt.Context(), o.text(), []WaitOutcome{{TaskID: id, Run: run.int64(), NextAttempt: int(next), Local: local}})
+	got, err := w.s.Wait(rt.Context(), o.text(), []WaitOutcome{{TaskID: id, Run: run.int64(), NextAttempt: int(next), Local: local, Lease: w.leaseOf(rt, i, run)}})
 	w.must(err)
 	if want := w.spec.wait(&w.tasks[i], o, run, next, local); got[0] != want {
 		rt.Fatalf("wait: store %v, spec %v", got[0], want)
@@ -186,7 +203,7 @@ func (w *walk) dead(rt *rapid.T) {
 	} else {
 		q.e = int8(run >> 16)
 	}
-	got, err := w.s.Dead(rt.Context(), o.text(), []DeadOutcome{{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Coord: q.record(id).Coord, Run: run.int64(), Reason: "permanent"}})
+	got, err := w.s.Dead(rt.Context(), o.text(), []DeadOutcome{{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Coord: q.record(id).Coord, Run: run.int64(), Reason: "permanent", Lease: w.leaseOf(rt, i, run)}})
 	w.must(err)
 	if want := w.spec.dead(&w.tasks[i], o, run, q, 0); got[0] != want {
 		rt.Fatalf("dead: store %v, spec %v", got[0], want)
@@ -200,7 +217,7 @@ func (w *walk) succeed(rt *rapid.T) {
 	}
 	o, run := w.holder(rt, i), w.run(rt, i)
 	wasDone := w.tasks[i].done
-	got, err := w.s.Done(rt.Context(), o.text(), []Outcome{{TaskID: id, Epoch: int(run >> 16), Run: run.int64()}})
+	got, err := w.s.Done(rt.Context(), o.text(), []Outcome{{TaskID: id, Epoch: int(run >> 16), Run: run.int64(), Lease: w.leaseOf(rt, i, run)}})
 	w.must(err)
 	resolve, mine := w.spec.succeed(&w.tasks[i], o, run, int8(run>>16))
 	if !wasDone && (got[0].Resolve != resolve || got[0].Mine != mine) {
@@ -211,7 +228,7 @@ func (w *walk) succeed(rt *rapid.T) {
 func (w *walk) handBack(rt *rapid.T) {
 	i, id := w.task(rt)
 	o, run := w.holder(rt, i), w.run(rt, i)
-	w.must(w.s.HandBack(rt.Context(), o.text(), []Hold{{id, run.int64()}}))
+	w.must(w.s.HandBack(rt.Context(), o.text(), []Hold{{TaskID: id, Run: run.int64(), Lease: w.leaseOf(rt, i, run)}}))
 	w.spec.handBack(&w.tasks[i], o, run)
 }
 
@@ -232,7 +249,7 @@ func (w *walk) giveUp(rt *rapid.T) {
 	if cancel {
 		call = w.s.Cancelled
 	}
-	got, err := call(rt.Context(), o.text(), []Hold{{id, run.int64()}})
+	got, err := call(rt.Context(), o.text(), []Hold{{TaskID: id, Run: run.int64(), Lease: w.leaseOf(rt, i, run)}})
 	w.must(err)
 	if want := w.spec.giveUp(&w.tasks[i], o, run, cancel); got[0] != want {
 		rt.Fatalf("give up: store %v, spec %v", got[0], want)

@@ -136,10 +136,12 @@ local function decide(ck, dk, bit, q)
     if q.e > 0 then return {RESOLVE, '', 0, 0, {}} end
     return {ACK, '', 0, 0, {}}
   end
+  to_hash(ck, dk, bit, horizon)
   local s = redis.call('HGET', ck, 's')
   -- none | record
   if not s then
     local run = next_run(q.e, q.run, '')
+    keyed(dk, bit, horizon)
     redis.call('HSET', ck, 's', 'R', 'e', q.e, 'a', q.a, 'r', run, 'o', me, 'c', q.c, 'k', token)
     return run
   end

@@ -15,6 +15,7 @@ end
 for i = 1, (#KEYS - 1) / 2 do
   local ck, dk, j = KEYS[2 * i], KEYS[2 * i + 1], 3 + (i - 1) * 7
   local e, a, run = tonumber(ARGV[j + 2]), tonumber(ARGV[j + 3]), ARGV[j + 5]
+  to_hash(ck, dk, ARGV[j + 1], horizon)
   local v = redis.call('HMGET', ck, 's', 'o', 'r', 'e', 'a')
   if redis.call('GETBIT', dk, ARGV[j + 1]) == 1 then
     out[i] = 0
@@ -24,6 +25,7 @@ for i = 1, (#KEYS - 1) / 2 do
     redis.call('HSET', ck, 's', 'D', 'e', e, 'a', a, 'o', me, 'c', ARGV[j + 4], 'y', ARGV[j + 6])
     if ARGV[j + 7] ~= '' then redis.call('HSET', ck, 'h', ARGV[j + 7]) end
     redis.call('PEXPIRE', ck, horizon)
+    keyed(dk, ARGV[j + 1], horizon)
     out[i] = 1
   elseif v[1] == 'D' and tonumber(v[4]) == e and (run == '' or v[3] == run) then
     out[i] = 1 -- said before; the answer was lost

@@ -1,7 +1,8 @@
 -- R, mine, not started | hand-back → the claim before it; run and crashes kept.
--- KEYS: inc; then claims. ARGV: inc, owner, horizon ms, void prefix, void ms; then
--- for each the field that must match (r = run, k = token of the call; v = none,
--- only make the call void) and its value.
+-- KEYS: inc; then claim, done chunk for each (none where only a call is made void).
+-- ARGV: inc, owner, horizon ms, void prefix, void ms; then for each bit, the field
+-- that must match (r = run, k = token of the call; v = none, only make the call void)
+-- and its value.
 -- Reply for each: 1 = handed back, 0 = not mine.
 -- The call that granted is void from now on: a copy of it that is still on its
 -- way (its answer was lost, or the client sent it twice) must not grant again.
@@ -12,10 +13,16 @@ local function void(token)
     redis.call('SET', ARGV[4] .. token, '1', 'PX', ARGV[5])
   end
 end
-for i = 1, #KEYS - 1 do
-  local ck, j = KEYS[i + 1], 5 + (i - 1) * 2
-  if ARGV[j + 1] ~= 'r' then void(ARGV[j + 2]) end
-  local v = redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph', 'k')
+for i = 1, (#KEYS - 1) / 2 do
+  local ck, dk, j = KEYS[2 * i], KEYS[2 * i + 1], 6 + (i - 1) * 3
+  if ARGV[j + 1] == 'r' then
+    to_hash(ck, dk, ARGV[j], ARGV[3])
+  else
+    void(ARGV[j + 2])
+    -- Nothing was started under its entries: those without a hash are none again.
+    if ARGV[j + 1] == 'k' then redis.call('HDEL', dk .. ':runs', ARGV[j + 2]) end
+  end
+  local v = ARGV[j + 1] == 'v' and {} or redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph', 'k')
   if v[1] == 'R' and v[2] == ARGV[2] and v[3] == ARGV[j + 2] then
     void(v[7])
     redis.call('HDEL', ck, 'i', 'p', 'ph', 'z')

@@ -2,7 +2,7 @@
 -- the caller opened ('' = any): with another or none, nothing may be concluded
 -- from what this Redis holds or lacks.
 --
--- A claim is a hash c:<task id>:
+-- A claim that is more than an entry (chunk.lua) is a hash c:<task id>:
 --   s  state: R running, W waiting, D dead, C cancelled, N none but with run and
 --      crashes kept (handed back), X done, once dead (see done.lua)
 --   e, a  epoch and attempt     r  last run, <epoch>.<incarnation>.<n>

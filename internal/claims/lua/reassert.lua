@@ -1,7 +1,7 @@
 -- After Redis was lost or failed over: what an owner still holds stands again.
 -- The higher run wins (under N none was started); done and cancelled stay.
--- KEYS: inc; then claim, done chunk for each. ARGV: inc, owner, token, void prefix; then bit,
--- epoch, attempt, coordinate, run, crashes, '1' if waiting, due, history for each.
+-- KEYS: inc; then claim, done chunk for each. ARGV: inc, owner, token, void prefix,
+-- horizon ms; then bit, epoch, attempt, coordinate, run, crashes, '1' if waiting, due, history for each.
 -- Reply for each: 1 = mine again, 0 = lost to another or done: let it go.
 local function split(r)
   local e, i, n = string.match(r, '^(%d+)%.(%d+)%.(%d+)$')
@@ -18,8 +18,9 @@ local me, token, out = ARGV[2], ARGV[3], {}
 -- As in claim.lua: what was held then may have been handed back since.
 if redis.call('EXISTS', ARGV[4] .. token) == 1 then return redis.error_reply('PERDURE_VOID') end
 for i = 1, (#KEYS - 1) / 2 do
-  local ck, dk, j = KEYS[2 * i], KEYS[2 * i + 1], 4 + (i - 1) * 9
+  local ck, dk, j = KEYS[2 * i], KEYS[2 * i + 1], 5 + (i - 1) * 9
   local run, want = ARGV[j + 5], ARGV[j + 7] == '1' and 'W' or 'R'
+  to_hash(ck, dk, ARGV[j + 1], ARGV[5])
   local v = redis.call('HMGET', ck, 's', 'o', 'r')
   local s = v[1]
   out[i] = 0
@@ -38,6 +39,7 @@ for i = 1, (#KEYS - 1) / 2 do
         redis.call('PERSIST', ck)
       end
       redis.call('HSET', ck, 'k', token)
+      keyed(dk, ARGV[j + 1], ARGV[5])
       out[i] = 1
     end
   end

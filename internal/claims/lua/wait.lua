@@ -1,9 +1,11 @@
 -- R, mine | fails, may retry → CAS W(a+1, C).
--- KEYS: inc; then claims. ARGV: inc, owner; then run, next attempt, due, '1' if
--- local, history for each. Reply for each: 1 = W stands, 0 = not mine any more.
+-- KEYS: inc; then claim, done chunk for each. ARGV: inc, owner, horizon ms; then bit,
+-- run, next attempt, due, '1' if local, history for each.
+-- Reply for each: 1 = W stands, 0 = not mine any more.
 local out = {}
-for i = 1, #KEYS - 1 do
-  local ck, j = KEYS[i + 1], 2 + (i - 1) * 5
+for i = 1, (#KEYS - 1) / 2 do
+  local ck, j = KEYS[2 * i], 4 + (i - 1) * 6
+  to_hash(ck, KEYS[2 * i + 1], ARGV[j], ARGV[3])
   local v = redis.call('HMGET', ck, 's', 'o', 'r')
   if v[2] == ARGV[2] and v[3] == ARGV[j + 1] and v[1] == 'R' then
     redis.call('HDEL', ck, 'i', 'p', 'ph', 'd', 'l', 'h', 'z')
