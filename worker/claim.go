@@ -152,7 +152,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 	p.met.verdicts.WithLabelValues(d.asg.intake.queue, verdictName(g.Verdict)).Inc()
 	d.crashes = g.Claim.Crashes
 	if g.Verdict == claims.VerdictRun {
-		d.run, d.attempt, d.inDoubt, d.local = g.Run, g.Attempt, g.InDoubt, false
+		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
 		p.claimed[d] = nil
 		if g.InDoubt {
 			p.tell(d, dlq.EventCrashed, execution.Result{}, map[string]any{"crashes": d.crashes})
@@ -161,6 +161,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.start(d, now)
 		return
 	}
+	d.known = true
 	p.freeSlot(d)
 	d.unprobe()
 	switch g.Verdict {

@@ -49,6 +49,8 @@ type delivery struct {
 	run       int64
 	crashes   int
 	inDoubt   bool
+	lease     *claims.Lease // of its grant; goes back with its outcome
+	known     bool          // it was asked about before, and has a claim
 	history   []dlq.Attempt
 	started   time.Time
 	cancelled bool // somebody asked, and its context was ended
@@ -66,7 +68,7 @@ func (d *delivery) coord() claims.Coord {
 func (d *delivery) record() claims.Record {
 	return claims.Record{
 		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: max(d.task.Run, d.run), Coord: d.coord(),
-		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce, Alone: d.alone,
+		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce, Alone: d.alone, Known: d.known,
 	}
 }
 

@@ -150,7 +150,7 @@ func (w *Worker) write(ctx context.Context, all []*settlement) (left []*settleme
 func holdsOf(part []*settlement) []claims.Hold {
 	holds := make([]claims.Hold, len(part))
 	for i, s := range part {
-		holds[i] = claims.Hold{TaskID: s.d.task.ID, Run: s.d.run}
+		holds[i] = claims.Hold{TaskID: s.d.task.ID, Run: s.d.run, Lease: s.d.lease}
 	}
 	return holds
 }
@@ -158,7 +158,7 @@ func holdsOf(part []*settlement) []claims.Hold {
 func (w *Worker) writeDone(ctx context.Context, owner string, part []*settlement) error {
 	outs := make([]claims.Outcome, len(part))
 	for i, s := range part {
-		outs[i] = claims.Outcome{TaskID: s.d.task.ID, Epoch: s.d.task.Epoch, Run: s.d.run}
+		outs[i] = claims.Outcome{TaskID: s.d.task.ID, Epoch: s.d.task.Epoch, Run: s.d.run, Lease: s.d.lease}
 		if s.op == opLateDone {
 			outs[i] = s.late
 		}
@@ -177,7 +177,7 @@ func (w *Worker) writeWait(ctx context.Context, owner string, part []*settlement
 	outs := make([]claims.WaitOutcome, len(part))
 	for i, s := range part {
 		outs[i] = claims.WaitOutcome{
-			TaskID: s.d.task.ID, Run: s.d.run, NextAttempt: s.next, Due: s.due, Local: s.local, History: s.history,
+			TaskID: s.d.task.ID, Run: s.d.run, NextAttempt: s.next, Due: s.due, Local: s.local, History: s.history, Lease: s.d.lease,
 		}
 	}
 	return taken(part)(w.deps.Claims.Wait(ctx, owner, outs))
@@ -188,7 +188,7 @@ func (w *Worker) writeDead(ctx context.Context, owner string, part []*settlement
 	for i, s := range part {
 		outs[i] = claims.DeadOutcome{
 			TaskID: s.d.task.ID, Epoch: s.d.task.Epoch, Attempt: s.d.attempt, Coord: s.d.coord(),
-			Run: s.d.run, Reason: string(s.reason), History: s.history,
+			Run: s.d.run, Reason: string(s.reason), History: s.history, Lease: s.d.lease,
 		}
 	}
 	return taken(part)(w.deps.Claims.Dead(ctx, owner, outs))

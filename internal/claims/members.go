@@ -59,7 +59,11 @@ func (s *Store) BeatAndLook(ctx context.Context, owner, line string, look bool) 
 			return nil, fmt.Errorf("claims: beat of %s: %w", proc, err)
 		}
 	}
-	return peers, s.settleUnsure(ctx, inc)
+	if err := s.settleUnsure(ctx, inc); err != nil {
+		return peers, err
+	}
+	_, err = s.finish(ctx, owner, nil, nil) // what nobody's outcome took along
+	return peers, err
 }
 
 // Peers returns what every process says of itself, without beating.
