@@ -14,7 +14,7 @@ import (
 // horizon, and nothing else.
 type Lease struct {
 	chunk string // the key
-	token string // of the call
+	field string // in its hash
 	run   int64  // of each of its grants
 
 	mu   sync.Mutex

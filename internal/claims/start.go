@@ -17,13 +17,15 @@ import (
 // 6 bytes a task.
 const maxStart = 4000
 
-// startPart is what a call asks for in one chunk.
+// startPart is what a call asks for in one chunk and partition.
 type startPart struct {
 	key  string
 	id   schemas.ID // its first task
 	at   Coord      // its topic and partition, and the lowest offset
 	recs []int
 	bits bitset
+
+	field string // in dk:runs
 }
 
 // plain reports whether a record can be granted as an entry.
@@ -39,11 +41,12 @@ func (s *Store) start(ctx context.Context, inc *incarnation, proc, owner, token 
 		return rest, nil
 	}
 	keys := append(make([]string, 0, 4+len(parts)), s.k.inc, s.k.hold, s.k.beat(proc), s.k.void(token))
-	args := append(make([]any, 0, 3+3*len(parts)), inc.token, s.cfg.Horizon.Milliseconds(), token)
+	args := append(make([]any, 0, 2+4*len(parts)), inc.token, s.cfg.Horizon.Milliseconds())
 	for i := range parts {
 		p := &parts[i]
 		keys = append(keys, p.key)
-		args = append(p.bits.append(args), p.value(owner, recs, ids))
+		p.field = token + "/" + strconv.Itoa(int(p.at.Partition))
+		args = append(p.bits.append(args), p.field, p.value(owner, recs, ids))
 	}
 	res, err := s.run(ctx, startScript, inc, keys, args)
 	if err != nil {
@@ -61,7 +64,7 @@ func (s *Store) start(ctx context.Context, inc *incarnation, proc, owner, token 
 			rest, refused = append(rest, p.recs...), true
 			continue
 		}
-		lease := &Lease{chunk: p.key, token: token, run: run, open: p.bits}
+		lease := &Lease{chunk: p.key, field: p.field, run: run, open: p.bits}
 		for _, n := range p.recs {
 			grants[n] = Grant{Verdict: VerdictRun, Run: run, Attempt: 1, Lease: lease, Claim: Claim{
 				State: Running, Attempt: 1, Run: run, Owner: owner, Coord: recs[n].Coord,
@@ -93,16 +96,16 @@ func (s *Store) startParts(recs []Record, ids []schemas.ID) (parts []startPart, 
 			rest = append(rest, i)
 			continue
 		}
-		if last < 0 || !parts[last].holds(id) {
-			for last = 0; last < len(parts) && !parts[last].holds(id); last++ { //nolint:revive // finds it
+		if last < 0 || !parts[last].holds(id, &r.Coord) {
+			for last = 0; last < len(parts) && !parts[last].holds(id, &r.Coord); last++ { //nolint:revive // finds it
 			}
 			if last == len(parts) {
 				parts = append(parts, startPart{key: s.k.chunk(id.Source, id.Generation, id.Seq/ChunkBits), id: *id, at: r.Coord})
 			}
 		}
 		p := &parts[last]
-		if r.Coord.Topic != p.at.Topic || r.Coord.Partition != p.at.Partition || !p.near(r.Coord.Offset) || !p.bits.set(id.Seq%ChunkBits) {
-			rest = append(rest, i) // of another partition, or this task once more
+		if r.Coord.Topic != parts[0].at.Topic || !p.near(r.Coord.Offset) || !p.bits.set(id.Seq%ChunkBits) {
+			rest = append(rest, i) // another topic's, or this task once more
 			continue
 		}
 		p.at.Offset = min(p.at.Offset, r.Coord.Offset)
@@ -111,8 +114,8 @@ func (s *Store) startParts(recs []Record, ids []schemas.ID) (parts []startPart, 
 	return parts, rest
 }
 
-func (p *startPart) holds(id *schemas.ID) bool {
-	return p.id.Seq/ChunkBits == id.Seq/ChunkBits && p.id.Generation == id.Generation && p.id.Source == id.Source
+func (p *startPart) holds(id *schemas.ID, at *Coord) bool {
+	return p.at.Partition == at.Partition && p.id.Seq/ChunkBits == id.Seq/ChunkBits && p.id.Generation == id.Generation && p.id.Source == id.Source
 }
 
 // near reports whether an offset can stand beside the part's others: their
@@ -138,10 +141,10 @@ func (p *startPart) value(owner string, recs []Record, ids []schemas.ID) []byte 
 
 // finishPart is what a call says of one chunk.
 type finishPart struct {
-	key    string
-	done   []int
-	bits   bitset
-	tokens []byte // of leases of which nothing is left
+	key   string
+	done  []int
+	bits  bitset
+	spent []byte // fields of leases of which nothing is left
 }
 
 // finish marks as done what stands as entries, and returns the numbers of the
@@ -180,7 +183,7 @@ func (s *Store) finish(ctx context.Context, owner string, done []Outcome, out []
 	spent := s.takeSpent()
 	for _, l := range spent {
 		p := of(l.chunk)
-		p.tokens = append(append(p.tokens, l.token...), ' ')
+		p.spent = append(append(p.spent, l.field...), ' ')
 	}
 	if len(parts) == 0 {
 		return rest, nil
@@ -219,7 +222,7 @@ func (s *Store) finishParts(ctx context.Context, owner string, parts []finishPar
 	args := append(make([]any, 0, 2+3*len(parts)), inc.token, s.cfg.Horizon.Milliseconds())
 	for i := range parts {
 		keys = append(keys, parts[i].key)
-		args = append(parts[i].bits.append(args), parts[i].tokens)
+		args = append(parts[i].bits.append(args), parts[i].spent)
 	}
 	res, err := s.run(ctx, finishScript, inc, keys, args)
 	if err != nil {

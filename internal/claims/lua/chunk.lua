@@ -3,9 +3,9 @@
 --   dk        bit = done
 --   dk:seen   bit = done, or it has or once had a claim: clear means none
 --   dk:keyed  bit = its claim is or once was a hash
---   dk:runs   hash: token of a claim call → what it granted from none, in one value:
---             "<owner> <topic>/<partition> <offset> ", then for each task 6 bytes:
---             its bit (2), its record's offset less the one before (4), high byte first
+--   dk:runs   hash: "<token of a claim call>/<partition>" → what it granted there from
+--             none, in one value: "<owner> <topic>/<partition> <offset> ", then for each
+--             task 6 bytes: its bit (2), its record's offset less that one (4), high byte first
 -- So the claim of a task is: done, if its bit says so; else, if it is or was keyed,
 -- its hash; else R(0, 1) as an entry of dk:runs says, under run 0.<incarnation>.1;
 -- else none. A hash is made from an entry when something happens to it that an entry
@@ -19,7 +19,7 @@ local function runs_of(dk)
   at = {}
   local all = redis.call('HGETALL', dk .. ':runs')
   for i = 1, #all, 2 do
-    local token, v = all[i], all[i + 1]
+    local token, v = string.match(all[i], '^[^/]+'), all[i + 1]
     local owner, part, base, from = string.match(v, '^(%S+) (%S+) (%d+) ()')
     local inc = string.match(token, '^%d+')
     for j = from, #v, 6 do
@@ -59,6 +59,13 @@ end
 local function keyed(dk, bit, horizon)
   add_bit(dk .. ':seen', bit, horizon)
   add_bit(dk .. ':keyed', bit, horizon)
+end
+
+-- Forgets what a call granted and nobody began.
+local function forget_call(dk, token)
+  for _, field in ipairs(redis.call('HKEYS', dk .. ':runs')) do
+    if string.match(field, '^[^/]+') == token then redis.call('HDEL', dk .. ':runs', field) end
+  end
 end
 
 -- Makes the hash of a task whose R is an entry; begins every decision on a claim.

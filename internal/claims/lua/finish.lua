@@ -1,8 +1,8 @@
 -- R(0, 1), mine, an entry | handler succeeded → done, for all of a call at once,
 -- or for none of a chunk where any task has a hash: done.lua decides those.
 -- KEYS: inc; then the chunk of each part. ARGV: inc, horizon ms; then for each
--- part first byte, bits (see any_bit), and the tokens of calls of which nothing is left, each
--- ended by a space. Reply for each part: 1 = all done, 0 = nothing changed.
+-- part first byte, bits (see any_bit), and the fields of dk:runs of which nothing is
+-- left, each ended by a space. Reply for each part: 1 = all done, 0 = nothing changed.
 local horizon, out = ARGV[2], {}
 for i = 1, #KEYS - 1 do
   local dk, j = KEYS[1 + i], 2 + (i - 1) * 3

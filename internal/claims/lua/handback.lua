@@ -20,7 +20,7 @@ for i = 1, (#KEYS - 1) / 2 do
   else
     void(ARGV[j + 2])
     -- Nothing was started under its entries: those without a hash are none again.
-    if ARGV[j + 1] == 'k' then redis.call('HDEL', dk .. ':runs', ARGV[j + 2]) end
+    if ARGV[j + 1] == 'k' then forget_call(dk, ARGV[j + 2]) end
   end
   local v = ARGV[j + 1] == 'v' and {} or redis.call('HMGET', ck, 's', 'o', ARGV[j + 1], 'p', 'x', 'ph', 'k')
   if v[1] == 'R' and v[2] == ARGV[2] and v[3] == ARGV[j + 2] then
