@@ -14,6 +14,9 @@ const MaxDepth = 100
 
 // scanJSON says why b is not JSON of at most MaxDepth levels, "" if it is.
 func scanJSON(b []byte) string {
+	if validJSON(b) {
+		return ""
+	}
 	if deeper(b, MaxDepth) {
 		return fmt.Sprintf("is nested deeper than %d levels", MaxDepth)
 	}
