@@ -56,7 +56,7 @@ func (p *pipeline) cancel(a *tryOut, now time.Time) {
 	}
 	d.cancelled = true
 	a.deadline = now
-	(*end)()
+	end.end()
 	p.log.Info("a running task is cancelled: its context ends",
 		"task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "run", d.run)
 }

@@ -21,8 +21,8 @@ type tryOut struct {
 	deadline time.Time
 	overdue  time.Time // the loop's: when it first saw that the deadline had passed
 	result   execution.Result
-	end      atomic.Pointer[context.CancelFunc] // nil until it runs
-	state    atomic.Int32                       // exactly one of executor and watchdog ends it
+	end      atomic.Pointer[attemptContext] // nil until it runs
+	state    atomic.Int32                   // exactly one of executor and watchdog ends it
 	late     bool
 }
 
@@ -150,10 +150,10 @@ func (p *pool) executor() {
 
 // one runs an attempt and reports whether this goroutine still counts.
 func (p *pool) one(a *tryOut) bool {
-	ctx, cancel := context.WithDeadline(p.ctx, a.deadline)
-	a.end.Store(&cancel)
+	ctx := &attemptContext{parent: p.ctx, deadline: a.deadline}
+	a.end.Store(ctx)
 	a.result = a.d.kind.exec.Execute(ctx, &a.attempt)
-	cancel()
+	ctx.end()
 	a.late = !a.state.CompareAndSwap(tryRunning, tryFinished)
 	p.w.p.finished.put(a)
 	return !a.late
