@@ -149,9 +149,9 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.unclaimed(d, now)
 		return
 	}
-	p.met.verdicts.WithLabelValues(d.asg.intake.queue, verdictName(g.Verdict)).Inc()
 	d.crashes = g.Claim.Crashes
 	if g.Verdict == claims.VerdictRun {
+		p.met.run(d.asg.intake.queue)
 		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
 		p.claimed[d] = nil
 		if g.InDoubt {
@@ -161,6 +161,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.start(d, now)
 		return
 	}
+	p.met.verdicts.WithLabelValues(d.asg.intake.queue, verdictName(g.Verdict)).Inc()
 	d.known = true
 	p.freeSlot(d)
 	d.unprobe()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/worker/internal/execution"
 )
 
@@ -37,10 +38,12 @@ type metrics struct {
 	parked        prometheus.Gauge
 	claimSeconds  prometheus.Histogram
 	settleSeconds prometheus.Histogram
-	handles       map[string]*attemptHandles // loop only: saves the label lookup
+	handles       map[string]*attemptHandles    // loop only: saves the label lookup
+	granted       map[string]prometheus.Counter // by queue; likewise
 }
 
 type attemptHandles struct {
+	done     prometheus.Counter
 	outcomes [execution.Misconfigured + 1]prometheus.Counter
 	seconds  prometheus.Observer
 }
@@ -83,6 +86,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		claimSeconds:  prometheus.NewHistogram(histogram("claim_duration_seconds", "Time of a claim call.", 0.0001, 12)),
 		settleSeconds: prometheus.NewHistogram(histogram("settle_duration_seconds", "Time of a call that writes outcomes.", 0.0001, 12)),
 		handles:       map[string]*attemptHandles{},
+		granted:       map[string]prometheus.Counter{},
 	}
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
@@ -98,16 +102,31 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 
 // attempt counts one attempt; kind is from the catalog.
 func (m *metrics) attempt(kind string, o execution.Outcome, took time.Duration) {
+	h := m.of(kind)
+	if int(o) < len(h.outcomes) && h.outcomes[o] != nil {
+		h.outcomes[o].Inc()
+	}
+	h.seconds.Observe(took.Seconds())
+}
+
+// run counts a grant.
+func (m *metrics) run(queue string) {
+	c := m.granted[queue]
+	if c == nil {
+		c = m.verdicts.WithLabelValues(queue, verdictName(claims.VerdictRun))
+		m.granted[queue] = c
+	}
+	c.Inc()
+}
+
+func (m *metrics) of(kind string) *attemptHandles {
 	h := m.handles[kind]
 	if h == nil {
-		h = &attemptHandles{seconds: m.attemptTime.WithLabelValues(kind)}
+		h = &attemptHandles{seconds: m.attemptTime.WithLabelValues(kind), done: m.done.WithLabelValues(kind)}
 		for i := execution.Completed; i <= execution.Misconfigured; i++ {
 			h.outcomes[i] = m.attempts.WithLabelValues(kind, i.String())
 		}
 		m.handles[kind] = h
 	}
-	if int(o) < len(h.outcomes) && h.outcomes[o] != nil {
-		h.outcomes[o].Inc()
-	}
-	h.seconds.Observe(took.Seconds())
+	return h
 }

@@ -230,7 +230,7 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 		p.park(d, now.Add(parkFor))
 		return
 	case opDone:
-		p.met.done.WithLabelValues(d.kind.Name).Inc()
+		p.met.of(d.kind.Name).done.Inc()
 		p.recall(d, now)
 		if s.resolve {
 			p.hopResolved(d, now)
