@@ -30,8 +30,8 @@
 // that finished in that window and whose record was not committed yet runs
 // again, under a higher run.
 //
-// Map of the files: claims.go and outcomes.go the words; store.go, claim.go,
-// finish.go, read.go, reassert.go the calls; members.go who lives; lua/ the decisions, one script a
+// Map of the files: claims.go and outcomes.go the words; start.go and lease.go first
+// attempts, all of a call together; store.go, claim.go, finish.go, read.go, reassert.go the calls; members.go who lives; lua/ the decisions, one script a
 // call; incarnation.go, identity.go, ledger.go which life of Redis this is;
 // unsure.go claims whose answer was lost; run.go, config.go, decode.go the forms.
 package claims
