@@ -80,7 +80,9 @@ end
 -- one instead: `first` is then -1 and `bits` their numbers, each ended by a space.
 -- The keys tmp and tmp2 are the callers' to DEL, see forget.
 local function hold(tmp, first, bits)
-  if first ~= '-1' then redis.call('SETRANGE', tmp, first, bits) end
+  if first == '-1' then return end
+  redis.call('DEL', tmp) -- of a call that an error ended
+  redis.call('SETRANGE', tmp, first, bits)
 end
 
 local function forget(tmp, first)
