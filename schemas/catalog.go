@@ -77,6 +77,7 @@ type Kind struct {
 	Dependency   string        // "" = none
 	Concurrency  int           // attempts that run at once on one worker, 0 = no limit of its own
 	HTTP         *HTTPExecutor // nil = a Go handler in the user's own binary
+	Reconcile    *HTTPHook     // effects: once; asked whether an effect in doubt happened; nil = no URL is
 
 	validator *validator // compiled Schema, nil = any payload
 }
@@ -93,6 +94,12 @@ type HTTPExecutor struct {
 	URL       string
 	SecretEnv string         // environment variable with the Standard Webhooks secret; "" = unsigned
 	Responses map[int]string // status → completed | retry | permanent, over the defaults
+}
+
+// HTTPHook is a URL that is asked about a task.
+type HTTPHook struct {
+	URL       string
+	SecretEnv string // as of HTTPExecutor
 }
 
 // Kind returns the kind of that name, nil if the catalog has none.

@@ -46,6 +46,7 @@ kinds:
 	"block":                       kindWith("order: key", "on_dead: block"),
 	"explicit defaults":           kindWith("order: none", "on_dead: continue", "effects: idempotent", "retry: {}"),
 	"once":                        kindWith("effects: once"),
+	"reconcile":                   kindWith("effects: once", "reconcile: {http: {url: https://x/, secret_env: X}}"),
 	"max_delay below default":     kindWith("retry: {max_delay: 100ms}"),
 	"initial_delay above default": kindWith("retry: {initial_delay: 1h}"),
 	"responses of a kind":         kindWith("executor: {http: {url: https://x/}}", "responses: {404: permanent, \"409\": completed, 500: retry}"),
@@ -120,6 +121,12 @@ var badCatalogs = map[string]string{
 	"unknown response":       kindWith("executor: {http: {url: http://x/}}", "responses: {404: dead}"),
 	"responses twice":        kindWith("executor: {http: {url: http://x/, responses: {404: retry}}}", "responses: {404: retry}"),
 	"responses of Go":        kindWith("responses: {404: retry}"),
+	"reconcile of fenced":    kindWith("effects: fenced", "reconcile: {http: {url: https://x/}}"),
+	"reconcile by default":   kindWith("reconcile: {http: {url: https://x/}}"),
+	"reconcile of nothing":   kindWith("effects: once", "reconcile: {}"),
+	"reconcile without url":  kindWith("effects: once", "reconcile: {http: {secret_env: X}}"),
+	"reconcile's file":       kindWith("effects: once", "reconcile: {http: {url: \"file:///x\"}}"),
+	"reconcile's responses":  kindWith("effects: once", "reconcile: {http: {url: https://x/, responses: {404: retry}}}"),
 }
 
 // unseenCatalogs are refused by the parser for what a JSON Schema cannot see:
@@ -159,6 +166,7 @@ var unseenCatalogs = map[string]string{
 	"metadata of Alibaba":     urlOf("http://100.100.100.200/"),
 	"link-local IPv6":         urlOf("http://[fe80::1%25eth0]/"),
 	"unspecified":             urlOf("http://0.0.0.0/"),
+	"reconcile's metadata":    kindWith("effects: once", "reconcile: {http: {url: http://169.254.169.254/}}"),
 	"password in a url":       urlOf("http://user:pass@x/"),
 	"fragment":                urlOf("http://x/#y"),
 	"url without host":        urlOf("http:///run"),

@@ -19,7 +19,7 @@ const maxConcurrency = 100_000
 func (b *builder) kind(e entry) {
 	path := "kinds." + clip(e.name)
 	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "expires_after", "order",
-		"on_dead", "effects", "retry", "dependency", "concurrency", "executor", "responses")
+		"on_dead", "effects", "retry", "dependency", "concurrency", "executor", "reconcile", "responses")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
 
@@ -43,6 +43,7 @@ func (b *builder) kind(e entry) {
 	}
 	k.Concurrency = o.number("concurrency", 0, 1, maxConcurrency)
 	b.executor(o, k)
+	b.reconcile(o, k)
 	b.schema(o, k)
 }
 
@@ -78,19 +79,8 @@ func (b *builder) executor(kind object, k *Kind) {
 			return
 		}
 		web := b.object(h.value, h.at(), kind.path+".executor.http", "url", "secret_env", "responses")
-		k.HTTP = &HTTPExecutor{URL: web.text("url", ""), SecretEnv: web.text("secret_env", "")}
-		if _, ok := web.fields["url"]; !ok {
-			b.fail(h.key, web.path, "has no url")
-		} else if detail := badURL(k.HTTP.URL); detail != "" && k.HTTP.URL != "" {
-			if strings.ContainsAny(k.HTTP.URL, "@?") {
-				web.wrongSecret("url", detail)
-			} else {
-				web.wrong("url", detail)
-			}
-		}
-		if k.HTTP.SecretEnv != "" && !envName.MatchString(k.HTTP.SecretEnv) {
-			web.wrongSecret("secret_env", "must be the name of an environment variable, not the secret")
-		}
+		k.HTTP = &HTTPExecutor{}
+		k.HTTP.URL, k.HTTP.SecretEnv = b.target(web, h)
 		if _, ok := web.fields["responses"]; ok {
 			if _, twice := kind.fields["responses"]; twice {
 				kind.wrong("responses", "is given twice: once for the kind, once under executor.http")
@@ -105,6 +95,43 @@ func (b *builder) executor(kind object, k *Kind) {
 		}
 		k.HTTP.Responses = b.responses(r, join(responses.path, "responses"))
 	}
+}
+
+// target reads url and secret_env of an object.
+func (b *builder) target(web object, at entry) (url, secretEnv string) {
+	url, secretEnv = web.text("url", ""), web.text("secret_env", "")
+	if _, ok := web.fields["url"]; !ok {
+		b.fail(at.key, web.path, "has no url")
+	} else if detail := badURL(url); detail != "" && url != "" {
+		if strings.ContainsAny(url, "@?") {
+			web.wrongSecret("url", detail)
+		} else {
+			web.wrong("url", detail)
+		}
+	}
+	if secretEnv != "" && !envName.MatchString(secretEnv) {
+		web.wrongSecret("secret_env", "must be the name of an environment variable, not the secret")
+	}
+	return url, secretEnv
+}
+
+// reconcile reads the hook of a kind with effects: once.
+func (b *builder) reconcile(kind object, k *Kind) {
+	f, ok := kind.fields["reconcile"]
+	if !ok {
+		return
+	}
+	if k.Effects != EffectsOnce {
+		kind.wrong("reconcile", "needs `effects: once`: other kinds are run again when in doubt, and nothing is asked")
+	}
+	o := b.object(f.value, f.at(), kind.path+".reconcile", "http")
+	h, ok := o.fields["http"]
+	if !ok {
+		kind.wrong("reconcile", "names no hook: want http: {url: …}, or leave it out and register one with worker.Reconcile")
+		return
+	}
+	k.Reconcile = &HTTPHook{}
+	k.Reconcile.URL, k.Reconcile.SecretEnv = b.target(b.object(h.value, h.at(), kind.path+".reconcile.http", "url", "secret_env"), h)
 }
 
 func (b *builder) responses(f entry, path string) map[int]string {

@@ -55,6 +55,7 @@ type delivery struct {
 	started   time.Time
 	cancelled bool // somebody asked, and its context was ended
 	alone     bool // a suspect that runs while nothing else does
+	asks      int  // of the reconcile hook that gave no answer
 	probe     bool // its kind's breaker is open and waits for what comes of it
 
 	hop   []*kgo.Record // what Kafka must have before the acknowledgement

@@ -74,7 +74,7 @@ func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
 	p.produce(d)
 }
 
-// hopLetter produces the dead letter of a task that has just died.
+// hopLetter produces the dead letter of a task whose claim is dead.
 func (p *pipeline) hopLetter(d *delivery, reason schemas.Reason, now time.Time) {
 	d.hop = []*kgo.Record{p.letter(d, reason, d.history, now)}
 	p.tell(d, dlq.EventDead, d.why, map[string]any{"reason": reason})
@@ -83,8 +83,8 @@ func (p *pipeline) hopLetter(d *delivery, reason schemas.Reason, now time.Time) 
 	p.produce(d)
 }
 
-// letterAgain produces the letter of a task that is dead already: its first
-// letter may be missing.
+// letterAgain goes on with a task that is dead already: its letter may be
+// missing, or its hook's answer.
 func (p *pipeline) letterAgain(d *delivery, g *claims.Grant, now time.Time) {
 	c := &g.Claim
 	d.attempt, d.run, d.history = max(c.Attempt, 1), c.Run, decodeHistory(c.History)
@@ -98,9 +98,7 @@ func (p *pipeline) letterAgain(d *delivery, g *claims.Grant, now time.Time) {
 	case reason == schemas.ReasonUnknown:
 		d.why = execution.Result{Class: "in doubt", Message: "its worker went silent while it ran this task; whether the effect happened is not known"}
 	}
-	d.hop = []*kgo.Record{p.letter(d, reason, d.history, now)}
-	p.tell(d, dlq.EventDead, d.why, map[string]any{"reason": reason})
-	p.produce(d)
+	p.died(d, reason, now)
 }
 
 // letter makes the record of a dead letter.

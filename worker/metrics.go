@@ -20,6 +20,7 @@ type metrics struct {
 	waiting       *prometheus.CounterVec
 	verdicts      *prometheus.CounterVec
 	abandoned     *prometheus.CounterVec
+	reconciled    *prometheus.CounterVec
 	cancelled     *prometheus.CounterVec
 	isolated      *prometheus.CounterVec
 	halted        *prometheus.CounterVec
@@ -67,6 +68,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		waiting:       counter("waits_total", "Times that a task began to wait for something that is not its backoff.", "queue", "reason"),
 		verdicts:      counter("claims_total", "Answers of the claim store.", "queue", "verdict"),
 		abandoned:     counter("abandoned_total", "Handlers that ignored the end of their context.", "kind"),
+		reconciled:    counter("reconciled_total", "Answers of reconcile hooks, by verdict; error = none.", "kind", "verdict"),
 		cancelled:     counter("cancelled_total", "Running tasks that ended because somebody asked.", "kind"),
 		isolated:      counter("isolations_total", "Times that a task ran alone because its workers had died while they ran it.", "kind"),
 		halted:        counter("partitions_halted_total", "Partitions halted because Kafka no longer has their records.", "queue"),
@@ -90,7 +92,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
-		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.isolated, m.cancelled, m.halted,
+		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.isolated, m.cancelled, m.reconciled, m.halted,
 		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
 	} {
 		if err := reg.Register(c); err != nil {

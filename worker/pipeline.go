@@ -57,6 +57,7 @@ type pipeline struct {
 	orders     inbox[func(time.Time)] // from revokes, stops and re-assertions
 
 	isolation
+	consults
 	strays int // abandoned handlers that have not returned
 
 	slots      int // free
@@ -186,6 +187,7 @@ func (p *pipeline) drain(asgs []*assignment, now time.Time) {
 	for _, d := range dropped {
 		p.release(d, now)
 	}
+	p.dropDoubts(gone, now)
 	for _, a := range asgs {
 		if a.busy == 0 && a.drained != nil {
 			close(a.drained)

@@ -251,7 +251,7 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 		p.tell(d, dlq.EventCancelled, execution.Result{}, nil)
 		p.ack(d, now)
 	case s.op == opDead:
-		p.hopLetter(d, s.reason, now)
+		p.died(d, s.reason, now)
 	case s.local:
 		d.attempt, d.local = s.next, true
 		p.park(d, s.due)

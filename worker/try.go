@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/perdure/perdure/internal/reconcile"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 )
@@ -96,16 +97,29 @@ func executeOnce(ctx context.Context, deadline time.Time, x execution.Executor, 
 	return r
 }
 
+const classAbandoned = "abandoned"
+
 // abandoned is the result of an attempt whose handler ignores its context.
 func abandoned(k *schemas.Kind) execution.Result {
 	r := execution.Result{
-		Outcome: execution.Retry, Class: "abandoned",
+		Outcome: execution.Retry, Class: classAbandoned,
 		Message: "the handler did not return after its context ended",
 	}
 	if k.Effects == schemas.EffectsOnce {
 		r.Outcome = execution.Unknown
 	}
 	return r
+}
+
+// TryReconcile asks a reconcile hook about a trial's task as a worker does.
+func TryReconcile[T any](ctx context.Context, tr Trial, fn func(context.Context, *Task[T]) (Verdict, error)) (Verdict, error) {
+	return ask(ctx, tr, goHook[T]{fn})
+}
+
+func ask(ctx context.Context, tr Trial, h reconcile.Hook) (Verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, tr.Kind.Timeout)
+	defer cancel()
+	return h.Ask(ctx, &reconcile.Question{Task: tr.Task, Attempt: tr.Attempt, Run: tr.Run})
 }
 
 // Rehearsal is a worker that is connected to nothing: its handlers and
@@ -134,4 +148,15 @@ func (r *Rehearsal) Try(ctx context.Context, tr Trial) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("worker: no handler is registered for %s", tr.Kind.Name)
 	}
 	return try(ctx, tr, x), nil
+}
+
+// Reconcile asks the hook that was registered for the trial's kind; asked is
+// false if none was.
+func (r *Rehearsal) Reconcile(ctx context.Context, tr Trial) (v Verdict, asked bool, err error) {
+	h := r.w.hooks[tr.Kind.Name]
+	if h == nil {
+		return CannotTell, false, nil
+	}
+	v, err = ask(ctx, tr, h)
+	return v, true, err
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/perdure/perdure/internal/reconcile"
+	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 	"github.com/perdure/perdure/worker/internal/httpexec"
@@ -32,8 +34,9 @@ type Worker struct {
 	kinds     map[string]*kind // those of its queues, by name
 	unknown   *kind            // for tasks that die because nobody knows their kind
 	handlers  map[string]execution.Executor
-	around    around  // the handlers' middleware
-	mistakes  []error // of Handle and Use
+	around    around // the handlers' middleware
+	hooks     map[string]reconcile.Hook
+	mistakes  []error // of Handle, Reconcile and Use
 	transport *http.Transport
 
 	boot       atomic.Pointer[string] // tells this process from its earlier lives; a new one after it was removed
@@ -65,6 +68,7 @@ type kind struct {
 	*schemas.Kind
 	exec    execution.Executor
 	breaker *breaker
+	hook    reconcile.Hook // asked about effects in doubt; nil = nothing is
 	ready   []*delivery
 
 	share      float64 // of the worker's slots
@@ -87,7 +91,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		kinds: map[string]*kind{}, handlers: map[string]execution.Executor{},
 		watch:       newWatch(cfg.beatEvery(), cfg.Silence),
 		errands:     make(chan errand, 1),
-		transport:   httpexec.NewTransport(cfg.Concurrency),
+		transport:   webhook.NewTransport(cfg.Concurrency),
 		claimCalls:  make(chan claimCall, 1),
 		cancelLooks: make(chan []*tryOut, 1),
 		settleWake:  make(chan struct{}, 1),
@@ -164,6 +168,11 @@ func (w *Worker) prepare() error {
 			}
 			run.dependency = dependencies[dep.Name]
 		}
+		hook, err := w.hookOf(k)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		run.hook = hook
 		switch {
 		case k.Ordered && k.BlockOnDead:
 			errs = append(errs, fmt.Errorf("kind %s: on_dead: block is not supported by this version: use on_dead: continue", name))

@@ -23,6 +23,7 @@ type KindView struct {
 	RunsIn       string `json:"runs_in"` // the executor's URL, or the user's own worker
 	Schema       string `json:"schema"`
 	Effects      string `json:"effects"`
+	Reconcile    string `json:"reconcile,omitempty"` // the hook's URL
 	Order        string `json:"order"`
 	OnDead       string `json:"on_dead"`
 	Timeout      string `json:"timeout"`
@@ -44,6 +45,9 @@ func ViewKind(cat *schemas.Catalog, k *schemas.Kind) KindView {
 	}
 	if k.HTTP != nil {
 		v.RunsIn = k.HTTP.URL
+	}
+	if k.Reconcile != nil {
+		v.Reconcile = k.Reconcile.URL
 	}
 	if k.SchemaFile != "" {
 		v.Schema = k.SchemaFile

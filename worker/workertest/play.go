@@ -91,11 +91,21 @@ func (s *setup) play(t testing.TB, try func() worker.Outcome) *Story {
 			story.Starts = append(story.Starts, start)
 			switch {
 			case s.kind.Effects == schemas.EffectsOnce:
-				return story.ends(schemas.OutcomeUnknown, schemas.ReasonUnknown, worker.Outcome{})
+				if !s.reconciled(story, worker.Outcome{}) {
+					return story
+				}
+				continue
 			case crashes >= poisonCrashes:
 				return story.ends(schemas.OutcomeDead, schemas.ReasonPoison, worker.Outcome{})
 			}
 			s.inDoubt = true
+			continue
+		}
+		if o.Result == schemas.OutcomeUnknown {
+			story.Starts = append(story.Starts, start)
+			if !s.reconciled(story, o) {
+				return story
+			}
 			continue
 		}
 		if o.Result != schemas.OutcomeRetry {
@@ -113,6 +123,55 @@ func (s *setup) play(t testing.TB, try func() worker.Outcome) *Story {
 		s.attempt++
 		s.inDoubt = false
 	}
+}
+
+// reconciled asks the hook about the last start, and reports whether the task
+// runs again; else the story has ended.
+func (s *setup) reconciled(story *Story, last worker.Outcome) bool {
+	s.run-- // the one in doubt
+	doubted := &story.Starts[len(story.Starts)-1]
+	for asks := 1; ; asks++ {
+		v, asked, err := worker.CannotTell, false, error(nil)
+		if s.hook != nil && last.Class != "abandoned" {
+			v, asked, err = s.hook()
+		}
+		delay := s.delay(asks)
+		switch {
+		case asked && err != nil && asks < s.kind.Retry.MaxAttempts:
+			time.Sleep(delay)
+			continue
+		case !asked || err != nil || v == worker.CannotTell:
+			story.ends(schemas.OutcomeUnknown, schemas.ReasonUnknown, last)
+			return false
+		case v == worker.Happened:
+			story.ends(schemas.OutcomeCompleted, "", last)
+			return false
+		}
+		delay = s.delay(s.attempt)
+		switch {
+		case s.attempt >= s.kind.Retry.MaxAttempts:
+			story.ends(schemas.OutcomeDead, schemas.ReasonExhausted, last)
+			return false
+		case s.task.Expired(time.Now().Add(delay)):
+			story.ends(schemas.OutcomeDead, schemas.ReasonExpired, last)
+			return false
+		}
+		doubted.Waited = delay
+		time.Sleep(delay)
+		s.task.Epoch++
+		s.attempt++
+		s.run, s.inDoubt = int64(s.task.Epoch)<<schemas.RunEpochShift+1, false
+		return true
+	}
+}
+
+// delay is what Play waits after attempt n.
+func (s *setup) delay(n int) time.Duration {
+	d := s.kind.Retry.InitialDelay
+	for i := 1; i < n && d < s.kind.Retry.MaxDelay; i++ {
+		d *= 2
+	}
+	return time.Duration(float64(min(d, s.kind.Retry.MaxDelay)) * s.jitter)
 }
 
 func (s *Story) ends(result schemas.Outcome, reason schemas.Reason, last worker.Outcome) *Story {

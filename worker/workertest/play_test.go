@@ -201,3 +201,62 @@ func TestMistakesFailTheTest(t *testing.T) {
 		t.Errorf("a payload that the schema refuses: told %q", told)
 	}
 }
+
+func TestPlayAsksTheHook(t *testing.T) {
+	type verdicts = []worker.Verdict
+	down := errors.New("ledger is down")
+	for name, c := range map[string]struct {
+		verdicts verdicts // then an error
+		crash    bool
+		want     string
+		asked    int
+	}{
+		"happened":      {verdicts{worker.Happened}, true, "1:crash → completed", 1},
+		"cannot tell":   {verdicts{worker.CannotTell}, false, "1:unknown → unknown unknown", 1},
+		"no answer":     {nil, true, "1:crash → unknown unknown", 3},
+		"did not":       {verdicts{worker.DidNotHappen}, true, "1:crash (1s) → 2:completed → completed", 1},
+		"did not, ever": {verdicts{worker.DidNotHappen, worker.DidNotHappen, worker.DidNotHappen}, false, "1:unknown (1s) → 2:unknown (2s) → 3:unknown → dead exhausted", 3},
+	} {
+		asked := 0
+		hook := func(_ context.Context, task *worker.Task[email]) (worker.Verdict, error) {
+			asked++
+			if !task.InDoubt && !c.crash || task.Payload.To != "a" {
+				return worker.CannotTell, nil
+			}
+			if asked > len(c.verdicts) {
+				return worker.CannotTell, down
+			}
+			return c.verdicts[asked-1], nil
+		}
+		options := []workertest.Option{workertest.Once(), workertest.Attempts(3), workertest.Reconcile(hook)}
+		var err error
+		if c.crash {
+			options = append(options, workertest.Crash(1))
+		} else {
+			err = worker.Unknown(errors.New("cut off"))
+		}
+		s := play(t, handler(err), options...)
+		if s.String() != c.want || asked != c.asked {
+			t.Errorf("%s: %v, asked %d times; want %s, %d", name, s, asked, c.want, c.asked)
+		}
+		if len(s.Starts) == 2 && s.Starts[1].Run <= s.Starts[0].Run {
+			t.Errorf("%s: runs %d, %d", name, s.Starts[0].Run, s.Starts[1].Run)
+		}
+	}
+	p := workertest.New(t, onceFile(t), func(w *worker.Worker) error {
+		worker.Handle(w, "k", handler(worker.Unknown(down)))
+		worker.Reconcile(w, "k", func(context.Context, *worker.Task[email]) (worker.Verdict, error) { return worker.Happened, nil })
+		return nil
+	})
+	if s := p.Play(t, "k", email{To: "a"}); s.Result != schemas.OutcomeCompleted {
+		t.Errorf("a program's own hook: %v", s)
+	}
+}
+
+func onceFile(t *testing.T) string {
+	file := filepath.Join(t.TempDir(), "catalog.yaml")
+	if err := os.WriteFile(file, []byte("version: 1\nqueues: {q: {}}\nkinds: {k: {queue: q, effects: once}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

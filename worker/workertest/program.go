@@ -53,6 +53,7 @@ func (p *Program) setup(t testing.TB, kind string, payload any, options []Option
 	}
 	s := newSetup(t, append([]Option{Kind(k)}, options...))
 	s.accept(t, encode(t, payload))
+	s.hook = func() (worker.Verdict, bool, error) { return p.rehearsal.Reconcile(s.ctx, s.trial()) }
 	return s
 }
 

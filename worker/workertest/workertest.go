@@ -55,6 +55,7 @@ type setup struct {
 	around  []worker.Middleware
 	jitter  float64
 	crashes map[int]bool
+	hook    func() (v worker.Verdict, asked bool, err error)
 	checked bool // the kind's schema is the catalog's
 }
 
@@ -129,6 +130,17 @@ func Crash(starts ...int) Option {
 		}
 		for _, n := range starts {
 			s.crashes[n] = true
+		}
+	}
+}
+
+// Reconcile asks fn, in a Play of effects: once, whether an effect in doubt
+// happened. Not for New: the setup function registers its own.
+func Reconcile[T any](fn func(context.Context, *worker.Task[T]) (worker.Verdict, error)) Option {
+	return func(s *setup) {
+		s.hook = func() (worker.Verdict, bool, error) {
+			v, err := worker.TryReconcile(s.ctx, s.trial(), fn)
+			return v, true, err
 		}
 	}
 }

@@ -2,7 +2,7 @@
 // for handlers in any language.
 //
 // One Executor serves one kind. Connections are kept and shared by all kinds
-// through the transport made by NewTransport, which never connects to
+// through the transport made by webhook.NewTransport, which never connects to
 // link-local and metadata addresses, whatever a name resolves to, and never
 // follows a redirect. What an answer means stands in one table, in
 // response.go. It keeps no state about tasks; its share of I2 is the fence

@@ -4,19 +4,16 @@ package httpexec
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 )
@@ -42,7 +39,7 @@ func New(kind *schemas.Kind, transport http.RoundTripper, getenv func(string) st
 	}
 	e := &Executor{kind: kind, url: u, transport: transport}
 	if name := kind.HTTP.SecretEnv; name != "" {
-		if e.secret, err = parseSecret(getenv(name)); err != nil {
+		if e.secret, err = webhook.ParseSecret(getenv(name)); err != nil {
 			return nil, fmt.Errorf("kind %s: secret_env %s: %w", kind.Name, name, err)
 		}
 	}
@@ -51,19 +48,6 @@ func New(kind *schemas.Kind, transport http.RoundTripper, getenv func(string) st
 
 // Endpoint names what the breaker of this executor guards: scheme and host.
 func (e *Executor) Endpoint() string { return e.url.Scheme + "://" + e.url.Host }
-
-// parseSecret reads a Standard Webhooks secret: base64 with or without the
-// prefix whsec_, 24 to 64 bytes.
-func parseSecret(s string) ([]byte, error) {
-	if s == "" {
-		return nil, errors.New("is not set")
-	}
-	b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(s, "whsec_"))
-	if err != nil || len(b) < 24 || len(b) > 64 {
-		return nil, errors.New("is not a Standard Webhooks secret: whsec_ and 24 to 64 bytes in base64")
-	}
-	return b, nil
-}
 
 // Execute posts the payload and judges the answer.
 func (e *Executor) Execute(ctx context.Context, a *execution.Attempt) execution.Result {
@@ -98,14 +82,4 @@ func readBody(res *http.Response) ([]byte, error) {
 		err = nil
 	}
 	return body, err
-}
-
-// sign returns the webhook-signature of a body, Standard Webhooks 1.0, v1.
-func sign(secret []byte, id, timestamp string, body []byte) string {
-	m := hmac.New(sha256.New, secret)
-	for _, s := range []string{id, ".", timestamp, "."} {
-		m.Write([]byte(s))
-	}
-	m.Write(body)
-	return "v1," + base64.StdEncoding.EncodeToString(m.Sum(nil))
 }

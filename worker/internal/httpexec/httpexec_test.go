@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 	"github.com/perdure/perdure/worker/internal/execution/executiontest"
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func executor(t *testing.T, kind *schemas.Kind, url string) *Executor {
 	t.Helper()
 	kind.HTTP = &schemas.HTTPExecutor{URL: url}
-	tr := NewTransport(4)
+	tr := webhook.NewTransport(4)
 	t.Cleanup(tr.CloseIdleConnections)
 	x, err := New(kind, tr, func(string) string { return "" })
 	if err != nil {
@@ -221,16 +222,16 @@ func TestAConnectionCutAfterTheRequestIsNotRepeatedByItself(t *testing.T) {
 
 func TestTheSignatureIsStandardWebhooks(t *testing.T) {
 	// The example of the Standard Webhooks specification.
-	secret, err := parseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	secret, err := webhook.ParseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := sign(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", []byte(`{"test": 2432232314}`))
+	got := webhook.Sign(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", []byte(`{"test": 2432232314}`))
 	if got != "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=" {
 		t.Errorf("signature %s", got)
 	}
 	for _, bad := range []string{"", "whsec_", "whsec_!!!", "short"} {
-		if _, err := parseSecret(bad); err == nil {
+		if _, err := webhook.ParseSecret(bad); err == nil {
 			t.Errorf("secret %q accepted", bad)
 		}
 	}

@@ -5,22 +5,19 @@ package httpexec
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 )
 
-const fenceDigits = 19
-
 // Fence is a run as it stands in Perdure-Fence: decimal, 19 digits, so that
 // fences compare as strings.
-func Fence(run int64) string { return fmt.Sprintf("%0*d", fenceDigits, run) }
+func Fence(run int64) string { return webhook.Fence(run) }
 
 func (e *Executor) request(ctx context.Context, a *execution.Attempt, now time.Time) *http.Request {
 	t := a.Task
@@ -46,7 +43,7 @@ func (e *Executor) request(ctx context.Context, a *execution.Attempt, now time.T
 	set("Webhook-Id", t.ID)
 	set("Webhook-Timestamp", stamp)
 	if e.secret != nil {
-		set("Webhook-Signature", sign(e.secret, t.ID, stamp, t.Payload))
+		set("Webhook-Signature", webhook.Sign(e.secret, t.ID, stamp, t.Payload))
 	}
 
 	// CloudEvents, binary mode.
@@ -55,12 +52,12 @@ func (e *Executor) request(ctx context.Context, a *execution.Attempt, now time.T
 	set("Ce-Source", schemas.SourcePrefix+source(t.ID))
 	set("Ce-Type", t.Kind)
 	set("Ce-Time", rfc3339(t.Time))
-	set("Ce-Partitionkey", quote(t.Key))
+	set("Ce-Partitionkey", webhook.Quote(t.Key))
 	set("Ce-Dataschema", t.DataSchema)
 	set("Ce-Expirytime", rfc3339(t.Deadline))
 	set("Ce-Traceparent", t.TraceParent)
 	for _, hop := range []string{"traceparent", "tracestate", "baggage"} {
-		set(http.CanonicalHeaderKey(hop), quote(t.Headers[hop]))
+		set(http.CanonicalHeaderKey(hop), webhook.Quote(t.Headers[hop]))
 	}
 	if h.Get("Traceparent") == "" {
 		set("Traceparent", t.TraceParent)
@@ -85,27 +82,6 @@ func (e *Executor) request(ctx context.Context, a *execution.Attempt, now time.T
 		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(t.Payload)), nil },
 	}
 	return req.WithContext(ctx)
-}
-
-// quote makes any text a header value: CloudEvents' HTTP binding percent-encodes
-// what is not printable ASCII, and the quote and percent signs.
-func quote(s string) string {
-	clean := true
-	for i := 0; i < len(s) && clean; i++ {
-		clean = s[i] > 0x20 && s[i] < 0x7f && s[i] != '"' && s[i] != '%' || s[i] == ' ' && i > 0 && i < len(s)-1
-	}
-	if clean {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c <= 0x20 || c >= 0x7f || c == '"' || c == '%' {
-			fmt.Fprintf(&b, "%%%02X", c)
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
 }
 
 func source(id string) string {

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 )
@@ -99,7 +100,7 @@ func (e *Executor) judgeError(ctx context.Context, err error, begun bool) execut
 		if e.kind.Effects == schemas.EffectsOnce {
 			r.Outcome = execution.Unknown
 		}
-	case errors.Is(err, errForbiddenAddress):
+	case errors.Is(err, webhook.ErrForbiddenAddress):
 		r.Outcome, r.Class = execution.Misconfigured, "forbidden address"
 	case errors.As(err, &dns):
 		r.Outcome, r.Class = execution.Misconfigured, "DNS"

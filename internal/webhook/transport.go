@@ -1,6 +1,6 @@
-package httpexec
+package webhook
 
-// The transport that all HTTP executors of a worker share.
+// The transport that all calls of a process share.
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// errForbiddenAddress is wrapped by the error of a dial that was refused here.
-var errForbiddenAddress = errors.New("link-local and metadata addresses are never called")
+// ErrForbiddenAddress is wrapped by the error of a dial that was refused here.
+var ErrForbiddenAddress = errors.New("link-local and metadata addresses are never called")
 
 // metadata are addresses of cloud metadata services outside the link-local
 // ranges.
@@ -60,7 +60,7 @@ func checkAddress(address string) error {
 		forbidden = forbidden || ip == m
 	}
 	if forbidden {
-		return fmt.Errorf("dial %s: %w", ip, errForbiddenAddress)
+		return fmt.Errorf("dial %s: %w", ip, ErrForbiddenAddress)
 	}
 	return nil
 }
