@@ -9,11 +9,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -33,7 +36,7 @@ const (
 	fleetCatalog    = `
 version: 1
 queues:
-  jobs: {partitions: 6, replication: 1}
+  jobs: {partitions: 6, replication: 3}
 kinds:
   job.run:
     queue: jobs
@@ -60,7 +63,7 @@ type duty struct {
 // note is one line of the ledger.
 type note struct {
 	At      time.Time `json:"-"`
-	What    string    `json:"what"` // began, applied
+	What    string    `json:"what"` // began, applied; removed, of a process; else a fault
 	Worker  string    `json:"worker"`
 	PID     int       `json:"pid"`
 	ID      string    `json:"id"`
@@ -83,18 +86,23 @@ func (h *history) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, err.Error(), http.StatusBadRequest)
 		return
 	}
+	if h.add(n) {
+		rw.WriteHeader(http.StatusPreconditionFailed)
+	}
+}
+
+// add notes n and reports whether its fence is refused.
+func (h *history) add(n note) (refused bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n.At = time.Now()
-	if n.Run < h.highest[n.ID] {
-		n.Refused = true
-		rw.WriteHeader(http.StatusPreconditionFailed)
-	}
+	n.Refused = n.Run < h.highest[n.ID]
 	h.highest[n.ID] = max(h.highest[n.ID], n.Run)
 	if n.What == "applied" && !n.Refused {
 		h.applied[n.ID] = true
 	}
 	h.notes = append(h.notes, n)
+	return n.Refused
 }
 
 // since returns a copy of the notes from the i-th on.
@@ -121,6 +129,8 @@ type crew struct {
 	Instance, Redis, Keys, Prefix, URL string
 	Brokers                            []string
 	Held                               bool
+	Log                                string // file
+	Broken                             string // the mutation in this process; "" = none
 }
 
 // runAsCrew turns this test binary into a worker of the fleet; SIGTERM stops it.
@@ -150,9 +160,13 @@ func serveAsCrew(text string) error {
 	if err != nil {
 		return err
 	}
+	log, err := crewLog(c)
+	if err != nil {
+		return err
+	}
 	wk, err := worker.New(
 		worker.Config{Instance: c.Instance, NameHeld: c.Held, Concurrency: 32, Grace: 5 * time.Second, CommitInterval: 50 * time.Millisecond},
-		worker.Deps{Catalog: cat, Names: names, Kafka: []kgo.Opt{kgo.SeedBrokers(c.Brokers...)}, Claims: store})
+		worker.Deps{Catalog: cat, Names: names, Kafka: []kgo.Opt{kgo.SeedBrokers(c.Brokers...)}, Claims: store, Log: log})
 	if err != nil {
 		return err
 	}
@@ -160,6 +174,31 @@ func serveAsCrew(text string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return wk.Run(ctx)
+}
+
+// crewLog is a file, from which the one line that a history is judged by goes to
+// the ledger too: that the others removed this process.
+func crewLog(c crew) (*slog.Logger, error) {
+	out, err := os.OpenFile(c.Log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return slog.New(teller{slog.NewTextHandler(out, nil), c}), nil
+}
+
+type teller struct {
+	slog.Handler
+	crew crew
+}
+
+// Handle implements slog.Handler.
+func (t teller) Handle(ctx context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "the others removed this worker") {
+		if err := post(ctx, http.DefaultClient, t.crew.URL, note{What: "removed", Worker: t.crew.Instance, PID: os.Getpid()}); err != nil {
+			return err
+		}
+	}
+	return t.Handler.Handle(ctx, r)
 }
 
 // onDuty gives wk the handlers that write the ledger.
@@ -214,12 +253,14 @@ type fleet struct {
 	sentMu sync.Mutex
 	seqs   [fleetPartitions]int
 	keys   map[string]int
+	logs   string // directory of the processes' logs
+	broken string // mutation in the processes that are hired
 }
 
-func newFleet(t testing.TB) *fleet {
+func newFleet(t testing.TB, opts ...option) *fleet {
 	t.Helper()
 	f := &fleet{
-		world:  newWorld(t, fleetCatalog),
+		world:  newWorld(t, fleetCatalog, opts...),
 		ledger: &history{highest: map[string]int64{}, applied: map[string]bool{}},
 		sent:   map[string]duty{}, keys: map[string]int{},
 	}
@@ -235,6 +276,16 @@ func newFleet(t testing.TB) *fleet {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.load.Close)
+	if f.logs, err = os.MkdirTemp("", "perdure-fleet-"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the processes' logs are kept in %s", f.logs)
+		} else if err := os.RemoveAll(f.logs); err != nil {
+			t.Error(err)
+		}
+	})
 	return f
 }
 
@@ -251,6 +302,7 @@ func (f *fleet) hire(name string, held bool) *man {
 	f.Helper()
 	text, err := json.Marshal(crew{
 		Instance: name, Redis: f.redis, Keys: f.world.keys, Prefix: f.names.Prefix, URL: f.url, Brokers: f.kafka.Brokers, Held: held,
+		Log: filepath.Join(f.logs, name+".log"), Broken: f.broken,
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -9,6 +9,6 @@ import (
 	"time"
 )
 
-func TestSoakRandomFaults(t *testing.T) { randomFaults(t, 10*time.Minute) }
+func TestSoakFaults(t *testing.T) { chaos(t, 10*time.Minute) }
 
 func TestSoakRebalanceStorm(t *testing.T) { rebalanceStorm(t, 20, time.Minute) }

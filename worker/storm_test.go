@@ -1,11 +1,10 @@
 package worker_test
 
-// Faults and rebalances without end, and then the ledger. The long runs of the
-// same are in soak_test.go.
+// Joins and leaves without end, and then the ledger. The long run of the same is
+// in soak_test.go.
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"syscall"
 	"testing"
 	"time"
@@ -13,55 +12,7 @@ import (
 	"github.com/perdure/perdure/internal/testkit"
 )
 
-func TestRandomFaultsLoseNothing(t *testing.T) { randomFaults(t, 15*time.Second) }
-
 func TestARebalanceStormLosesNothing(t *testing.T) { rebalanceStorm(t, 6, 9*time.Second) }
-
-// randomFaults kills, stops and pauses random workers of a fleet under load for
-// a while, then lets the rest be done, and checks the ledger.
-func randomFaults(t *testing.T, length time.Duration) {
-	f := newFleet(t)
-	men := make([]*man, 4)
-	for i := range men {
-		men[i] = f.hire(fmt.Sprintf("w%d", i), true)
-	}
-	stop := f.feeding(60*time.Millisecond, 30)
-	for _, m := range men {
-		m.runs()
-	}
-	count := map[string]int{}
-	for end := time.Now().Add(length); time.Now().Before(end); {
-		i := rand.IntN(len(men))
-		m := men[i]
-		switch rand.IntN(4) {
-		case 0:
-			count["SIGKILL, back at once"]++
-			m.signal(syscall.SIGKILL)
-			<-m.died
-			men[i] = f.hire(m.name, true)
-		case 1:
-			count["SIGKILL, back later"]++
-			m.signal(syscall.SIGKILL)
-			<-m.died
-			f.pause(2 * time.Second)
-			men[i] = f.hire(m.name, true)
-		case 2:
-			count["SIGTERM"]++
-			m.signal(syscall.SIGTERM)
-			<-m.died
-			men[i] = f.hire(m.name, true)
-		default:
-			count["SIGSTOP"]++
-			m.signal(syscall.SIGSTOP)
-			f.pause(time.Duration(200+rand.IntN(7500)) * time.Millisecond)
-			m.signal(syscall.SIGCONT)
-		}
-		f.pause(time.Duration(500+rand.IntN(1000)) * time.Millisecond)
-	}
-	stop()
-	f.finish(60 * time.Second)
-	t.Logf("faults: %v", count)
-}
 
 // pause lets the fleet be for d: the faults of a test are as far apart as it says.
 func (f *fleet) pause(d time.Duration) {

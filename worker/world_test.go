@@ -60,10 +60,18 @@ type world struct {
 	cl    *kgo.Client
 	seq   atomic.Int64
 	ttl   time.Duration
+	most  int          // replicas of topics
 	log   *slog.Logger // nil = silent
 }
 
 type option func(*world)
+
+// onBrokers takes a cluster of the test's own, with all its brokers as replicas.
+func onBrokers(k *testkit.OwnedKafka) option {
+	return func(w *world) {
+		w.kafka, w.most = testkit.KafkaServer{Brokers: k.Brokers, Prefix: "own-", Real: true}, len(k.Brokers)
+	}
+}
 
 func withRedis(addr string) option { return func(w *world) { w.redis, w.keys = addr, "" } }
 
@@ -85,7 +93,7 @@ func withFakeKafka() option {
 
 func newWorld(t testing.TB, catalog string, opts ...option) *world {
 	t.Helper()
-	w := &world{TB: t, ttl: 3 * time.Second}
+	w := &world{TB: t, ttl: 3 * time.Second, most: 1}
 	for _, o := range opts {
 		o(w)
 	}
@@ -111,7 +119,7 @@ func newWorld(t testing.TB, catalog string, opts ...option) *world {
 
 func (w *world) ensureTopics() {
 	w.Helper()
-	_, err := kafka.Ensure(w.Context(), kadm.NewClient(w.cl), w.cat, kafka.Settings{Names: w.names, History: time.Hour, MaxReplication: 1}, false)
+	_, err := kafka.Ensure(w.Context(), kadm.NewClient(w.cl), w.cat, kafka.Settings{Names: w.names, History: time.Hour, MaxReplication: w.most}, false)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -113,6 +113,7 @@ func (r *OwnedRedis) launch(t testing.TB) {
 func spawnRedis(t testing.TB, dir string, port int, more ...string) *process {
 	t.Helper()
 	args := []string{"--bind", "127.0.0.1", "--port", strconv.Itoa(port),
-		"--save", "", "--appendonly", "no", "--dir", dir, "--daemonize", "no"}
+		"--save", "", "--appendonly", "no", "--dir", dir, "--daemonize", "no",
+		"--repl-diskless-sync-delay", "0", "--rdb-del-sync-files", "yes"} // of replicas and their primaries
 	return spawn(t, dir, "redis-"+strconv.Itoa(port), "redis-server", append(args, more...)...)
 }

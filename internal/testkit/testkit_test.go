@@ -4,6 +4,7 @@ package testkit_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -181,5 +182,43 @@ func TestMigratedPostgresIsCloned(t *testing.T) {
 			t.Fatalf("want an empty outbox: %d rows, %v", rows, err)
 		}
 		exec(t, conn, `create table mine (i int)`)
+	}
+}
+
+func TestAFailedOverRedisIsAnotherServerWithTheData(t *testing.T) {
+	p := testkit.OwnRedisPair(t)
+	c := redis.NewClient(&redis.Options{Addr: p.Addr})
+	defer c.Close()
+	runID := func() string {
+		_, rest, _ := strings.Cut(c.Info(t.Context(), "server").Val(), "run_id:")
+		id, _, _ := strings.Cut(rest, "\r\n")
+		return id
+	}
+	was := runID()
+	for round := range 2 { // and back
+		key := fmt.Sprint("k", round)
+		if err := c.Set(t.Context(), key, "v", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Wait(t.Context(), 1, 10*time.Second).Err(); err != nil {
+			t.Fatal(err)
+		}
+		p.Failover(t)
+		if n, err := c.Exists(t.Context(), key).Result(); err != nil || n != 1 {
+			t.Fatalf("round %d: the replica has no %s (n=%d, err=%v)", round, key, n, err)
+		}
+		now := runID()
+		if now == was || now == "" {
+			t.Errorf("round %d: run_id %q after %q: the address leads to the same server", round, now, was)
+		}
+		was = now
+	}
+	p.Kill(t)
+	if err := c.Ping(t.Context()).Err(); err == nil {
+		t.Error("a killed Redis answers")
+	}
+	p.Restart(t)
+	if n, err := c.DBSize(t.Context()).Result(); err != nil || n != 0 {
+		t.Errorf("a restarted Redis has %d keys (err=%v)", n, err)
 	}
 }
