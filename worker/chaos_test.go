@@ -63,9 +63,7 @@ func chaos(t *testing.T, length time.Duration) {
 	}
 	stop()
 	b.caughtUp()
-	for _, l := range b.letters("jobs") {
-		b.ledger.add(note{What: noteDead, ID: l.TaskID, Worker: fmt.Sprintf("%s: %s", l.Reason, l.Message)})
-	}
+	b.noteDead()
 	b.finish(60 * time.Second)
 	t.Logf("%d rounds of %d faults", rounds, len(workerFaults)+len(serverFaults))
 }

@@ -24,7 +24,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
@@ -131,6 +130,7 @@ type crew struct {
 	Held                               bool
 	Log                                string // file
 	Broken                             string // the mutation in this process; "" = none
+	Session                            time.Duration
 }
 
 // runAsCrew turns this test binary into a worker of the fleet; SIGTERM stops it.
@@ -156,7 +156,7 @@ func serveAsCrew(text string) error {
 		return err
 	}
 	names := kafka.Names{Prefix: c.Prefix}
-	store, err := newStore(c.Redis, c.Keys, names, c.Brokers, claims.DefaultBeatTTL, func(func()) {})
+	store, err := brokenStore(c, names)
 	if err != nil {
 		return err
 	}
@@ -165,12 +165,19 @@ func serveAsCrew(text string) error {
 		return err
 	}
 	wk, err := worker.New(
-		worker.Config{Instance: c.Instance, NameHeld: c.Held, Concurrency: 32, Grace: 5 * time.Second, CommitInterval: 50 * time.Millisecond},
+		worker.Config{
+			Instance: c.Instance, NameHeld: c.Held, Concurrency: 32, Grace: 5 * time.Second,
+			CommitInterval: 50 * time.Millisecond, SessionTimeout: c.Session,
+		},
 		worker.Deps{Catalog: cat, Names: names, Kafka: []kgo.Opt{kgo.SeedBrokers(c.Brokers...)}, Claims: store, Log: log})
 	if err != nil {
 		return err
 	}
-	onDuty(wk, c.Instance, c.URL)
+	if c.Broken != gaveUp {
+		onDuty(wk, c.Instance, c.URL)
+	} else {
+		onDutyOnce(wk, c.Instance, c.URL)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return wk.Run(ctx)
@@ -203,8 +210,14 @@ func (t teller) Handle(ctx context.Context, r slog.Record) error {
 
 // onDuty gives wk the handlers that write the ledger.
 func onDuty(wk *worker.Worker, instance, url string) {
+	handle := dutyHandler(instance, url)
+	worker.Handle(wk, "job.run", handle)
+	worker.Handle(wk, "job.keyed", handle)
+}
+
+func dutyHandler(instance, url string) func(context.Context, *worker.Task[duty]) error {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	handle := func(ctx context.Context, t *worker.Task[duty]) error {
+	return func(ctx context.Context, t *worker.Task[duty]) error {
 		n := note{What: "began", Worker: instance, PID: os.Getpid(), ID: t.ID, Run: t.Run, duty: t.Payload}
 		if err := post(ctx, client, url, n); err != nil {
 			return err
@@ -217,8 +230,6 @@ func onDuty(wk *worker.Worker, instance, url string) {
 		n.What = "applied"
 		return post(ctx, client, url, n)
 	}
-	worker.Handle(wk, "job.run", handle)
-	worker.Handle(wk, "job.keyed", handle)
 }
 
 func post(ctx context.Context, client *http.Client, url string, n note) error {
@@ -254,7 +265,9 @@ type fleet struct {
 	seqs   [fleetPartitions]int
 	keys   map[string]int
 	logs   string // directory of the processes' logs
-	broken string // mutation in the processes that are hired
+
+	broken  string        // mutation in the processes that are hired
+	session time.Duration // their Kafka session; 0 = the default
 }
 
 func newFleet(t testing.TB, opts ...option) *fleet {
@@ -302,7 +315,7 @@ func (f *fleet) hire(name string, held bool) *man {
 	f.Helper()
 	text, err := json.Marshal(crew{
 		Instance: name, Redis: f.redis, Keys: f.world.keys, Prefix: f.names.Prefix, URL: f.url, Brokers: f.kafka.Brokers, Held: held,
-		Log: filepath.Join(f.logs, name+".log"), Broken: f.broken,
+		Log: filepath.Join(f.logs, name+".log"), Broken: f.broken, Session: f.session,
 	})
 	if err != nil {
 		f.Fatal(err)

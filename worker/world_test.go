@@ -30,7 +30,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if runAsVictim() || runAsCrew() {
+	if runAsVictim() || runAsCrew() || runAsMeasured() {
 		return
 	}
 	testkit.Main(m)
@@ -146,12 +146,16 @@ func (w *world) claims(ids ...string) []claims.Claim {
 }
 
 func newStore(addr, prefix string, names kafka.Names, brokers []string, ttl time.Duration, cleanup func(func())) (*claims.Store, error) {
-	rdb := redis.NewClient(&redis.Options{Addr: addr, DialTimeout: time.Second, ReadTimeout: 2 * time.Second, MaxRetries: -1})
-	cleanup(func() { _ = rdb.Close() })
 	ledger, err := claims.NewKafkaLedger(names.Control(), kgo.SeedBrokers(brokers...))
 	if err != nil {
 		return nil, err
 	}
+	return newStoreOver(ledger, addr, prefix, ttl, cleanup)
+}
+
+func newStoreOver(ledger claims.Ledger, addr, prefix string, ttl time.Duration, cleanup func(func())) (*claims.Store, error) {
+	rdb := redis.NewClient(&redis.Options{Addr: addr, DialTimeout: time.Second, ReadTimeout: 2 * time.Second, MaxRetries: -1})
+	cleanup(func() { _ = rdb.Close() })
 	return claims.New(rdb, claims.Config{Prefix: prefix, BeatTTL: ttl, Ledger: ledger})
 }
 
