@@ -58,8 +58,11 @@ func (w *Worker) beat(ctx context.Context, look bool) error {
 	}
 	e := errand{stale: w.staleOwners()}
 	if look {
-		if dead := w.watch.look(asked, answered, peers); dead != nil {
-			e.dead = *dead
+		if dead, several := w.watch.look(asked, answered, peers); dead != nil {
+			e.dead, e.pause = *dead, w.cfg.Silence
+			if several { // they were watched for longer; a beat of theirs still saves the next
+				e.pause = 2 * w.cfg.beatEvery()
+			}
 		}
 	}
 	w.send(e)

@@ -58,8 +58,9 @@ func parseLine(line string) (members []member) {
 // errand is what a beat found to be done that needs Kafka, and so is not done by
 // the goroutine that beats.
 type errand struct {
-	dead  claims.Peer // its Process is "" = nobody
-	stale bool        // some partitions are held under a name of this process that was called dead
+	dead  claims.Peer   // its Process is "" = nobody
+	pause time.Duration // after its removal, until the next in the whole fleet
+	stale bool          // some partitions are held under a name of this process that was called dead
 }
 
 // send hands over an errand unless one is under way: the next beat finds again
@@ -86,7 +87,7 @@ func (w *Worker) errandLoop(ctx context.Context) {
 				w.leaveStale(call)
 			}
 			if e.dead.Process != "" {
-				if err := w.remove(call, e.dead); err != nil && ctx.Err() == nil {
+				if err := w.remove(call, e.dead, e.pause); err != nil && ctx.Err() == nil {
 					w.log.Warn("could not remove a silent worker, trying again", "worker", e.dead.Process, "err", err)
 				}
 			}
@@ -98,8 +99,8 @@ func (w *Worker) errandLoop(ctx context.Context) {
 // remove takes a silent worker out: first its claims, in the one step in which
 // Redis still sees the beats that this worker saw, then its places in Kafka. Who
 // is removed though it lives is fenced by both, and comes back by itself.
-func (w *Worker) remove(ctx context.Context, dead claims.Peer) error {
-	mine, err := w.deps.Claims.Bury(ctx, w.name(), dead, w.cfg.Silence)
+func (w *Worker) remove(ctx context.Context, dead claims.Peer, pause time.Duration) error {
+	mine, err := w.deps.Claims.Bury(ctx, w.name(), dead, pause)
 	if err != nil || !mine {
 		return err
 	}

@@ -46,7 +46,7 @@ func (w *Worker) takeName(ctx context.Context) error {
 			return fmt.Errorf("instance %s: %w (it has beaten for %v): give each process its own PERDURE_INSTANCE, or stop the other first",
 				w.cfg.Instance, errNameTaken, nameWait)
 		}
-		silent := beats.look(asked, now, peers)
+		silent, _ := beats.look(asked, now, peers)
 		left := len(peers)
 		for i := range peers {
 			p := &peers[i]

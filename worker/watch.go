@@ -19,7 +19,8 @@ type watch struct {
 	step    time.Duration // between two beats
 	silence time.Duration // without a beat: dead
 	wary    time.Duration // nobody is called dead so soon after this worker or Redis was away
-	most    int           // so many may be silent together; more have a cause in common
+	most    int           // so many may be silent together; more may have a cause in common
+	certain time.Duration // so long a silence is death even of several, if they are the fewer
 
 	last  time.Time // when the last look was answered; zero = none yet
 	until time.Time // of being wary
@@ -32,13 +33,18 @@ type seen struct {
 }
 
 func newWatch(step, silence time.Duration) *watch {
-	return &watch{step: step, silence: silence, wary: 3 * silence, most: 1, peers: map[string]seen{}}
+	return &watch{step: step, silence: silence, wary: 3 * silence, most: 1, certain: 3 * silence, peers: map[string]seen{}}
 }
 
 // look takes what was asked for at one moment and answered at another, and
-// returns a peer that is to be removed now; nil = nobody. One that somebody
-// began to remove and did not finish comes first.
-func (v *watch) look(asked, answered time.Time, peers []claims.Peer) (dead *claims.Peer) {
+// returns a peer that is to be removed now, nil = nobody, and whether it is one
+// of several. One that somebody began to remove and did not finish comes first.
+//
+// Several that are silent at the same time are more likely cut off or starved
+// together than dead. They are called dead, the one after the other, only when
+// they stay silent for much longer, under the eyes of more that live than they
+// are: a host that died, not a network that is away.
+func (v *watch) look(asked, answered time.Time, peers []claims.Peer) (dead *claims.Peer, several bool) {
 	step := v.step * time.Duration(v.every())
 	late := max(3*step, v.silence/2)
 	var passed time.Duration
@@ -74,13 +80,15 @@ func (v *watch) look(asked, answered time.Time, peers []claims.Peer) (dead *clai
 		}
 	}
 	v.peers = now
+	several = silent > v.most
+	living := 1 + len(now) - silent // with this worker
 	switch {
 	case begun != nil:
-		return begun
-	case silent > v.most || answered.Before(v.until):
-		return nil
+		return begun, several
+	case answered.Before(v.until), several && (silent >= living || longest < v.certain):
+		return nil, false
 	}
-	return dead
+	return dead, several
 }
 
 // blind notes that a beat of this worker's own failed: what it could not see

@@ -45,7 +45,7 @@ func (w *watched) look(d, took time.Duration) string {
 		peers = append(peers, claims.Peer{Process: name, Beats: w.beats[name], Gone: w.gone[name]})
 	}
 	w.now = w.now.Add(took)
-	if dead := w.v.look(asked, w.now, peers); dead != nil {
+	if dead, _ := w.v.look(asked, w.now, peers); dead != nil {
 		return dead.Process
 	}
 	return ""
@@ -114,7 +114,7 @@ var silenceScenarios = map[string]func(w *watched) error{
 		}
 		return nil
 	},
-	"several that fall silent together are left alone": func(w *watched) error {
+	"several that fall silent together are left alone if they are not the fewer": func(w *watched) error {
 		w.looks(5)
 		w.mute["w0/x"], w.mute["w2/x"] = true, true
 		if who, n := w.looks(100); who != "" {
@@ -143,10 +143,76 @@ var silenceScenarios = map[string]func(w *watched) error{
 	},
 }
 
+// severalScenarios have six peers: w0 to w5.
+var severalScenarios = map[string]func(w *watched) error{
+	"the fewer are named one after the other, after three silences": func(w *watched) error {
+		w.looks(5)
+		w.mute["w1/x"], w.mute["w4/x"], w.mute["w5/x"] = true, true, true
+		for left := 3; left > 0; left-- {
+			who, n := w.looks(20)
+			if !w.mute[who] {
+				return fmt.Errorf("%q after %d looks with %d left", who, n, left)
+			}
+			if left == 3 && (n < 18 || n > 20) {
+				return fmt.Errorf("the first after %d looks", n)
+			}
+			if left < 3 && n > 1 {
+				return fmt.Errorf("another only after %d looks more", n)
+			}
+			delete(w.beats, who) // removed
+			delete(w.mute, who)
+		}
+		if who, _ := w.looks(50); who != "" {
+			return fmt.Errorf("%q, who lives", who)
+		}
+		return nil
+	},
+	"one that beats again is spared, and so are the others": func(w *watched) error {
+		w.looks(5)
+		w.mute["w1/x"], w.mute["w4/x"] = true, true
+		if who, n := w.looks(15); who != "" {
+			return fmt.Errorf("%q after %d looks", who, n)
+		}
+		delete(w.mute, "w1/x")
+		delete(w.mute, "w4/x")
+		if who, n := w.looks(100); who != "" {
+			return fmt.Errorf("%q after %d looks", who, n)
+		}
+		return nil
+	},
+	"more than live are left alone": func(w *watched) error {
+		w.looks(5)
+		for i := range 4 {
+			w.mute[fmt.Sprintf("w%d/x", i)] = true
+		}
+		if who, n := w.looks(100); who != "" {
+			return fmt.Errorf("%q after %d looks", who, n)
+		}
+		return nil
+	},
+	"a watcher that was away begins anew": func(w *watched) error {
+		w.looks(5)
+		w.mute["w1/x"], w.mute["w4/x"] = true, true
+		w.looks(15)
+		w.look(testStep, 5*time.Second) // Redis hung
+		if who, n := w.looks(17); who != "" {
+			return fmt.Errorf("%q after %d looks", who, n)
+		}
+		return nil
+	},
+}
+
 func TestSilence(t *testing.T) {
 	for name, scenario := range silenceScenarios {
 		t.Run(name, func(t *testing.T) {
 			if err := scenario(newWatched(3)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	for name, scenario := range severalScenarios {
+		t.Run(name, func(t *testing.T) {
+			if err := scenario(newWatched(6)); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -164,6 +230,8 @@ func TestSilence(t *testing.T) {
 func TestEveryRuleOfSilenceMatters(t *testing.T) {
 	for name, breakIt := range map[string]func(v *watch){
 		"several at once are removed":       func(v *watch) { v.most = 99 },
+		"several are dead as soon as one":   func(v *watch) { v.certain = v.silence },
+		"several are never dead":            func(v *watch) { v.certain = time.Hour },
 		"no patience after being away":      func(v *watch) { v.wary = 0 },
 		"silence is one missing beat":       func(v *watch) { v.silence = testStep },
 		"silence is never long enough":      func(v *watch) { v.silence = time.Hour },
@@ -172,6 +240,11 @@ func TestEveryRuleOfSilenceMatters(t *testing.T) {
 		caught := false
 		for _, scenario := range silenceScenarios {
 			w := newWatched(3)
+			breakIt(w.v)
+			caught = caught || scenario(w) != nil
+		}
+		for _, scenario := range severalScenarios {
+			w := newWatched(6)
 			breakIt(w.v)
 			caught = caught || scenario(w) != nil
 		}
