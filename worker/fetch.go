@@ -17,6 +17,11 @@ import (
 // fetch need not wait for the last.
 const perPoll = 2000
 
+// fetchBytes bounds what one broker sends at once, and with it what the client
+// keeps beside what the gate counts: one such answer a broker. It is as Kafka
+// stores it; small tasks that compress well take twenty times that in memory.
+const fetchBytes = 1 << 20
+
 // arrival is what one poll brought for one partition.
 type arrival struct {
 	asg    *assignment
@@ -57,8 +62,8 @@ func (w *Worker) clientOpts(in *intake) []kgo.Opt {
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxWait(500*time.Millisecond),
-		kgo.FetchMaxBytes(16<<20),
-		kgo.FetchMaxPartitionBytes(4<<20),
+		kgo.FetchMaxBytes(fetchBytes),
+		kgo.FetchMaxPartitionBytes(fetchBytes),
 		// From a poll's return until its records are with their trackers, no
 		// partition may change hands: records of an earlier assignment must not
 		// reach the tracker of a later one.

@@ -12,3 +12,5 @@ import (
 func TestSoakFaults(t *testing.T) { chaos(t, 10*time.Minute) }
 
 func TestSoakRebalanceStorm(t *testing.T) { rebalanceStorm(t, 20, time.Minute) }
+
+func TestSoakABacklogDoesNotGrowTheWorker(t *testing.T) { backlogMemory(t, 1_000_000) }
