@@ -58,13 +58,13 @@ var serverFaults = []fault{
 	{"Redis flushed", func(b *battered) { b.pair.Flush(b) }},
 	{"Redis failed over to its replica", func(b *battered) { b.pair.Failover(b) }},
 	{"a broker killed, two faults of workers, back", func(b *battered) {
+		b.brokers.AwaitAll(b) // since it last happened: two at once would stop Kafka, rightly
 		i := b.random.IntN(len(b.brokers.Brokers))
 		b.brokers.Kill(b, i)
 		for _, j := range b.random.Perm(len(workerFaults))[:2] {
 			b.suffer(workerFaults[j])
 		}
 		b.brokers.Start(b, i)
-		b.brokers.AwaitAll(b)
 	}},
 }
 
@@ -85,9 +85,7 @@ func (b *battered) killed(n int, later time.Duration) {
 	b.Helper()
 	whom := b.random.Perm(len(b.men))[:n]
 	for _, i := range whom {
-		m := b.men[i]
-		b.ledger.add(note{What: faultKilled, Worker: m.name, PID: m.cmd.Process.Pid})
-		m.signal(syscall.SIGKILL)
+		b.men[i].signal(syscall.SIGKILL)
 	}
 	for _, i := range whom {
 		<-b.men[i].died
@@ -101,7 +99,6 @@ func (b *battered) killed(n int, later time.Duration) {
 func (b *battered) paused(d time.Duration) {
 	b.Helper()
 	m := b.men[b.any()]
-	b.ledger.add(note{What: faultPaused, Worker: m.name, PID: m.cmd.Process.Pid})
 	m.signal(syscall.SIGSTOP)
 	b.pause(d)
 	m.signal(syscall.SIGCONT)

@@ -337,8 +337,15 @@ func (f *fleet) hire(name string, held bool) *man {
 	return m
 }
 
+// signal sends s; the history says so first where s can let a task run again.
 func (m *man) signal(s syscall.Signal) {
 	m.Helper()
+	switch s {
+	case syscall.SIGKILL:
+		m.ledger.add(note{What: faultKilled, Worker: m.name, PID: m.cmd.Process.Pid})
+	case syscall.SIGSTOP:
+		m.ledger.add(note{What: faultPaused, Worker: m.name, PID: m.cmd.Process.Pid})
+	}
 	if err := m.cmd.Process.Signal(s); err != nil {
 		m.Fatalf("signal %v to %s: %v", s, m.name, err)
 	}

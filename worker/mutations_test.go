@@ -111,7 +111,6 @@ func (f *fleet) produce(r *kgo.Record) {
 func (f *fleet) died(m *man) {
 	f.Helper()
 	m.runs()
-	f.ledger.add(note{What: faultKilled, Worker: m.name, PID: m.cmd.Process.Pid})
 	m.signal(syscall.SIGKILL)
 	<-m.died
 }

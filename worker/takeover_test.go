@@ -52,7 +52,9 @@ func inFlight(notes []note, pid int) map[string]bool {
 func owners(notes []note) map[int32]int {
 	o := map[int32]int{}
 	for _, n := range notes {
-		o[n.Partition] = n.PID
+		if n.What == "began" {
+			o[n.Partition] = n.PID
+		}
 	}
 	return o
 }

@@ -97,7 +97,7 @@ func (k *OwnedKafka) AwaitAll(t testing.TB) {
 		t.Fatalf("testkit: %v", err)
 	}
 	defer adm.Close()
-	Eventually(t, 2*time.Minute, func() (bool, string) {
+	Eventually(t, 5*time.Minute, func() (bool, string) {
 		for i, p := range k.procs {
 			select {
 			case <-p.done:
