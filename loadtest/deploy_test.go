@@ -180,6 +180,14 @@ func TestADeployThatAddsAKindKillsNothing(t *testing.T) {
 	for _, w := range workers {
 		testkit.Eventually(t, time.Minute, func() (bool, string) { return w.waits(t) > 0, "no task of the new kind has met " + w.name })
 	}
+	// Some come back from their delay, and still nobody knows them.
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		met, sent := 0, s.accepted("load.fresh")
+		for _, w := range workers {
+			met += w.waits(t)
+		}
+		return met > sent+5 || f.balance().Dead > 0, fmt.Sprintf("%d meetings with %d tasks", met, sent)
+	})
 	for i, name := range []string{"a", "b", "c"} {
 		had := f.Ledger.Summary().Tasks
 		workers[i] = f.replace(workers[i], "worker", name)

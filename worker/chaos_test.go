@@ -41,7 +41,9 @@ func seed(t *testing.T) uint64 {
 func chaos(t *testing.T, length time.Duration) {
 	n := seed(t)
 	t.Logf("PERDURE_TEST_SEED=%d", n)
+	began := time.Now()
 	b := newBattered(t, 4, n)
+	t.Logf("servers: %v", time.Since(began).Round(time.Second))
 	stop := b.feeding(60*time.Millisecond, 30)
 	for _, m := range b.men {
 		m.runs()

@@ -40,7 +40,6 @@ func OwnKafka(t testing.TB, n int) *OwnedKafka {
 		t.Fatalf("testkit: %v", err)
 	}
 	cmd := exec.Command(script, "brokers", strconv.Itoa(n), k.dir)
-	cmd.Env = append(os.Environ(), "PERDURE_TEST_BROKER_MEMORY=512m")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
