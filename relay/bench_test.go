@@ -1,67 +1,112 @@
 package relay
 
 // Rows a second through the relay alone: 1 KiB payloads, already committed, to
-// acknowledged and passed by the cursor; and what a row costs in CPU time, of this
-// process and of the relay's Postgres session, which other load on the machine
-// hardly changes. `go test -bench Relay -run - -benchtime 100000x ./relay`.
+// acknowledged and passed by the cursor; and what a row costs in CPU time, which
+// other load on the machine hardly changes: of this process, of the relay's
+// Postgres session, and of the brokers where PERDURE_SERVERS_DIR tells their pids.
+// `go test -bench Relay -run - -benchtime 100000x ./relay`.
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/internal/kafka"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
 
 func BenchmarkRelay(b *testing.B) {
-	for _, chunk := range []int{500, 2000, 5000, 8000} {
-		b.Run(fmt.Sprintf("chunk=%d", chunk), func(b *testing.B) {
-			g := newRig(b)
-			payload := `{"pad":"` + strings.Repeat("x", 1013) + `"}`
-			r := g.relay("bench", func(c *Config) { c.Chunk = chunk })
-			r.deps.Log, r.log = quiet, quiet
-			relayed, done := 0, make(chan struct{})
-			backend := ""
-			r.seams.beforeRead = func(_ context.Context, t *term) error {
-				if backend == "" {
-					backend = fmt.Sprintf("/proc/%d/stat", t.conn.PgConn().PID())
-				}
-				return nil
+	for _, entropy := range []string{"random", "text"} {
+		b.Run(entropy, func(b *testing.B) { benchmarkRelay(b, entropy, kafka.CompressWhatShrinks()) })
+	}
+}
+
+// BenchmarkCompression tries what BenchmarkRelay measures with other codecs than
+// the relay's own choice.
+func BenchmarkCompression(b *testing.B) {
+	for _, entropy := range []string{"random", "text"} {
+		for name, codec := range map[string]kgo.CompressionCodec{
+			"none": kgo.NoCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
+		} {
+			b.Run(entropy+"/"+name, func(b *testing.B) { benchmarkRelay(b, entropy, kgo.ProducerBatchCompression(codec)) })
+		}
+	}
+}
+
+// fill gives n rows of 1 KiB: base64 of noise, which no compressor shrinks by
+// more than a quarter, or words.
+func (g *rig) fill(n int, entropy string) {
+	g.t.Helper()
+	noise := string(incompressible(16 << 20))[1:]
+	if entropy == "text" {
+		noise = strings.Repeat("the payment was disputed by its holder and the bank has asked for evidence ", 1000)
+	}
+	i := 0
+	_, err := g.db.CopyFrom(g.t.Context(), pgx.Identifier{"perdure", "outbox"}, []string{"kind", "queue", "payload", "checked"},
+		pgx.CopyFromFunc(func() ([]any, error) {
+			if i++; i > n {
+				return nil, nil
 			}
-			var postgres time.Duration
-			r.seams.moved = func(_ context.Context, _ *term, w *window) error {
-				if relayed += len(w.rows); relayed >= b.N {
-					select {
-					case <-done:
-					default:
-						postgres = spent(backend)
-						close(done)
-					}
-				}
-				return nil
+			at := i * 997 % (len(noise) - 1024)
+			return []any{"post", "mail", fmt.Appendf(nil, `{"n":"%010d","d":"%s"}`, i, noise[at:at+1001]), true}, nil
+		}))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.exec(`vacuum analyze perdure.outbox`)
+}
+
+func benchmarkRelay(b *testing.B, entropy string, opts ...kgo.Opt) {
+	g := newRig(b)
+	r := g.relay("bench", func(c *Config) { c.LeaseTTL = 5 * time.Second })
+	r.deps.Log, r.log = quiet, quiet
+	r.deps.Kafka = append(r.deps.Kafka, opts...)
+	relayed, done := 0, make(chan struct{})
+	backend := ""
+	r.seams.beforeRead = func(_ context.Context, t *term) error {
+		if backend == "" {
+			backend = fmt.Sprintf("/proc/%d/stat", t.conn.PgConn().PID())
+		}
+		return nil
+	}
+	var postgres time.Duration
+	r.seams.moved = func(_ context.Context, _ *term, w *window) error {
+		if relayed += len(w.rows); relayed >= b.N {
+			select {
+			case <-done:
+			default:
+				postgres = spent(backend)
+				close(done)
 			}
-			g.exec(`insert into perdure.outbox (kind, queue, key, payload, checked)
-				select 'pay', 'payments', 'key-' || n % 1000, convert_to($2, 'UTF8'), true from generate_series(1, $1) n`, b.N, payload)
-			g.exec(`vacuum analyze perdure.outbox`)
-			b.SetBytes(int64(len(payload)))
-			b.ResetTimer()
-			before := ownCPU()
-			run := g.run(r)
-			<-done
-			b.StopTimer()
-			b.ReportMetric(float64((ownCPU()-before).Microseconds())/float64(b.N), "go-µs/row")
-			b.ReportMetric(float64(postgres.Microseconds())/float64(b.N), "pg-µs/row")
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
-			if err := run.stop(); err != nil {
-				b.Fatal(err)
-			}
-		})
+		}
+		return nil
+	}
+	g.fill(b.N, entropy)
+	b.SetBytes(1024)
+	b.ReportAllocs()
+	b.ResetTimer()
+	before, brokers := ownCPU(), brokersCPU()
+	run := g.run(r)
+	<-done
+	b.StopTimer()
+	row := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(b.N) }
+	b.ReportMetric(row(ownCPU()-before), "go-µs/row")
+	b.ReportMetric(row(postgres), "pg-µs/row")
+	b.ReportMetric(row(brokersCPU()-brokers), "kafka-µs/row")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+	if err := run.stop(); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -72,6 +117,19 @@ func ownCPU() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// brokersCPU is the CPU time of the brokers that .ci/servers started, 0 where
+// their pids are not known.
+func brokersCPU() (sum time.Duration) {
+	files, _ := filepath.Glob(filepath.Join(os.Getenv("PERDURE_SERVERS_DIR"), "kafka*.pid"))
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if pid, _, ok := strings.Cut(string(b), " "); err == nil && ok {
+			sum += spent("/proc/" + pid + "/stat")
+		}
+	}
+	return sum
 }
 
 // spent is the CPU time in a process's /proc/PID/stat, 0 where there is none.

@@ -62,9 +62,12 @@ func (c *commit) add(sql string, args ...any) {
 // log adds a row of the relay log. A row never spans two partitions of the
 // outbox: which of them are still needed is asked by range.
 func (c *commit) log(d *delivery) {
-	replay := make(map[int64]bool)
+	var replay map[int64]bool
 	for i := range d.rows {
 		if d.rows[i].taskID != "" {
+			if replay == nil {
+				replay = make(map[int64]bool)
+			}
 			replay[d.rows[i].id] = true
 		}
 	}

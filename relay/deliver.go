@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -26,74 +27,114 @@ const (
 
 func (f fate) String() string { return [...]string{"sent", "dead", "scheduled", "parked"}[f] }
 
-// delivery is what became of rows, in their order.
+// delivery is what became of a slab's rows, in their order. It lives in the slab.
 type delivery struct {
 	rows  []row
 	fates []fate
 	hops  []relaylog.Hop // of sent and dead rows
+	count [4]int         // rows by fate
 }
+
+func (d *delivery) has(f fate) bool { return d.count[f] > 0 }
 
 // deliver produces rows, which are in the order that they must keep. A queue
 // that cannot take records is noted in t.parked and the error is a *waitError:
 // nothing has moved, and the same rows given again park those of that queue.
 // retry is for rows that are parked already: none of them is parked again.
-func (t *term) deliver(ctx context.Context, rows []row, retry bool) (*delivery, error) {
-	d := &delivery{rows: rows, fates: make([]fate, len(rows))}
-	if err := t.out.ask(ctx, t.topicsOf(rows)); err != nil {
+func (t *term) deliver(ctx context.Context, m *slab, retry bool) (*delivery, error) {
+	if err := t.out.ask(ctx, t.topicsOf(m.rows)); err != nil {
 		return nil, err
 	}
-	records := make([]*kgo.Record, len(rows)) // nil: not produced
-	send := make([]*kgo.Record, 0, len(rows))
-	for i := range rows {
-		o := &rows[i]
-		if _, broken := t.parked[o.queue]; broken && !retry {
-			d.fates[i] = t.file(o)
+	m.begin()
+	t.encoder.begin(ctx, time.Now())
+	var way *route
+	for i := range m.rows {
+		o := &m.rows[i]
+		if way == nil || way.queue != o.queue {
+			way = t.routeOf(o.queue)
+		}
+		if way.parked && !retry {
+			m.fates[i] = file(o)
 			continue
 		}
-		k, _ := t.out.topics.get(t.r.deps.Names.Tasks(o.queue))
-		if k.err != nil {
+		if way.tasks.err != nil {
 			if retry {
-				return nil, &waitError{classQueue, fmt.Errorf("kafka: topic of queue %s: %w", o.queue, k.err)}
+				return nil, &waitError{classQueue, fmt.Errorf("kafka: topic of queue %s: %w", o.queue, way.tasks.err)}
 			}
-			t.park(o.queue, k.err)
-			d.fates[i] = t.file(o)
+			t.park(o.queue, way.tasks.err)
+			way.parked = true
+			m.fates[i] = file(o)
 			continue
 		}
-		task, bad := t.r.task(o)
-		rec := t.r.record(task)
-		if death := t.r.examine(o, rec, k.limit, bad); death != nil {
-			letters, _ := t.out.topics.get(t.r.deps.Names.DLQ(o.queue))
-			rec = t.r.letter(o, rec, death, letters.limit)
-			d.fates[i] = fateDead
+		rec := &m.made[i]
+		bad := t.encoder.encode(m, o, way.topic, rec)
+		if death := t.r.examine(o, rec, way.tasks.limit, bad); death != nil {
+			rec = t.r.letter(o, rec, death, way.letters.limit)
+			m.fates[i] = fateDead
 		} else if o.later {
-			d.fates[i] = fateLater
+			m.fates[i] = fateLater
 			continue
 		}
-		records[i] = rec
-		send = append(send, rec)
+		m.records[i] = rec
+		m.send = append(m.send, rec)
 	}
-	if len(send) > 0 {
-		errs, err := t.out.send(ctx, send)
+	if len(m.send) > 0 {
+		errs, err := t.out.send(ctx, m.send)
 		if err != nil {
 			return nil, err
 		}
-		if err := t.judge(rows, records, errs); err != nil {
+		if err := t.judge(m.rows, m.records, errs); err != nil {
 			return nil, err
 		}
 	}
-	t.r.high = max(t.r.high, highest(rows))
-	d.hops = make([]relaylog.Hop, 0, len(send))
-	for i, rec := range records {
+	t.r.high = max(t.r.high, highest(m.rows))
+	for i, rec := range m.records {
 		if rec != nil {
-			d.hops = append(d.hops, relaylog.Hop{ID: rows[i].id, Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset})
+			m.hops = append(m.hops, relaylog.Hop{ID: m.rows[i].id, Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset})
 		}
+	}
+	d := &delivery{rows: m.rows, fates: m.fates, hops: m.hops}
+	for _, f := range m.fates {
+		d.count[f]++
 	}
 	return d, nil
 }
 
+// route is what a pass knows of a queue's topics.
+type route struct {
+	queue, topic, dlq string
+	tasks, letters    topic
+	parked            bool
+}
+
+// maxRoutes bounds what is kept of queues that are in no catalog.
+const maxRoutes = 1000
+
+// routeOf looks at a queue's topics anew. Its result holds until the next call
+// for the same queue.
+func (t *term) routeOf(queue string) *route {
+	way := t.route(queue)
+	way.tasks, _ = t.out.topics.get(way.topic)
+	way.letters, _ = t.out.topics.get(way.dlq)
+	_, way.parked = t.parked[queue]
+	return way
+}
+
+func (t *term) route(queue string) *route {
+	way := t.routes[queue]
+	if way == nil {
+		if len(t.routes) >= maxRoutes {
+			clear(t.routes)
+		}
+		way = &route{queue: queue, topic: t.r.deps.Names.Tasks(queue), dlq: t.r.deps.Names.DLQ(queue)}
+		t.routes[queue] = way
+	}
+	return way
+}
+
 // file says where a row of a broken queue is kept: if it is not due, where it
 // would be anyway.
-func (t *term) file(o *row) fate {
+func file(o *row) fate {
 	if o.later {
 		return fateLater
 	}
@@ -106,8 +147,8 @@ func (t *term) topicsOf(rows []row) map[string]struct{} {
 	last := ""
 	for i := range rows {
 		if q := rows[i].queue; q != last {
-			names[t.r.deps.Names.Tasks(q)] = struct{}{}
-			names[t.r.deps.Names.DLQ(q)] = struct{}{}
+			way := t.route(q)
+			names[way.topic], names[way.dlq] = struct{}{}, struct{}{}
 			last = q
 		}
 	}

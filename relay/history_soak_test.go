@@ -218,7 +218,7 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 	rows := 0
 	for range 60 {
 		l.reach(l.done.Load() + 10)
-		tm.large, tm.limit = false, 1<<20
+		tm.large, tm.at, tm.limit = false, 0, 1<<20
 		w, err := tm.readWindow(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -230,7 +230,7 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 		at := rng.IntN(len(w.rows))
 		g.exec(`update perdure.relay_cursor set upto = $1::text::pg_snapshot, at_id = $2`, w.upto, w.rows[at].id)
 		var rest []int64
-		for tm.large = true; tm.large; {
+		for tm.large, tm.at = true, w.rows[at].id; ; {
 			tm.limit = 1 + rng.IntN(9)
 			c, err := tm.readWindow(t.Context())
 			if err != nil {
@@ -239,11 +239,13 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 			for _, o := range c.rows {
 				rest = append(rest, o.id)
 			}
-			if len(c.rows) == 0 {
+			if c.ended {
 				break
 			}
-			tm.large = c.full
-			g.exec(`update perdure.relay_cursor set at_id = $1`, c.rows[len(c.rows)-1].id)
+			tm.at = c.end
+			if rng.IntN(2) == 0 { // as if read ahead, or not
+				g.exec(`update perdure.relay_cursor set at_id = $1`, c.end)
+			}
 		}
 		var want []int64
 		for _, o := range w.rows[at+1:] {

@@ -34,7 +34,7 @@ const takeCursor = `
 insert into perdure.relay_cursor as c (shard, fence, prev, system_id, database, timeline)
 values ($1, $2, '3:3:', $3, $4, $5)
 on conflict (shard) do update set fence = excluded.fence
-returning c.prev::text, c.upto is not null, c.system_id, c.database, c.timeline,
+returning c.prev::text, c.upto is not null, c.at_id, c.system_id, c.database, c.timeline,
   greatest(pg_snapshot_xmax(c.prev), pg_snapshot_xmax(coalesce(c.upto, c.prev)))
     > pg_snapshot_xmax(pg_current_snapshot())`
 
@@ -50,6 +50,7 @@ where shard = $1 and owner = $2 and fence = $3`
 type cursor struct {
 	prev     string
 	large    bool // a window larger than a chunk is under way
+	atID     int64
 	systemID string
 	database uint32
 	timeline string
@@ -79,7 +80,7 @@ func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence in
 		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)
 	}
 	err = tx.QueryRow(ctx, takeCursor, r.cfg.Source, fence, is.systemID, is.database, is.timeline).
-		Scan(&c.prev, &c.large, &c.systemID, &c.database, &c.timeline, &c.ahead)
+		Scan(&c.prev, &c.large, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
 	if err != nil {
 		return 0, c, false, fmt.Errorf("postgres: take the cursor: %w", err)
 	}

@@ -71,11 +71,11 @@ func (t *term) unpark(ctx context.Context) (int, error) {
 
 // unparkQueue produces the first rows of a parked queue. well says that none is left.
 func (t *term) unparkQueue(ctx context.Context, queue string) (n int, well bool, err error) {
-	rows, err := t.readFiled(ctx, readParked, t.r.cfg.Chunk, queue)
-	if err != nil || len(rows) == 0 {
+	m, err := t.readFiled(ctx, readParked, t.limit, queue)
+	if err != nil || len(m.rows) == 0 {
 		return 0, err == nil, err
 	}
-	d, err := t.deliver(ctx, rows, true)
+	d, err := t.deliver(ctx, m, true)
 	if err != nil {
 		return 0, false, err
 	}
@@ -86,5 +86,5 @@ func (t *term) unparkQueue(ctx context.Context, queue string) (n int, well bool,
 		return 0, false, err
 	}
 	t.r.metrics.count(d)
-	return len(rows), false, nil
+	return len(m.rows), false, nil
 }

@@ -14,9 +14,12 @@ import (
 // nothing.
 func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	began := time.Now()
-	w, err := t.readWindow(ctx)
-	if err != nil {
-		return false, err
+	w := t.ahead
+	t.ahead = nil
+	if w == nil {
+		if w, err = t.readWindow(ctx); err != nil {
+			return false, err
+		}
 	}
 	if t.r.seams.afterRead != nil {
 		if err := t.r.seams.afterRead(ctx, t, w); err != nil {
@@ -24,7 +27,8 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 		}
 	}
 	t.r.metrics.read(w)
-	if len(w.rows) == 0 && w.atID == 0 {
+	if len(w.rows) == 0 && !w.ended {
+		t.reuse(w.slab)
 		return false, nil
 	}
 	if len(w.rows) > 0 && !w.flushed {
@@ -32,9 +36,11 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 			return false, err
 		}
 	}
-	d, err := t.deliver(ctx, w.rows, false)
+	received := t.readAhead(ctx, w)
+	d, err := t.deliver(ctx, w.slab, false)
+	ahead, aheadErr := received() // the connection is ours again
 	if err != nil {
-		return false, t.mend(ctx, err)
+		return false, t.mend(ctx, err) // the chunk is read again: what was read ahead is not behind it
 	}
 	if t.r.seams.beforeCursor != nil {
 		if err := t.r.seams.beforeCursor(ctx, t, w); err != nil {
@@ -44,8 +50,8 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	if err := t.moveCursor(ctx, w, d); err != nil {
 		return false, err
 	}
-	t.large = w.full
-	if later := d.ids(fateLater); len(later) > 0 {
+	t.large, t.at = w.full, w.end
+	if d.has(fateLater) {
 		t.due = time.Now() // promote finds out when the first is due
 	}
 	t.r.metrics.pass(d, time.Since(began))
@@ -54,7 +60,37 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 			return true, err
 		}
 	}
-	return true, nil
+	t.reuse(w.slab)
+	t.ahead = ahead
+	return true, aheadErr
+}
+
+// readAhead begins to read the chunk behind w, where w is a part of a large
+// window, and returns a function that waits for it. In between the connection is
+// the reader's.
+//
+// This is exact because the set is fixed: the target and prev stand in the
+// cursor's row, where the read takes them from, rows are never changed, and only
+// the place to begin is told by us, an id, which is used once. So it reads what it
+// would read after the cursor has moved to w.end; and it is produced only after
+// that move was committed under the fence.
+func (t *term) readAhead(ctx context.Context, w *window) (received func() (*window, error)) {
+	if !t.large || !w.full {
+		return func() (*window, error) { return nil, nil }
+	}
+	type result struct {
+		w   *window
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		next, err := t.readRest(ctx, w.end)
+		done <- result{next, err}
+	}()
+	return func() (*window, error) {
+		r := <-done
+		return r.w, r.err
+	}
 }
 
 // flush makes sure that what was read is on disk before anyone hears of it: a
@@ -77,17 +113,17 @@ func (t *term) flush(ctx context.Context) error {
 func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) error {
 	var c *commit
 	if w.full {
-		c = t.commit(moveWithin, w.upto, w.rows[len(w.rows)-1].id)
+		c = t.commit(moveWithin, w.upto, w.end)
 	} else {
 		c = t.commit(moveBeyond, w.upto)
 	}
 	c.log(d)
-	if ids := d.ids(fateLater); len(ids) > 0 {
-		c.add(fileSchedule, ids)
+	if d.has(fateLater) {
+		c.add(fileSchedule, d.ids(fateLater))
 	}
-	if ids := d.ids(fatePark); len(ids) > 0 {
+	if d.has(fatePark) {
 		queues, whys := t.whys()
-		c.add(fileParked, ids, queues, whys)
+		c.add(fileParked, d.ids(fatePark), queues, whys)
 	}
 	return c.run(ctx)
 }

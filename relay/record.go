@@ -3,9 +3,11 @@ package relay
 // Outbox row → Kafka record, or the reason why it is dead before it begins.
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -16,43 +18,69 @@ import (
 // traceParent is W3C's header; a producer's own is also kept as ce_traceparent.
 const traceParent = "traceparent"
 
-// task is the envelope of a row. The error says that its headers are not a JSON
-// object of strings; the task is then whole but for them.
-func (r *Relay) task(o *row) (*schemas.Task, error) {
-	t := &schemas.Task{
+// encoder makes records. Only the term's goroutine uses it.
+type encoder struct {
+	r    *Relay
+	ctx  context.Context
+	now  time.Time
+	kind *schemas.Kind // of the last row; nil = not in the catalog
+	name string        // of that kind
+	task schemas.Task  // the last row's, used again
+}
+
+// begin is called before a pass's first record.
+func (e *encoder) begin(ctx context.Context, now time.Time) { e.ctx, e.now = ctx, now }
+
+// encode makes the record of a row for topic, in the slab's memory. The error says
+// that the row's headers are not a JSON object of strings; the record is then
+// whole but for them.
+func (e *encoder) encode(m *slab, o *row, topic string, rec *kgo.Record) (bad error) {
+	if o.kind != e.name {
+		e.name, e.kind = o.kind, e.r.deps.Catalog.Kind(o.kind)
+	}
+	t := &e.task
+	*t = schemas.Task{
 		ID: o.taskID, Kind: o.kind, Queue: o.queue, Key: o.key,
 		Payload: o.payload, ContentType: o.contentType,
 		Time: o.created, Deadline: o.deadline,
 		Attempt: 1, Epoch: o.epoch,
 	}
 	if t.ID == "" {
-		t.ID = schemas.ID{Source: r.cfg.Source, Generation: o.generation, Seq: o.id}.String()
+		t.ID = schemas.ID{Source: e.r.cfg.Source, Generation: o.generation, Seq: o.id}.String()
 	}
-	if k := r.deps.Catalog.Kind(o.kind); k != nil {
-		t.DataSchema, t.Ordered = k.SchemaURI, k.Ordered
+	if e.kind != nil {
+		t.DataSchema, t.Ordered = e.kind.SchemaURI, e.kind.Ordered
 	}
-	if o.headers == nil {
-		return t, nil
+	if o.headers != nil {
+		bad = userHeaders(t, o.headers)
 	}
-	if err := json.Unmarshal(o.headers, &t.Headers); err != nil {
+	key, from := len(m.values), len(m.headers)
+	m.values = append(m.values, t.RecordKey()...)
+	to := len(m.values)
+	keyBytes := m.values[key:to:to]
+	m.headers, m.values = schemas.AppendRecordHeadersIn(m.headers, m.values, t)
+	*rec = kgo.Record{
+		Topic:     topic,
+		Key:       keyBytes,
+		Value:     o.payload,
+		Headers:   m.headers[from:len(m.headers):len(m.headers)],
+		Timestamp: e.now,
+		Context:   e.ctx,
+	}
+	return bad
+}
+
+// userHeaders reads the column of them into t.
+func userHeaders(t *schemas.Task, column []byte) error {
+	if err := json.Unmarshal(column, &t.Headers); err != nil {
 		t.Headers = nil
-		return t, fmt.Errorf("headers of the outbox row are not a JSON object of strings: %w", err)
+		return fmt.Errorf("headers of the outbox row are not a JSON object of strings: %w", err)
 	}
 	t.TraceParent = t.Headers[schemas.HeaderTraceParent]
 	if t.TraceParent == "" {
 		t.TraceParent = t.Headers[traceParent]
 	}
-	return t, nil
-}
-
-// record makes the record of a row for its queue.
-func (r *Relay) record(t *schemas.Task) *kgo.Record {
-	return &kgo.Record{
-		Topic:   r.deps.Names.Tasks(t.Queue),
-		Key:     []byte(t.RecordKey()),
-		Value:   t.Payload,
-		Headers: schemas.AppendRecordHeaders([]kgo.RecordHeader(nil), t),
-	}
+	return nil
 }
 
 // recordSize is at least what a batch with only this record takes, uncompressed.

@@ -27,8 +27,8 @@ type Config struct {
 	Release string        // version of this program, kept with each letter
 	History time.Duration // 168h: how long relayed rows and the relay log are kept
 
-	Chunk      int           // 5000: rows of a pass at most
-	ChunkBytes int           // 32 MiB: payload bytes of a pass at most, the last row excepted
+	Chunk      int           // 16000: rows of a pass at most
+	ChunkBytes int           // 16 MiB: payload bytes of a pass at most, the last row excepted
 	LeaseTTL   time.Duration // 5s: a dead relay is replaced after this long
 	Standby    time.Duration // 200ms: how often a standby looks at the lease
 	Idle       time.Duration // 25ms: the longest pause between two empty passes; one costs about 0.3 ms, so idling costs 1 % of a core
@@ -59,10 +59,10 @@ func (c *Config) defaults() {
 		}
 	}
 	if c.Chunk <= 0 {
-		c.Chunk = 5000
+		c.Chunk = 16_000
 	}
 	if c.ChunkBytes <= 0 {
-		c.ChunkBytes = 32 << 20
+		c.ChunkBytes = 16 << 20
 	}
 }
 

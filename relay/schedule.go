@@ -11,8 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const filedRow = `o.id, o.generation, o.epoch, o.created_at, o.deadline, o.kind, o.queue, o.key, o.task_id,
-  o.content_type, o.headers, o.payload, o.checked, false`
+const filedRow = rowColumns + `, null::boolean`
 
 const (
 	readDue = `select ` + filedRow + ` from perdure.scheduled o
@@ -27,12 +26,12 @@ const longestWait = time.Minute
 // promote produces what is due, a chunk at a time, and takes it out of
 // perdure.scheduled in the fenced transaction that logs it. It says how many.
 func (t *term) promote(ctx context.Context) (int, error) {
-	rows, err := t.readFiled(ctx, readDue, t.limit)
+	m, err := t.readFiled(ctx, readDue, t.limit)
 	if err != nil {
 		return 0, err
 	}
-	if len(rows) > 0 {
-		d, err := t.deliver(ctx, rows, false)
+	if len(m.rows) > 0 {
+		d, err := t.deliver(ctx, m, false)
 		if err != nil {
 			return 0, t.mend(ctx, err)
 		}
@@ -49,7 +48,7 @@ func (t *term) promote(ctx context.Context) (int, error) {
 		}
 		t.r.metrics.count(d)
 	}
-	return len(rows), t.setDue(ctx)
+	return len(m.rows), t.setDue(ctx)
 }
 
 // setDue finds out when promote is next needed.
@@ -67,24 +66,21 @@ func (t *term) setDue(ctx context.Context) error {
 }
 
 // readFiled reads rows of perdure.scheduled or perdure.parked, limit at most.
-func (t *term) readFiled(ctx context.Context, sql string, limit int, args ...any) ([]row, error) {
+func (t *term) readFiled(ctx context.Context, sql string, limit int, args ...any) (*slab, error) {
 	all := append([]any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, limit}, args...)
 	rows, err := t.conn.Query(ctx, sql, all...)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: read filed tasks: %w", err)
 	}
 	defer rows.Close()
-	var out []row
-	size := 0
+	m := &slab{}
 	for rows.Next() {
-		if size >= t.r.cfg.ChunkBytes {
-			continue // comes again
+		if m.size < t.r.cfg.ChunkBytes { // the others come again
+			m.add(t.decodeRow(m, rows.RawValues()))
 		}
-		out = append(out, t.decodeRow(rows.RawValues()))
-		size += len(out[len(out)-1].payload)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("postgres: read filed tasks: %w", err)
 	}
-	return out, nil
+	return m, nil
 }

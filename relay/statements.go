@@ -1,60 +1,85 @@
 package relay
 
-// The relay's read. Tests change these texts to see that the history checker
+// The relay's reads. Tests change these texts to see that the history checker
 // notices; nothing else writes them.
 
-// rowColumns are what a record is made of; see decodeRow.
-const rowColumns = `o.id, o.generation, o.epoch, o.created_at, o.deadline, o.kind, o.queue, o.key, o.task_id,
-  o.content_type, o.headers, o.payload, o.checked`
+import "fmt"
 
-// statements are the two reads of a pass. Each is one statement, autocommit,
-// READ COMMITTED, in a transaction that owns no xid. The first row that it gives
-// is the header (upto, flushed, now, at_id), the others are outbox rows; no row
-// at all means that the fence is lost.
+// rowColumns are what a record is made of; see decodeRow. What nearly every row
+// has alike is left out where it is so: a null costs neither server nor relay.
+const rowColumns = `o.id, o.created_at, o.kind, o.queue, o.key, o.task_id, o.payload,
+  nullif(o.content_type, 'application/json'), o.headers, o.deadline, nullif(o.epoch, 0), o.generation,
+  nullif(o.checked, true)`
+
+// difference is the rows that a cursor has not passed and its target sees, as r:
+// new transactions, then those that were open at prev. %s: columns.
 //
-// flushed compares two WAL positions that are read after the statement's
-// snapshot: every commit that the snapshot sees lies before the first of them.
-type statements struct {
-	// window: $1 shard, $2 fence, $3 rows at most. By (xid, id): new
-	// transactions, then those that were open at prev. A short answer ends the window.
-	window string
-	// rest: also $4, ids to look at. The same set by primary key, for the second
-	// and later chunks of a large window; a short answer ends nothing.
-	rest string
-}
-
-func newStatements() statements {
-	const header = `select s.upto::text, s.flushed, now(), s.at_id, null::bigint,
-  null::int, null::int, null::timestamptz, null::timestamptz, null::text, null::text, null::text, null::text,
-  null::text, null::jsonb, null::bytea, null::boolean, null::boolean from s
-union all
-select null, null, null, null, c.* from (`
-	return statements{
-		window: `
+// It is written so that the index by (xid, id) is the only one that fits, however
+// small, empty or never analyzed a partition was when the plan was made: a read by
+// primary key would go through everything that the history keeps. Hence the
+// sub-selects, which are constants to the planner, id + 0, and offset 0, which
+// keeps the lookup by xid one of its own; the session's settings (see connect) do
+// the rest.
+const difference = `
 with s as materialized (
   select c.prev, coalesce(c.upto, pg_current_snapshot()) as upto, c.at_id,
     pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed
   from perdure.relay_cursor c where c.shard = $1 and c.fence = $2),
 r as (
-  select ` + rowColumns + `, coalesce(o.run_at > now(), false) as later
-  from s, perdure.outbox o
-   where o.xid >= pg_snapshot_xmax(s.prev) and o.xid < pg_snapshot_xmax(s.upto)
-     and pg_visible_in_snapshot(o.xid, s.upto) and o.id > s.at_id
+  select %[1]s
+  from perdure.outbox o
+   where o.xid >= pg_snapshot_xmax((select prev from s)) and o.xid < pg_snapshot_xmax((select upto from s))
+     and pg_visible_in_snapshot(o.xid, (select upto from s)) and o.id + 0 > (select at_id from s)
   union all
-  select ` + rowColumns + `, coalesce(o.run_at > now(), false)
-  from s, pg_snapshot_xip(s.prev) x join perdure.outbox o on o.xid = x
-   where pg_visible_in_snapshot(x, s.upto) and o.id > s.at_id)
-` + header + `select * from r order by id limit $3) c`,
+  select o.* from s, pg_snapshot_xip(s.prev) x, lateral (
+    select %[1]s from perdure.outbox o where o.xid = x and o.id + 0 > s.at_id offset 0) o
+   where pg_visible_in_snapshot(x, s.upto))
+`
+
+// A header row stands before the rows, in their columns: now in created_at, upto
+// in kind, flushed in checked. Its id is null.
+const headerRow = `select null::bigint, now(), s.upto::text, null::text, null::text, null::text, null::bytea,
+  null::text, null::jsonb, null::timestamptz, null::int, null::int, s.flushed, null::boolean from s
+union all
+`
+
+// later: run_at is ahead. Null: no.
+const later = `, case when o.run_at > now() then true end`
+
+// statements are the reads of a pass. Each is one statement, autocommit, READ
+// COMMITTED, in a transaction that owns no xid. No row at all means that the
+// fence is lost.
+//
+// flushed compares two WAL positions that are read after the statement's
+// snapshot: every commit that the snapshot sees lies before the first of them.
+type statements struct {
+	// window: $1 shard, $2 fence, $3 rows at most. The difference as it lies in
+	// the index; sort orders it, which costs the server twice as much.
+	window string
+	// next: $1 shard, $2 fence, $3 an id. The lowest id of the difference above $3
+	// and the cursor's, null where there is none.
+	next string
+	// rest: $1 shard, $2 fence, $3 rows at most, $4 and $5 ids. The rows of a held
+	// target with $4 < id ≤ $5 by primary key, in order. It may be asked before the
+	// cursor has come to $4: the set is the same.
+	rest string
+	sort func([]row)
+}
+
+func newStatements() statements {
+	return statements{
+		window: fmt.Sprintf(difference, rowColumns+later) + headerRow + `(select * from r limit $3)`,
+		next: fmt.Sprintf(difference, `o.id`) +
+			`select s.upto::text, (select min(r.id) from r where r.id + 0 > $3) from s`,
 		rest: `
 with s as materialized (
-  select c.prev, c.upto, c.at_id,
-    pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed
+  select c.prev, c.upto, c.at_id, true as flushed
   from perdure.relay_cursor c where c.shard = $1 and c.fence = $2)
-` + header + `select l.* from s, lateral (
-  select ` + rowColumns + `, coalesce(o.run_at > now(), false) as later
+` + headerRow + `(select ` + rowColumns + later + `
   from perdure.outbox o
-   where o.id > s.at_id and o.id <= s.at_id + $4
-     and pg_visible_in_snapshot(o.xid, s.upto) and not pg_visible_in_snapshot(o.xid, s.prev)
-   order by o.id limit $3) l) c`,
+   where o.id > $4 and o.id <= $5 and o.id > (select at_id from s)
+     and pg_visible_in_snapshot(o.xid, (select upto from s)) and not pg_visible_in_snapshot(o.xid, (select prev from s))
+   order by o.id limit $3)`,
+		sort: sortRows,
 	}
 }

@@ -23,20 +23,24 @@ type term struct {
 	out     *producer
 	control *control
 
-	limit  int               // rows of the next chunk
-	expect int               // rows that the next chunk likely has: as the last one
-	large  bool              // the next chunk continues a window by primary key
-	words  map[string]string // see word
-	parked map[string]string // queue → why, of queues whose rows go to perdure.parked
-	due    time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
-	probe  time.Time         // when to try parked queues again
-	upkeep time.Time         // when to look after partitions
+	limit   int               // rows of the next chunk
+	large   bool              // the cursor holds a target: the next chunk continues a large window
+	at      int64             // of which this id and all below are relayed
+	ahead   *window           // the next chunk, if it is read already
+	spare   []*slab           // see slab
+	routes  map[string]*route // by queue; see routeOf
+	encoder encoder
+	words   map[string]string // see word
+	parked  map[string]string // queue → why, of queues whose rows go to perdure.parked
+	due     time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
+	probe   time.Time         // when to try parked queues again
+	upkeep  time.Time         // when to look after partitions
 }
 
 // oneTerm waits for the lease, relays until ctx ends or something fails, and
 // gives the lease back.
 func (r *Relay) oneTerm(ctx context.Context) (err error) {
-	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}}
+	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}, routes: map[string]*route{}, encoder: encoder{r: r}}
 	if t.conn, err = r.connect(ctx); err != nil {
 		return err
 	}
@@ -48,7 +52,7 @@ func (r *Relay) oneTerm(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.fence, t.large = t.fence, c.large
+	r.fence, t.large, t.at = t.fence, c.large, c.atID
 
 	defer func() {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -98,8 +102,14 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 		"default_transaction_isolation":       "read committed",
 		"idle_in_transaction_session_timeout": fmt.Sprint(r.cfg.LeaseTTL.Milliseconds()), // a stopped holder keeps no lock
 		"max_parallel_workers_per_gather":     "0",
-		"work_mem":                            "64MB",
-		"jit":                                 "off",
+		// Every read of the relay has an index that fits. A plan that was made while
+		// a partition was empty must not be one that reads all of it.
+		"enable_seqscan":    "off",
+		"enable_bitmapscan": "off",
+		"enable_hashjoin":   "off",
+		"enable_mergejoin":  "off",
+		"work_mem":          "64MB",
+		"jit":               "off",
 	} {
 		cfg.RuntimeParams[name] = value
 	}

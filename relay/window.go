@@ -2,18 +2,24 @@ package relay
 
 // Reading a window: rows that the cursor has not passed, with the snapshot that
 // they were read under.
+//
+// A window that fits a chunk is one read, by xid. A larger one is opened: its
+// target is written into the cursor, and its chunks are read by primary key, each
+// while the one before it is produced.
 
 import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/schemas"
 )
 
-// row is one outbox row (or the same row filed as scheduled or parked).
+// row is one outbox row (or the same row filed as scheduled or parked). Its
+// payload and headers lie in its slab.
 type row struct {
 	id          int64
 	generation  int
@@ -33,115 +39,185 @@ type row struct {
 
 // window is one chunk of what is to be relayed.
 type window struct {
+	*slab          // rows, in order of id
 	upto    string // the snapshot read under
 	now     time.Time
 	flushed bool  // all that upto sees is on disk
-	atID    int64 // rows up to this id were relayed by earlier chunks
-	rows    []row // in order of id
 	full    bool  // there may be more below upto
+	end     int64 // where full: ids up to this one are read
+	ended   bool  // the end of a large window: no rows, the cursor moves beyond
 }
 
 // readWindow reads the next chunk. errLeaseLost: the fence is another's.
 func (t *term) readWindow(ctx context.Context) (*window, error) {
-	limit := t.limit
-	var w *window
-	var err error
 	if t.large {
-		w, err = t.read(ctx, t.r.sql.rest, t.r.cfg.Source, t.fence, limit, int64(restSpan*limit))
-		if err != nil {
-			return nil, err
-		}
-		// Only the read by xid can tell that a window has ended.
-		w.full = true
-		if len(w.rows) > 0 {
-			return w, nil
-		}
-		t.large = false
+		return t.readRest(ctx, t.at)
 	}
-	w, err = t.read(ctx, t.r.sql.window, t.r.cfg.Source, t.fence, limit)
+	limit := t.limit
+	w, over, err := t.read(ctx, t.r.sql.window, limit+1)
 	if err != nil {
 		return nil, err
 	}
-	w.full = w.full || len(w.rows) == limit
-	return w, nil
+	if !over && len(w.rows) <= limit {
+		t.r.sql.sort(w.rows)
+		return w, nil
+	}
+	// The cursor's commit also puts on disk all that upto sees.
+	if err := t.commit(moveWithin, w.upto, int64(0)).run(ctx); err != nil {
+		return nil, err
+	}
+	t.large, t.at = true, 0
+	t.reuse(w.slab)
+	next, _, err := t.next(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	return t.readRest(ctx, max(0, next-1))
 }
 
-// restSpan bounds what a read by primary key looks at, in ids per row wanted:
-// a gap of old ids between a late commit and the rest is left to the read by xid.
-const restSpan = 20
+// restSpan is how many ids a read by primary key looks at, for each row that it
+// may return: a wider gap of old ids, between a late commit and the rest, is
+// jumped over.
+const restSpan = 4
 
-func (t *term) read(ctx context.Context, sql string, args ...any) (*window, error) {
-	if t.r.seams.beforeRead != nil {
-		if err := t.r.seams.beforeRead(ctx, t); err != nil {
+// readRest reads the next chunk of a held target above id at.
+func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
+	for {
+		// One partition at a time: its index gives the order, and nothing is sorted.
+		limit, to := t.limit, min(at+int64(restSpan*t.limit), (at+1)/partitionSize*partitionSize+partitionSize-1)
+		w, over, err := t.read(ctx, t.r.sql.rest, limit, at, to)
+		if err != nil {
 			return nil, err
 		}
+		if n := len(w.rows); n > 0 {
+			for i := 1; i < n; i++ {
+				if w.rows[i-1].id >= w.rows[i].id {
+					return nil, fmt.Errorf("relay: the outbox came out of order, id %d after %d", w.rows[i].id, w.rows[i-1].id)
+				}
+			}
+			w.full, w.end = true, to
+			if over || n == limit {
+				w.end = w.rows[n-1].id
+			}
+			return w, nil
+		}
+		t.reuse(w.slab)
+		next, upto, err := t.next(ctx, to)
+		if err != nil {
+			return nil, err
+		}
+		if next == 0 {
+			return &window{slab: t.slab(), upto: upto, now: w.now, flushed: true, ended: true}, nil
+		}
+		at = next - 1
 	}
-	rows, err := t.conn.Query(ctx, sql, append([]any{pgx.QueryResultFormats{pgx.BinaryFormatCode}}, args...)...)
+}
+
+// next is the lowest id of the difference above at; 0 = there is none.
+func (t *term) next(ctx context.Context, at int64) (id int64, upto string, err error) {
+	var least *int64
+	rows, err := t.conn.Query(ctx, t.r.sql.next, t.r.cfg.Source, t.fence, at)
 	if err != nil {
-		return nil, fmt.Errorf("postgres: read the outbox: %w", err)
+		return 0, "", fmt.Errorf("postgres: look for the next row of the outbox: %w", err)
 	}
 	defer rows.Close()
-	w := &window{rows: make([]row, 0, t.expect)}
-	head, size := false, 0
+	if rows.Next() {
+		if err := rows.Scan(&upto, &least); err != nil {
+			return 0, "", fmt.Errorf("postgres: look for the next row of the outbox: %w", err)
+		}
+		rows.Close()
+	}
+	switch {
+	case rows.Err() != nil:
+		return 0, "", fmt.Errorf("postgres: look for the next row of the outbox: %w", rows.Err())
+	case upto == "":
+		return 0, "", fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
+	case least == nil:
+		return 0, upto, nil
+	}
+	return *least, upto, nil
+}
+
+// read runs one of the two reads of rows; ids are what $4 and $5 are. over says
+// that there were more bytes than a chunk may have: the rows behind them are not
+// in the window. The statement is planned for these ids where it has any: by them
+// the planner knows which partition is asked.
+func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w *window, over bool, err error) {
+	if t.r.seams.beforeRead != nil {
+		if err := t.r.seams.beforeRead(ctx, t); err != nil {
+			return nil, false, err
+		}
+	}
+	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, t.fence, limit}
+	if len(ids) > 0 {
+		args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
+	}
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	rows, err := t.conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, false, fmt.Errorf("postgres: read the outbox: %w", err)
+	}
+	defer rows.Close()
+	w = &window{slab: t.slab()}
+	head := false
 	for rows.Next() {
 		v := rows.RawValues()
-		if v[0] != nil {
+		if v[0] == nil {
 			head = true
-			w.upto, w.flushed = string(v[0]), v[1][0] != 0
-			w.now, w.atID = pgTime(v[2]), int64(binary.BigEndian.Uint64(v[3]))
+			w.now, w.upto, w.flushed = pgTime(v[1]), string(v[2]), v[12] == nil || v[12][0] != 0
 			continue
 		}
-		if size >= t.r.cfg.ChunkBytes {
-			w.full = true // the rest comes again, in a smaller chunk
+		if w.size >= t.r.cfg.ChunkBytes {
+			over = true
 			continue
 		}
-		next := t.decodeRow(v[4:])
-		if n := len(w.rows); n > 0 && w.rows[n-1].id >= next.id {
-			return nil, fmt.Errorf("relay: the outbox came out of order, id %d after %d", next.id, w.rows[n-1].id)
-		}
-		w.rows = append(w.rows, next)
-		size += len(next.payload)
+		w.add(t.decodeRow(w.slab, v))
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("postgres: read the outbox: %w", err)
+		return nil, false, fmt.Errorf("postgres: read the outbox: %w", err)
 	}
 	if !head {
-		return nil, fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
+		return nil, false, fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
 	}
-	t.expect = len(w.rows)
-	t.adapt(w)
-	return w, nil
+	t.adapt(w.slab)
+	return w, over, nil
 }
 
-// adapt makes the next chunk smaller where this one's bytes were too many, so
-// that rows are not read to be thrown away, and larger again later.
-func (t *term) adapt(w *window) {
-	if w.full {
-		t.limit = max(1, len(w.rows))
-	} else {
-		t.limit = min(t.r.cfg.Chunk, 2*t.limit)
+// adapt sets how many rows the next chunk has, so that rows which are large are
+// not read to be thrown away.
+func (t *term) adapt(m *slab) {
+	if n := len(m.rows); n > 0 {
+		t.limit = max(1, min(t.r.cfg.Chunk, int(int64(t.r.cfg.ChunkBytes)*int64(n)/int64(m.size+1))))
 	}
 }
 
-// decodeRow reads rowColumns and later from their binary form. It copies what it keeps.
-func (t *term) decodeRow(v [][]byte) row {
+// decodeRow reads rowColumns and later from their binary form. It copies what it
+// keeps: bytes into m.
+func (t *term) decodeRow(m *slab, v [][]byte) row {
 	r := row{
 		id:          int64(binary.BigEndian.Uint64(v[0])),
-		generation:  int(int32(binary.BigEndian.Uint32(v[1]))),
-		epoch:       int(int32(binary.BigEndian.Uint32(v[2]))),
-		created:     pgTime(v[3]),
-		deadline:    pgTime(v[4]),
-		kind:        t.word(v[5]),
-		queue:       t.word(v[6]),
-		key:         string(v[7]),
-		taskID:      string(v[8]),
-		contentType: t.word(v[9]),
-		payload:     slices.Clone(v[11]),
-		checked:     v[12][0] != 0,
-		later:       v[13][0] != 0,
+		created:     pgTime(v[1]),
+		kind:        t.word(v[2]),
+		queue:       t.word(v[3]),
+		key:         string(v[4]),
+		taskID:      string(v[5]),
+		payload:     m.bytes.copy(v[6]),
+		contentType: schemas.JSONContentType,
+		deadline:    pgTime(v[9]),
+		generation:  int(int32(binary.BigEndian.Uint32(v[11]))),
+		checked:     v[12] == nil || v[12][0] != 0,
+		later:       v[13] != nil && v[13][0] != 0,
 	}
-	if len(v[10]) > 1 { // a version byte stands before jsonb's text
-		r.headers = slices.Clone(v[10][1:])
+	if v[7] != nil {
+		r.contentType = t.word(v[7])
+	}
+	if len(v[8]) > 1 { // a version byte stands before jsonb's text
+		r.headers = m.bytes.copy(v[8][1:])
+	}
+	if v[10] != nil {
+		r.epoch = int(int32(binary.BigEndian.Uint32(v[10])))
 	}
 	return r
 }

@@ -38,18 +38,26 @@ const timeLayout = time.RFC3339Nano
 // the codec's own is not written a second time. All values share one allocation
 // and none aliases t.
 func AppendRecordHeaders[H RecordHeader](dst []H, t *Task) []H {
-	return appendHeaders(dst, t, false)
+	dst, _ = appendHeaders(dst, make([]byte, 0, valueBytes(t)), t, false)
+	return dst
+}
+
+// AppendRecordHeadersIn is AppendRecordHeaders for one who makes many records:
+// the values are appended to buf, which it returns, and share its memory.
+func AppendRecordHeadersIn[H RecordHeader](dst []H, buf []byte, t *Task) ([]H, []byte) {
+	return appendHeaders(dst, buf, t, false)
 }
 
 // AppendRetryHeaders is AppendRecordHeaders for a record on retry.<tier>: it
 // adds the queue to go back to. Set t.Due to when the attempt is due.
 func AppendRetryHeaders[H RecordHeader](dst []H, t *Task) []H {
-	return appendHeaders(dst, t, true)
+	dst, _ = appendHeaders(dst, make([]byte, 0, valueBytes(t)), t, true)
+	return dst
 }
 
-func appendHeaders[H RecordHeader](dst []H, t *Task, retry bool) []H {
+func appendHeaders[H RecordHeader](dst []H, buf []byte, t *Task, retry bool) ([]H, []byte) {
 	dst = slices.Grow(dst, 14+len(t.Headers))
-	w := headerWriter[H]{dst: dst, buf: make([]byte, 0, valueBytes(t))}
+	w := headerWriter[H]{dst: dst, buf: slices.Grow(buf, valueBytes(t))} // whole, so that no value is cut by a move
 
 	w.text(HeaderSpecVersion, SpecVersion)
 	w.text(HeaderID, t.ID)
@@ -94,7 +102,7 @@ func appendHeaders[H RecordHeader](dst []H, t *Task, retry bool) []H {
 		w.text(HeaderQueue, t.Queue)
 	}
 	w.users(t.Headers)
-	return w.dst
+	return w.dst, w.buf
 }
 
 // orderKey is the only value of HeaderOrder.

@@ -44,6 +44,7 @@ func ClientOpts(c config.Config, role, instance string, log *slog.Logger) ([]kgo
 		kgo.ClientID("perdure-" + role + "-" + instance),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		BatchLimit(Names{c.KafkaTopicPrefix}, MaxTaskRecord),
+		CompressWhatShrinks(),
 		kgo.DialTimeout(5 * time.Second),
 		kgo.RequestTimeoutOverhead(10 * time.Second),
 		kgo.MetadataMinAge(time.Second), // a new leader is found this soon

@@ -1,0 +1,67 @@
+package relay
+
+// How the server finds the rows: by the index that the read is made for, whatever
+// it knew of the outbox when it made its plan, and with how much history there is.
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// explain is the plan of a statement with the session's settings, made for no
+// particular parameters (generic) or for these.
+func explain(t *testing.T, conn *pgx.Conn, sql string, generic bool, args string) string {
+	t.Helper()
+	mode := "force_custom_plan"
+	if generic {
+		mode = "force_generic_plan"
+	}
+	for _, q := range []string{`set plan_cache_mode = ` + mode, `deallocate all`, `prepare p (text, bigint, bigint, bigint, bigint) as ` + sql} {
+		if _, err := conn.Exec(context.Background(), q, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	rows, err := conn.Query(context.Background(), `explain execute p(`+args+`)`, pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestReadsUseTheIndexMadeForThem(t *testing.T) {
+	g := newRig(t)
+	g.exec(`alter table perdure.outbox_p0000000000 set (autovacuum_enabled = off)`)
+	r := g.relay("a", nil)
+	conn, err := r.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	g.exec(`insert into perdure.relay_cursor (shard, fence, prev, upto, system_id, database, timeline) values ('main', 1, '3:3:', '9:9:', '', 1, '')`)
+	for _, state := range []struct{ name, sql string }{
+		{"an empty outbox", `select 1`},
+		{"never analyzed", `insert into perdure.outbox (kind, queue, payload) select 'pay', 'payments', repeat('x', 300)::bytea from generate_series(1, 20000)`},
+		{"analyzed", `analyze perdure.outbox`},
+	} {
+		g.exec(state.sql)
+		for _, generic := range []bool{true, false} {
+			for name, sql := range map[string]string{"window": r.sql.window, "next": r.sql.next} {
+				plan := explain(t, conn, sql, generic, `'main', 1, 100, 0, 0`)
+				if strings.Count(plan, "_xid_id_idx") != strings.Count(plan, "Index Cond: ((xid >=")+strings.Count(plan, "Index Cond: (xid = ") || strings.Count(plan, "_xid_id_idx") != 2*17 || strings.Contains(plan, "outbox_p0000000000_pkey") || strings.Contains(plan, "Seq Scan on outbox") {
+					t.Errorf("%s, %s (generic: %v):\n%s", name, state.name, generic, plan)
+				}
+			}
+		}
+		plan := explain(t, conn, r.sql.rest, false, `'main', 1, 16000, 100, 64100`) // it is always planned for its ids
+		if !strings.Contains(plan, "outbox_p0000000000_pkey") || strings.Contains(plan, "Sort") || strings.Contains(plan, "Seq Scan on outbox") || strings.Contains(plan, "outbox_p0000000001") {
+			t.Errorf("rest, %s:\n%s", state.name, plan)
+		}
+	}
+}
