@@ -3,6 +3,12 @@ package relay
 // The lease: one row, on the database's clock. Whoever takes it writes its new
 // fence into the cursor too, in the same transaction, so that a holder which was
 // stopped for long can move nothing when it wakes.
+//
+// The holder's session also holds an advisory lock that is named by the fence. The
+// cursor is moved on that session and no other; so where the lock is free, the
+// holder can move nothing more, and nobody needs to wait for the lease's end: a
+// killed process is replaced as soon as the server has noticed. A stopped one keeps
+// its session, and its lease runs out.
 
 import (
 	"context"
@@ -20,14 +26,18 @@ insert into perdure.relay_lease as l (shard, owner, fence, until)
 values ($1, $2, 1, clock_timestamp() + $3::interval)
 on conflict (shard) do update
   set owner = excluded.owner, fence = l.fence + 1, until = excluded.until
-  where l.until <= clock_timestamp() or (l.owner = $2 and l.fence = $4)
-returning fence`
+  where l.until <= clock_timestamp() or (l.owner = $2 and l.fence = $4) or l.fence = $5
+returning fence, pg_try_advisory_lock(hashtext(shard), (fence % 2147483647)::int)`
 
 // leaseFree is asked before: an upsert that does nothing still takes an xid and
-// locks the row, several times a second on every standby.
+// locks the row, many times a second on every standby. gone: no session holds the
+// lock of the fence; we do now.
 const leaseFree = `
-select coalesce((select until <= clock_timestamp() or (owner = $2 and fence = $3)
-  from perdure.relay_lease where shard = $1), true)`
+select coalesce(l.until <= clock_timestamp() or (l.owner = $2 and l.fence = $3), true), coalesce(l.fence, 0),
+  case when l.until > clock_timestamp() then pg_try_advisory_lock(hashtext(l.shard), (l.fence % 2147483647)::int) else false end
+from (select 1) one left join perdure.relay_lease l on l.shard = $1`
+
+const unlockGone = `select pg_advisory_unlock(hashtext($1), ($2::bigint % 2147483647)::int)`
 
 // A first cursor has seen nothing: no transaction id lies below 3.
 const takeCursor = `
@@ -59,12 +69,21 @@ type cursor struct {
 
 // take takes the lease if it is free. ok is false while another holds it.
 func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence int64, c cursor, ok bool, err error) {
-	var free bool
-	if err := conn.QueryRow(ctx, leaseFree, r.cfg.Source, r.cfg.Owner, r.fence).Scan(&free); err != nil || !free {
-		if err != nil {
-			err = fmt.Errorf("postgres: look at the lease: %w", err)
+	var free, gone bool
+	var holder int64 // its fence
+	if err := conn.QueryRow(ctx, leaseFree, r.cfg.Source, r.cfg.Owner, r.fence).Scan(&free, &holder, &gone); err != nil {
+		return 0, c, false, fmt.Errorf("postgres: look at the lease: %w", err)
+	}
+	if gone {
+		r.log.Info("the session of the lease's holder is gone", "fence", holder)
+		if _, err := conn.Exec(ctx, unlockGone, r.cfg.Source, holder); err != nil {
+			return 0, c, false, fmt.Errorf("postgres: look at the lease: %w", err)
 		}
-		return 0, c, false, err
+	} else {
+		holder = 0 // no fence
+	}
+	if !free && !gone {
+		return 0, c, false, nil
 	}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -72,12 +91,16 @@ func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence in
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
 
-	err = tx.QueryRow(ctx, takeLease, r.cfg.Source, r.cfg.Owner, interval(r.cfg.LeaseTTL), r.fence).Scan(&fence)
+	var locked bool
+	err = tx.QueryRow(ctx, takeLease, r.cfg.Source, r.cfg.Owner, interval(r.cfg.LeaseTTL), r.fence, holder).Scan(&fence, &locked)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, c, false, nil
 	}
 	if err != nil {
 		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)
+	}
+	if !locked { // by a standby whose own take failed: it has left by the next try
+		return 0, c, false, fmt.Errorf("postgres: take the lease: another session holds the lock of fence %d", fence)
 	}
 	err = tx.QueryRow(ctx, takeCursor, r.cfg.Source, fence, is.systemID, is.database, is.timeline).
 		Scan(&c.prev, &c.large, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)

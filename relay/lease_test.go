@@ -44,18 +44,49 @@ func TestStandbyTakesOverAtOnceFromOneThatStops(t *testing.T) {
 	g.right(10 * time.Second)
 }
 
+// A holder that is stopped, or whose host is gone, keeps its session.
 func TestLeaseOfADeadRelayRunsOut(t *testing.T) {
 	g := newRig(t)
 	g.exec(`insert into perdure.relay_lease (shard, owner, fence, until)
-		values ('main', 'dead', 41, clock_timestamp() + interval '700 ms')`)
+		values ('main', 'dead', 41, clock_timestamp() + interval '1500 ms')`)
+	end := one[time.Time](g, `select until from perdure.relay_lease`)
+	session := g.begin()
+	if _, err := session.Exec(t.Context(), `select pg_advisory_lock(hashtext('main'), 41)`); err != nil {
+		t.Fatal(err)
+	}
 	r := g.relay("a", nil)
 	g.run(r)
 	testkit.Eventually(t, 10*time.Second, active(r))
-	if late := one[bool](g, `select moved_at < clock_timestamp() and fence = 42 from perdure.relay_cursor`); !late {
-		t.Error("the fence did not grow from the dead relay's")
+	if late := one[bool](g, `select moved_at >= $1 and fence = 42 from perdure.relay_cursor`, end); !late {
+		t.Error("it did not wait for the lease's end, or the fence did not grow from the dead relay's")
 	}
 	if r.Status().Fence != 42 {
 		t.Errorf("fence %d, want 42", r.Status().Fence)
+	}
+}
+
+// The server ends a killed process's session: its lease is taken long before its end.
+func TestLeaseOfAKilledRelayIsTakenAtOnce(t *testing.T) {
+	g := newRig(t)
+	g.exec(`insert into perdure.relay_lease (shard, owner, fence, until)
+		values ('main', 'killed', 41, clock_timestamp() + interval '1 hour')`)
+	session := g.begin()
+	if _, err := session.Exec(t.Context(), `select pg_advisory_lock(hashtext('main'), 41)`); err != nil {
+		t.Fatal(err)
+	}
+	r := g.relay("a", nil)
+	g.run(r)
+	testkit.Eventually(t, 10*time.Second, func() (bool, string) { return r.Status().State == StateStandby, string(r.Status().State) })
+	if err := session.Conn().Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 10*time.Second, active(r))
+	if r.Status().Fence != 42 {
+		t.Errorf("fence %d, want 42", r.Status().Fence)
+	}
+	// The lock that the standby tried is given back; the new holder's is held.
+	if got := one[string](g, `select string_agg(objid::text, ' ') from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`); got != "42" {
+		t.Errorf("locks of fences %q are held, want 42's", got)
 	}
 }
 

@@ -16,9 +16,12 @@ const (
 	readParked   = `select ` + filedRow + ` from perdure.parked o where o.queue = $2 order by o.id limit $1`
 )
 
+// firstTry is how many rows of a parked queue are tried first.
+const firstTry = 16
+
 // resume finds what earlier terms left: parked queues, scheduled tasks.
 func (t *term) resume(ctx context.Context) error {
-	t.parked = map[string]string{}
+	t.parked, t.tries = map[string]string{}, map[string]int{}
 	rows, err := t.conn.Query(ctx, parkedQueues)
 	if err != nil {
 		return fmt.Errorf("postgres: read parked queues: %w", err)
@@ -58,6 +61,7 @@ func (t *term) unpark(ctx context.Context) (int, error) {
 		total += n
 		if well {
 			delete(t.parked, queue)
+			delete(t.tries, queue)
 			t.r.metrics.parked.WithLabelValues(t.r.metrics.label(queue)).Set(0)
 			t.r.log.Info("a parked queue is well again", "queue", queue)
 		}
@@ -71,7 +75,14 @@ func (t *term) unpark(ctx context.Context) (int, error) {
 
 // unparkQueue produces the first rows of a parked queue. well says that none is left.
 func (t *term) unparkQueue(ctx context.Context, queue string) (n int, well bool, err error) {
-	m, err := t.readFiled(ctx, readParked, t.limit, queue)
+	// One bad partition of a queue fails the whole chunk, and its other records are
+	// produced again at the next try: so a try is small until one succeeds.
+	limit := min(t.tries[queue], t.limit)
+	if limit == 0 {
+		limit = firstTry
+	}
+	t.tries[queue] = firstTry
+	m, err := t.readFiled(ctx, readParked, limit, queue)
 	if err != nil || len(m.rows) == 0 {
 		return 0, err == nil, err
 	}
@@ -85,6 +96,7 @@ func (t *term) unparkQueue(ctx context.Context, queue string) (n int, well bool,
 	if err := c.run(ctx); err != nil {
 		return 0, false, err
 	}
+	t.tries[queue] = 8 * limit
 	t.r.metrics.count(d)
 	return len(m.rows), false, nil
 }

@@ -32,6 +32,7 @@ type term struct {
 	encoder encoder
 	words   map[string]string // see word
 	parked  map[string]string // queue → why, of queues whose rows go to perdure.parked
+	tries   map[string]int    // queue → rows of its next try, while it is parked
 	due     time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
 	probe   time.Time         // when to try parked queues again
 	upkeep  time.Time         // when to look after partitions
