@@ -19,6 +19,7 @@ import (
 
 // Config of an Index. Zero values mean the defaults.
 type Config struct {
+	Source     string        // PERDURE_SOURCE: whose tasks are kept; "" = everybody's
 	Instance   string        // static member id of the consumer group, "" = dynamic
 	History    time.Duration // how long events are kept; default 168h
 	PruneEvery time.Duration // default 10 minutes
@@ -80,7 +81,7 @@ func NewIndex(cfg Config, deps Deps) (*Index, error) {
 // waits, holding its place; with Kafka away its client tries on by itself.
 func (x *Index) Run(ctx context.Context) error {
 	opts := append(append([]kgo.Opt(nil), x.deps.Kafka...),
-		kgo.ConsumerGroup(x.deps.Names.IndexGroup()),
+		kgo.ConsumerGroup(x.group()),
 		kgo.ConsumeTopics(x.topics()...),
 		// What is older than the log begins is gone either way: checkGap says so.
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),

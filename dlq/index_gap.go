@@ -19,7 +19,7 @@ func (x *Index) checkGap(ctx context.Context, cl *kgo.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	adm := kadm.NewClient(cl)
-	committed, err := adm.FetchOffsets(ctx, x.deps.Names.IndexGroup())
+	committed, err := adm.FetchOffsets(ctx, x.group())
 	if errors.Is(err, kerr.GroupIDNotFound) {
 		return // the first start
 	}

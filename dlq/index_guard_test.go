@@ -60,7 +60,7 @@ func TestLettersDeletedUnreadAreTold(t *testing.T) {
 	var offs kadm.Offsets
 	offs.Add(kadm.Offset{Topic: recs[0].Topic, Partition: p, At: 2, LeaderEpoch: -1})
 	testkit.Eventually(t, 10*time.Second, func() (bool, string) {
-		err := adm.CommitAllOffsets(t.Context(), r.names.IndexGroup(), offs)
+		err := adm.CommitAllOffsets(t.Context(), r.names.IndexGroup("main"), offs)
 		return err == nil, fmt.Sprint(err)
 	})
 	below := kadm.Offsets{}

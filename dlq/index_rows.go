@@ -20,6 +20,7 @@ type batch struct {
 	resolved []Resolution
 	events   []eventRow
 	strays   int // of letters
+	foreign  int // another source's: not written
 	skipped  int
 }
 
@@ -39,7 +40,7 @@ type eventRow struct {
 }
 
 // rows turns records into what is written of them. Nothing is dropped but what
-// is no event on an event topic.
+// is no event on an event topic, and what is another source's.
 func (x *Index) rows(records []*kgo.Record) *batch {
 	b := &batch{}
 	for _, r := range records {
@@ -51,6 +52,10 @@ func (x *Index) rows(records []*kgo.Record) *batch {
 				x.log.Warn("dlq index: not an event; skipped", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", err)
 				continue
 			}
+			if x.foreign(e.TaskID) {
+				b.foreign++
+				continue
+			}
 			b.events = append(b.events, eventRow{e, r})
 			continue
 		}
@@ -60,6 +65,8 @@ func (x *Index) rows(records []*kgo.Record) *batch {
 			x.log.Warn("dlq index: not a dead letter; kept as one that cannot be decoded", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", err)
 			b.strays++
 			b.letters = append(b.letters, row(Stray(r, err), queue, r))
+		case res != nil && x.foreign(res.TaskID), res == nil && l.Reason != schemas.ReasonUndecodable && x.foreign(l.TaskID):
+			b.foreign++
 		case res != nil:
 			b.resolved = append(b.resolved, *res)
 		default:

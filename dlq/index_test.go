@@ -143,7 +143,7 @@ func TestIndexKeepsOneRowALetterAndWhatPeopleDid(t *testing.T) {
 	// Read everything again, as after a lost commit.
 	adm := kadm.NewClient(r.cl)
 	testkit.Eventually(t, 20*time.Second, func() (bool, string) {
-		_, err := adm.DeleteGroup(context.Background(), r.names.IndexGroup())
+		_, err := adm.DeleteGroup(context.Background(), r.names.IndexGroup("main"))
 		return err == nil, fmt.Sprint(err)
 	})
 	r.start()
@@ -226,10 +226,10 @@ func TestIndexWaitsForPostgres(t *testing.T) {
 	r.produce(r.names.DLQ("payments"), recs...)
 	adm := kadm.NewClient(r.cl)
 	testkit.Eventually(t, 30*time.Second, func() (bool, string) {
-		d, err := adm.DescribeGroups(t.Context(), r.names.IndexGroup())
-		return err == nil && d[r.names.IndexGroup()].State == "Stable", fmt.Sprint(d, err)
+		d, err := adm.DescribeGroups(t.Context(), r.names.IndexGroup("main"))
+		return err == nil && d[r.names.IndexGroup("main")].State == "Stable", fmt.Sprint(d, err)
 	})
-	offs, err := adm.FetchOffsets(t.Context(), r.names.IndexGroup())
+	offs, err := adm.FetchOffsets(t.Context(), r.names.IndexGroup("main"))
 	if err != nil {
 		t.Fatal(err)
 	}

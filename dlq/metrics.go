@@ -21,7 +21,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		indexed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "perdure_dlq_indexed_records_total", Help: "Records of dead-letter and event topics that were indexed, by what they were."}, []string{"record"}),
+			Name: "perdure_dlq_indexed_records_total", Help: "Records of dead-letter and event topics that were read, by what they were; foreign ones are another source's, and left to its index."}, []string{"record"}),
 		skipped:  counter("skipped_records_total", "Records of event topics that are no events, or that Postgres cannot hold."),
 		failures: counter("store_failures_total", "Batches that Postgres did not take; they are tried again."),
 		gaps:     counter("lost_records_total", "Records that retention deleted before they were indexed."),
@@ -44,5 +44,6 @@ func (m *metrics) stored(b *batch) {
 	m.indexed.WithLabelValues("stray").Add(float64(b.strays))
 	m.indexed.WithLabelValues("resolved").Add(float64(len(b.resolved)))
 	m.indexed.WithLabelValues("event").Add(float64(len(b.events)))
+	m.indexed.WithLabelValues("foreign").Add(float64(b.foreign))
 	m.skipped.Add(float64(b.skipped))
 }

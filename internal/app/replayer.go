@@ -27,6 +27,7 @@ func (p *process) addReplayer(ctx context.Context) error {
 		return err
 	}
 	index, err := dlq.NewIndex(dlq.Config{
+		Source:   p.cfg.Source,
 		Instance: p.instance,
 		History:  p.cfg.History,
 	}, dlq.Deps{

@@ -447,7 +447,7 @@ func TestBalanceOnARunningSystem(t *testing.T) {
 				}
 				r.letter(d.seq, d.epoch, "open", "")
 				dlqEnd++
-				r.commit(r.names.IndexGroup(), r.names.DLQ("q"), dlqEnd, "")
+				r.commit(r.names.IndexGroup("main"), r.names.DLQ("q"), dlqEnd, "")
 				if rand.IntN(2) == 0 {
 					backlog.Add(1)
 					r.replay(d.seq, d.epoch)

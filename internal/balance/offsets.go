@@ -57,7 +57,7 @@ func (c *computation) look(ctx context.Context) (*world, error) {
 	}
 	index := map[partition]committed{}
 	for _, topic := range letters {
-		if err := c.commits(ctx, c.Names.IndexGroup(), topic, details, index); err != nil {
+		if err := c.commits(ctx, c.Names.IndexGroup(c.Source), topic, details, index); err != nil {
 			return nil, err
 		}
 	}

@@ -23,8 +23,17 @@ func (n Names) Control() string { return n.Prefix + "perdure.control" }
 // WorkerGroup is the consumer group of a queue's workers.
 func (n Names) WorkerGroup(queue string) string { return n.Prefix + "perdure." + queue }
 
-// IndexGroup is the consumer group of the dead-letter index.
-func (n Names) IndexGroup() string { return n.Prefix + "perdure.dlq-index" }
+// DefaultSource is PERDURE_SOURCE where it is not set.
+const DefaultSource = "main"
+
+// IndexGroup is the consumer group of a source's dead-letter index. The default
+// source's has no name in it.
+func (n Names) IndexGroup(source string) string {
+	if source == DefaultSource {
+		return n.Prefix + "perdure.dlq-index"
+	}
+	return n.Prefix + "perdure.dlq-index." + source
+}
 
 // RetryGroup is the consumer group that moves retries back to their queues.
 func (n Names) RetryGroup() string { return n.Prefix + "perdure.retry" }

@@ -123,7 +123,7 @@ func deleteTopics(cfg config.Config, who string, catalog func() (*schemas.Catalo
 	if _, err := adm.DeleteTopics(ctx, topics...); err != nil {
 		return fmt.Errorf("delete the topics %s…: %w", names.Prefix, err)
 	}
-	groups := []string{names.IndexGroup(), names.RetryGroup()}
+	groups := []string{names.IndexGroup(cfg.Source), names.RetryGroup()}
 	for _, q := range cat.QueueNames() {
 		groups = append(groups, names.WorkerGroup(q))
 	}
