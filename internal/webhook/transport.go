@@ -26,8 +26,11 @@ var metadata = [...]netip.Addr{
 }
 
 // NewTransport returns a keep-alive transport that holds up to perHost idle
-// connections to an endpoint. It uses no proxy from the environment: the
-// addresses that it connects to are the ones that it checks.
+// connections to an endpoint, and speaks HTTP/2 where TLS negotiates it: there,
+// one connection carries many calls, so a connection that has gone silent (its
+// peer lost its power, a firewall forgot it) is asked for a sign of life and
+// closed, or every call on it would run into its timeout. It uses no proxy from
+// the environment: the addresses that it connects to are the ones that it checks.
 func NewTransport(perHost int) *http.Transport {
 	dialer := &net.Dialer{
 		Timeout: 5 * time.Second, KeepAlive: 15 * time.Second,
@@ -40,6 +43,7 @@ func NewTransport(perHost int) *http.Transport {
 	return &http.Transport{
 		DialContext:            dialer.DialContext,
 		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 		MaxIdleConns:           0,
 		MaxIdleConnsPerHost:    perHost,
 		IdleConnTimeout:        90 * time.Second,
