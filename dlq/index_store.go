@@ -55,6 +55,20 @@ with l as materialized (
 update perdure.dead_letters d set state = 'resolved', resolved_by = 'replay', changed_at = clock_timestamp()
 from l where d.letter = l.letter`
 
+// A replayed letter that is settled is an outcome of its replay. A statement of
+// its own: it must see what the statements before it waited for.
+const noteOutcomes = `
+insert into perdure.replay_outcomes (replay, n, outcome, fingerprint, same)
+select l.replay, l.n, case when n.fingerprint is null then 'completed' else 'died_again' end,
+  coalesce(n.fingerprint, ''), coalesce(n.fingerprint = d.fingerprint, false)
+from perdure.dead_letters d
+join perdure.replay_letters l on l.letter = d.letter and l.result = 'replayed' and l.outcome = ''
+left join lateral (
+  select x.fingerprint from perdure.dead_letters x where x.task_id = d.task_id and x.epoch > d.epoch and x.reason <> 'undecodable'
+  order by x.epoch limit 1) n on true
+where d.task_id = any($1::text[]) and d.state = 'resolved' and d.reason <> 'undecodable'
+on conflict do nothing`
+
 const insertEvents = `
 insert into perdure.events (topic, partition, "offset", task_id, epoch, attempt, run, type, at, worker, error_class, message, data)
 select * from unnest($1::text[], $2::int[], $3::bigint[], $4::text[], $5::int[], $6::int[], $7::bigint[], $8::text[],
@@ -70,6 +84,7 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 		if len(tasks) > 0 {
 			q.Queue(settleResolved, tasks)
 			q.Queue(settleReplayed, tasks)
+			q.Queue(noteOutcomes, tasks)
 		}
 		b.queueEvents(q)
 		if q.Len() == 0 {

@@ -12,7 +12,7 @@ func BenchmarkReplay(b *testing.B) {
 	r.bulk(b.N)
 	x := r.replayer("bench", &known{})
 	x.cfg.Slice = 500
-	r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	b.ResetTimer()
 	began := time.Now()
 	for r.count(`select count(*) from perdure.replays where state = 'running'`) > 0 {

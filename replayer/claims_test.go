@@ -63,7 +63,7 @@ func TestReplayByRealClaims(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	r.run(r.replayer("a", reader))
 	j := r.get(id)
 	words := map[string]int64{}
@@ -119,7 +119,7 @@ func TestReplayOfADeathThatAFailoverLost(t *testing.T) {
 	}
 	words := func(want int64) map[string]int64 {
 		t.Helper()
-		id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+		id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 		r.run(r.replayer("a", store))
 		j := r.get(id)
 		if j.Replayed != want {

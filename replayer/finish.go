@@ -6,6 +6,7 @@ package replayer
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,11 +18,15 @@ import (
 // happens, once, or none. READ COMMITTED: a rival's update of a letter is waited
 // for, and then seen. Letters are locked in one order, as the index locks them;
 // outbox ids follow the job's order. The job's row is held meanwhile, so that
-// nothing moves any more once Cancel has answered.
+// nothing moves any more once Pause or Cancel has answered, and so that two
+// processes that both believe to hold the job send no more than its canary.
 const moveLetters = `
-with j as materialized (select replay from perdure.replays where replay = $1 and state = 'running' for share),
+with j as materialized (
+  select replay, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
+  from perdure.replays where replay = $1 and state in ('canary', 'ramping', 'running') for update),
 i as materialized (
-  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[]) u(n, letter, epoch, key, content_type, headers)),
+  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[]) u(n, letter, epoch, key, content_type, headers)
+  order by u.n limit (select room from j)),
 p as materialized (
   select d.letter, i.n, i.key, i.content_type, i.headers from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
   where d.state = 'open' and exists (select from perdure.replay_letters r where r.replay = $1 and r.n = i.n and r.result = '')
@@ -34,22 +39,34 @@ o as (
   insert into perdure.outbox (epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
   select epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from l order by n
   returning id, task_id, epoch),
-m as (select l.n, l.letter, o.id from l join o using (task_id, epoch)),
+m as materialized (select l.n, l.letter, o.id from l join o using (task_id, epoch)),
 a as (
   insert into perdure.audit (who, what, letter, replay, why, details)
-  select $8, 'letter.replay', letter, $1, $9, jsonb_build_object('outbox', id) from m order by n)
+  select $8, 'letter.replay', letter, $1, $9, jsonb_build_object('outbox', id) from m order by n),
+c as (
+  update perdure.replays r set replayed = r.replayed + s.n, tokens = case when $11 then tokens - s.n else tokens end, changed_at = clock_timestamp(),
+    canary_at = case when state = 'canary' and replayed + s.n >= $10 then clock_timestamp() else canary_at end
+  from j, (select count(*) as n from m) s where r.replay = j.replay and s.n > 0)
 update perdure.replay_letters r set result = 'replayed', seq = m.id, done_at = clock_timestamp()
 from m where r.replay = $1 and r.n = m.n
 returning r.n`
 
+// noteLetters takes the job's row first too.
 const noteLetters = `
-update perdure.replay_letters r set result = u.result, detail = u.detail, done_at = clock_timestamp()
-from unnest($2::bigint[], $3::text[], $4::text[]) u(n, result, detail)
-where r.replay = $1 and r.n = u.n and r.result = ''
-returning r.result`
+with j as materialized (select replay from perdure.replays where replay = $1 and state in ('planning', 'canary', 'ramping', 'running') for update),
+u as (
+  update perdure.replay_letters r set result = u.result, detail = u.detail, done_at = clock_timestamp()
+  from j, unnest($2::bigint[], $3::text[], $4::text[]) u(n, result, detail)
+  where r.replay = j.replay and r.n = u.n and r.result = ''
+  returning r.result),
+c as (
+  update perdure.replays r set refused = r.refused + s.refused, replayed = r.replayed + s.would, looked = greatest(looked, $5), changed_at = clock_timestamp()
+  from j, (select count(*) filter (where result = 'refused') as refused, count(*) filter (where result = 'would_replay') as would from u) s
+  where r.replay = j.replay)
+select result from u`
 
-// settle closes the letters of tasks that turned out to be completed.
-const settle = `
+// Only open letters: one that is being replayed is settled by the index.
+const settleCompleted = `
 with p as materialized (
   select letter from perdure.dead_letters where task_id = any($1::text[]) and state = 'open' and reason <> 'undecodable'
   order by letter for update),
@@ -68,11 +85,11 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 	var completed []string
 	for i := range list {
 		l := &list[i]
-		if l.why == "" && !j.dryRun {
+		if l.why == "" {
 			move = append(move, l)
 			continue
 		}
-		if l.why.completed() && l.found && !j.dryRun {
+		if l.why.completed() && l.found {
 			completed = append(completed, l.taskID)
 		}
 		rest = append(rest, l)
@@ -90,13 +107,25 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 		rest, move = append(rest, outrun...), move[n:]
 		r.step("moved")
 	}
-	if len(completed) > 0 {
-		if _, err := r.deps.DB.Exec(ctx, settle, completed, j.who, j.id); err != nil {
-			return err
-		}
-		r.step("settled")
+	if err := r.settle(ctx, j, completed); err != nil {
+		return err
 	}
-	return r.note(ctx, j, rest)
+	if len(rest) == 0 {
+		return nil
+	}
+	return r.note(ctx, j, rest, 0)
+}
+
+// settle closes the letters of tasks that are completed.
+func (r *Replayer) settle(ctx context.Context, j *job, tasks []string) error {
+	if len(tasks) == 0 {
+		return nil
+	}
+	if _, err := r.deps.DB.Exec(ctx, settleCompleted, tasks, j.who, j.id); err != nil {
+		return fmt.Errorf("close the letters of completed tasks: %w", err)
+	}
+	r.step("settled")
+	return nil
 }
 
 // move moves letters, and returns those that are refused after all.
@@ -108,7 +137,7 @@ func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []
 		ns[i], ids[i], epochs[i] = l.n, l.id, int32(l.epoch)
 		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
 	}
-	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why)
+	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0)
 	var moved []int64
 	if err == nil {
 		moved, err = pgx.CollectRows(rows, pgx.RowTo[int64])
@@ -176,8 +205,8 @@ left join perdure.dead_letters d on d.letter = any($2::text[]) where r.replay = 
 	}); err != nil {
 		return nil, err
 	}
-	if job != Running {
-		return nil, nil // cancelled: the letters stay where they are
+	if !job.Moving() {
+		return nil, nil // paused or ended: the letters stay where they are
 	}
 	for _, l := range list {
 		// "": open again; a later look finds it.
@@ -188,11 +217,9 @@ left join perdure.dead_letters d on d.letter = any($2::text[]) where r.replay = 
 	return refused, nil
 }
 
-// note marks letters as looked at.
-func (r *Replayer) note(ctx context.Context, j *job, list []*letter) error {
-	if len(list) == 0 {
-		return nil
-	}
+// note marks letters as looked at; a plan was looked at up to looked, 0 = it
+// is not being planned.
+func (r *Replayer) note(ctx context.Context, j *job, list []*letter, looked int64) error {
 	ns, results, details := make([]int64, len(list)), make([]string, len(list)), make([]string, len(list))
 	for i, l := range list {
 		ns[i], results[i], details[i] = l.n, "refused", string(l.why)
@@ -200,7 +227,7 @@ func (r *Replayer) note(ctx context.Context, j *job, list []*letter) error {
 			results[i] = "would_replay"
 		}
 	}
-	rows, err := r.deps.DB.Query(ctx, noteLetters, j.id, ns, results, details)
+	rows, err := r.deps.DB.Query(ctx, noteLetters, j.id, ns, results, details, looked)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ func TestLetterThatCannotBeWrittenHoldsUpNoOther(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 20, nil)
 	r.exec(`alter table perdure.outbox add constraint no_13 check (task_id is distinct from 'main-1-13')`)
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	r.run(r.replayer("a", &known{}))
 	j := r.get(id)
 	if j.Replayed != 19 || j.Refused != 1 || len(j.Refusals) != 1 || j.Refusals[0].Sample != "main-1-13@0" {
@@ -34,7 +34,7 @@ func TestReplayKeepsTheOrderOfDeaths(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 40, nil)
 	r.exec(`update perdure.dead_letters set died_at = now() - replace(task_id, 'main-1-', '')::int * interval '1 minute'`)
-	r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	r.run(r.replayer("a", &known{}))
 	if n := r.count(`select count(*) from (select died_at, lag(died_at) over (order by o.id) as before
 from perdure.outbox o join perdure.dead_letters d using (task_id)) x where before >= died_at`); n != 0 {
@@ -51,7 +51,7 @@ func TestNothingMovesOnceCancelHasAnswered(t *testing.T) {
 	const each = 60
 	for race := range 30 {
 		r.letters(race*each+1, (race+1)*each, nil)
-		id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+		id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 		before := r.count(`select count(*) from perdure.outbox`)
 		x := r.replayer("a", &known{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -64,7 +64,7 @@ func TestNothingMovesOnceCancelHasAnswered(t *testing.T) {
 		testkit.Eventually(t, 10*time.Second, func() (bool, string) {
 			return r.count(`select count(*) from perdure.outbox`) > before, "nothing moves"
 		})
-		err := r.jobs.Cancel(t.Context(), id, "tester")
+		err := r.jobs.Cancel(t.Context(), id, "tester", "")
 		then := r.count(`select count(*) from perdure.outbox`)
 		cancel()
 		wg.Wait()
@@ -78,7 +78,7 @@ func TestNothingMovesOnceCancelHasAnswered(t *testing.T) {
 func TestLetterThatWasPassedOverHasItsTurn(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 20, nil)
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	x := r.replayer("a", &known{})
 	hidden := false
 	x.steps = func(step string) {

@@ -12,17 +12,40 @@ import (
 	"github.com/perdure/perdure/internal/api"
 )
 
-type planInput struct {
-	Body struct {
-		Selector Selector `json:"selector"`
-		DryRun   bool     `json:"dry_run,omitempty" doc:"look at every letter and say what would happen; change nothing"`
-		Start    bool     `json:"start,omitempty" doc:"begin at once"`
-		Why      string   `json:"why,omitempty" maxLength:"2000" doc:"for the audit"`
-	}
+// PlanBody is the body of POST /v1/replays. It is exported because huma leaves
+// the fields of an unexported embedded type unread.
+type PlanBody struct {
+	Spec
+	DryRun bool   `json:"dry_run,omitempty" doc:"look at every letter and say what would happen; change nothing"`
+	Start  bool   `json:"start,omitempty" doc:"begin at once, without looking at every letter first; a plan that needs an approval does not"`
+	Why    string `json:"why,omitempty" maxLength:"2000" doc:"for the audit"`
 }
+
+type planInput struct{ Body PlanBody }
 
 type replayInput struct {
 	ID string `path:"id"`
+}
+
+type whyInput struct {
+	ID   string `path:"id"`
+	Body *struct {
+		Why string `json:"why,omitempty" maxLength:"2000" doc:"for the audit"`
+	}
+}
+
+func (in *whyInput) why() string {
+	if in.Body == nil {
+		return ""
+	}
+	return in.Body.Why
+}
+
+type rateInput struct {
+	ID   string `path:"id"`
+	Body struct {
+		Rate float64 `json:"rate" minimum:"0" maximum:"1000000" doc:"letters a second; 0 = as fast as it can"`
+	}
 }
 
 type replayOutput struct{ Body *Replay }
@@ -39,22 +62,32 @@ type listOutput struct {
 
 // Routes registers /v1/replays and what is below it.
 func (j *Jobs) Routes(a *api.API) {
-	op := func(id, method, path, summary string, status int) huma.Operation {
-		return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"replays"}}
+	op := func(id, method, path, summary string) huma.Operation {
+		return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, DefaultStatus: http.StatusOK, Tags: []string{"replays"}}
 	}
-	api.Register(a, api.Replay, op("plan-replay", http.MethodPost, "/v1/replays", "Freeze the letters of a selector; optionally begin", http.StatusAccepted), j.httpPlan)
-	api.Register(a, api.ReadMeta, op("list-replays", http.MethodGet, "/v1/replays", "List replays, the latest first", http.StatusOK), j.httpList)
-	api.Register(a, api.ReadMeta, op("get-replay", http.MethodGet, "/v1/replays/{id}", "How far a replay is, what it refused, what became of the rest", http.StatusOK), j.httpGet)
-	api.Register(a, api.Replay, op("start-replay", http.MethodPost, "/v1/replays/{id}/start", "Let a planned replay run", http.StatusOK), j.httpStart)
-	api.Register(a, api.Replay, op("cancel-replay", http.MethodPost, "/v1/replays/{id}/cancel", "End a replay; what it moved stays moved", http.StatusOK), j.httpCancel)
+	plan := op("plan-replay", http.MethodPost, "/v1/replays", "Freeze the letters of a selector; optionally begin")
+	plan.DefaultStatus = http.StatusAccepted
+	api.Register(a, api.Replay, plan, j.httpPlan)
+	api.Register(a, api.ReadMeta, op("list-replays", http.MethodGet, "/v1/replays", "List replays, the latest first"), j.httpList)
+	api.Register(a, api.ReadMeta, op("get-replay", http.MethodGet, "/v1/replays/{id}", "How far a replay is, what it refused, what became of the rest"), j.httpGet)
+	watch := op("watch-replay", http.MethodGet, "/v1/replays/{id}/watch", "The same, as server-sent events: `replay` for each change, `end` once nothing changes any more")
+	watch.Responses = map[string]*huma.Response{"200": {Description: "events; data is a replay", Content: map[string]*huma.MediaType{"text/event-stream": {}}}}
+	api.Register(a, api.ReadMeta, watch, j.httpWatch)
+	api.Register(a, api.Replay, op("approve-replay", http.MethodPost, "/v1/replays/{id}/approve", "Approve a plan that another person made"), j.httpApprove)
+	api.Register(a, api.Replay, op("start-replay", http.MethodPost, "/v1/replays/{id}/start", "Let a planned replay run"), j.httpStart)
+	api.Register(a, api.Replay, op("pause-replay", http.MethodPost, "/v1/replays/{id}/pause", "Hold a replay"), j.httpPause)
+	api.Register(a, api.Replay, op("resume-replay", http.MethodPost, "/v1/replays/{id}/resume", "Let a paused replay go on"), j.httpResume)
+	api.Register(a, api.Replay, op("rate-replay", http.MethodPost, "/v1/replays/{id}/rate", "Change how many letters a second move"), j.httpRate)
+	api.Register(a, api.Replay, op("cancel-replay", http.MethodPost, "/v1/replays/{id}/cancel", "End a replay; what it moved stays moved"), j.httpCancel)
 }
 
 func (j *Jobs) httpPlan(ctx context.Context, in *planInput) (*replayOutput, error) {
-	id, err := j.Plan(ctx, Plan{Selector: in.Body.Selector, DryRun: in.Body.DryRun, Start: in.Body.Start, Who: api.Who(ctx), Why: in.Body.Why})
+	b := &in.Body
+	id, err := j.Plan(ctx, Plan{Spec: b.Spec, DryRun: b.DryRun, Start: b.Start, Who: api.Who(ctx), Why: b.Why})
 	if err != nil {
 		return nil, problem(err)
 	}
-	return j.httpGet(ctx, &replayInput{ID: id})
+	return j.answer(ctx, id, nil)
 }
 
 func (j *Jobs) httpList(ctx context.Context, in *listInput) (*listOutput, error) {
@@ -68,37 +101,64 @@ func (j *Jobs) httpList(ctx context.Context, in *listInput) (*listOutput, error)
 }
 
 func (j *Jobs) httpGet(ctx context.Context, in *replayInput) (*replayOutput, error) {
-	r, err := j.Get(ctx, in.ID)
+	return j.answer(ctx, in.ID, nil)
+}
+
+func (j *Jobs) httpApprove(ctx context.Context, in *whyInput) (*replayOutput, error) {
+	return j.answer(ctx, in.ID, j.Approve(ctx, in.ID, api.Who(ctx), in.why()))
+}
+
+func (j *Jobs) httpStart(ctx context.Context, in *replayInput) (*replayOutput, error) {
+	return j.answer(ctx, in.ID, j.Start(ctx, in.ID, api.Who(ctx)))
+}
+
+func (j *Jobs) httpPause(ctx context.Context, in *whyInput) (*replayOutput, error) {
+	return j.answer(ctx, in.ID, j.Pause(ctx, in.ID, api.Who(ctx), in.why()))
+}
+
+func (j *Jobs) httpResume(ctx context.Context, in *replayInput) (*replayOutput, error) {
+	return j.answer(ctx, in.ID, j.Resume(ctx, in.ID, api.Who(ctx)))
+}
+
+func (j *Jobs) httpRate(ctx context.Context, in *rateInput) (*replayOutput, error) {
+	return j.answer(ctx, in.ID, j.SetRate(ctx, in.ID, api.Who(ctx), in.Body.Rate))
+}
+
+func (j *Jobs) httpCancel(ctx context.Context, in *whyInput) (*replayOutput, error) {
+	return j.answer(ctx, in.ID, j.Cancel(ctx, in.ID, api.Who(ctx), in.why()))
+}
+
+// answer is the replay after an act that ended with err.
+func (j *Jobs) answer(ctx context.Context, id string, err error) (*replayOutput, error) {
+	if err != nil {
+		return nil, problem(err)
+	}
+	r, err := j.Get(ctx, id)
 	if err != nil {
 		return nil, problem(err)
 	}
 	return &replayOutput{Body: r}, nil
 }
 
-func (j *Jobs) httpStart(ctx context.Context, in *replayInput) (*replayOutput, error) {
-	if err := j.Start(ctx, in.ID, api.Who(ctx)); err != nil {
-		return nil, problem(err)
-	}
-	return j.httpGet(ctx, in)
-}
-
-func (j *Jobs) httpCancel(ctx context.Context, in *replayInput) (*replayOutput, error) {
-	if err := j.Cancel(ctx, in.ID, api.Who(ctx)); err != nil {
-		return nil, problem(err)
-	}
-	return j.httpGet(ctx, in)
-}
-
 func problem(err error) error {
+	var spec *SpecError
+	var syntax *SyntaxError
+	var changed *ChangedError
 	switch {
 	case errors.Is(err, ErrNoReplay):
 		return api.NewProblem(http.StatusNotFound, "no-such-replay", "no replay has this id").WithNext("GET /v1/replays")
-	case errors.Is(err, ErrNoSelection):
-		return api.NewProblem(http.StatusUnprocessableEntity, "no-selection", "the selector chooses nothing in particular",
-			api.FieldError{Pointer: "#/selector", Detail: "give ids, group, kind, queue, reason, key, since or until; or all: true"}).
-			WithNext("perdure dlq groups")
+	case errors.As(err, &spec):
+		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-plan", "nothing is planned", spec.Fields...).WithNext("perdure dlq groups")
+	case errors.As(err, &syntax):
+		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-plan", "nothing is planned", syntax.fields()...).
+			WithNext("try it on one letter: perdure dlq show ID -o json | jq '…'")
+	case errors.As(err, &changed):
+		return api.NewProblem(http.StatusConflict, "letters-changed", changed.Error()).WithNext("plan it again: POST /v1/replays")
+	case errors.Is(err, ErrApproval):
+		return api.NewProblem(http.StatusConflict, "needs-approval", err.Error()).
+			WithNext("another person, with a token of another name: perdure replay approve ID")
 	case errors.Is(err, ErrState):
-		return api.NewProblem(http.StatusConflict, "replay-state", err.Error()).WithNext("plan a new replay: POST /v1/replays")
+		return api.NewProblem(http.StatusConflict, "replay-state", err.Error()).WithNext("perdure replay status")
 	}
 	return err
 }

@@ -1,192 +1,107 @@
 package replayer
 
-// Jobs: planning, starting, cancelling and showing replays.
+// Jobs: what people ask of replays. Every act holds the replay's row, so that
+// nothing it forbids happens once it has answered.
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-)
 
-// State of a replay.
-type State string
-
-// The states of a replay. The last two are terminal.
-const (
-	Planned   State = "planned"
-	Running   State = "running"
-	Done      State = "done"
-	Cancelled State = "cancelled"
+	"github.com/perdure/perdure/schemas"
 )
 
 // Errors of Jobs.
 var (
-	ErrNoReplay    = errors.New("no such replay")
-	ErrNoSelection = errors.New("the selector chooses nothing in particular")
-	ErrState       = errors.New("the replay's state does not allow it")
+	ErrNoReplay = errors.New("no such replay")
+	ErrState    = errors.New("the replay's state does not allow it")
+	ErrApproval = errors.New("another person must approve it")
 )
 
-// Selector says which open letters a replay takes. Fields are joined by and;
-// a selector without any must say All.
-type Selector struct {
-	IDs    []string  `json:"ids,omitempty" maxItems:"10000" doc:"letters (<task id>@<epoch>) or task ids"`
-	Group  string    `json:"group,omitempty" doc:"fingerprint of a failure group"`
-	Kind   string    `json:"kind,omitempty"`
-	Queue  string    `json:"queue,omitempty"`
-	Reason string    `json:"reason,omitempty"`
-	Key    string    `json:"key,omitempty"`
-	Since  time.Time `json:"since,omitzero" doc:"died at or after"`
-	Until  time.Time `json:"until,omitzero" doc:"died before"`
-	All    bool      `json:"all,omitempty" doc:"every open letter"`
+// ChangedError refuses to start a plan whose letters are not what they were.
+type ChangedError struct {
+	Letters int64    // of the plan, that would have moved
+	Changed int64    // of those, not open any more
+	How     []string // "12 resolved by completed (such as main-1-42@0)"
 }
 
-func (s *Selector) empty() bool {
-	return len(s.IDs) == 0 && s.Group == "" && s.Kind == "" && s.Queue == "" && s.Reason == "" && s.Key == "" &&
-		s.Since.IsZero() && s.Until.IsZero() && !s.All
-}
-
-// Plan is what to plan.
-type Plan struct {
-	Selector Selector
-	DryRun   bool   // look at every letter and say what would happen; change nothing
-	Start    bool   // begin at once; a dry run always does
-	Who      string // for the audit
-	Why      string
-}
-
-// Replay is a job as it stands.
-type Replay struct {
-	ID        string          `json:"id"`
-	State     State           `json:"state" enum:"planned,running,done,cancelled"`
-	DryRun    bool            `json:"dry_run,omitempty"`
-	Selector  json.RawMessage `json:"selector"`
-	Who       string          `json:"who"`
-	Why       string          `json:"why,omitempty"`
-	CreatedAt time.Time       `json:"created_at"`
-	ChangedAt time.Time       `json:"changed_at"`
-	Letters   int64           `json:"letters" doc:"frozen when the replay was planned"`
-	Left      int64           `json:"left" doc:"not looked at yet"`
-	Replayed  int64           `json:"replayed" doc:"in a dry run: would be replayed"`
-	Refused   int64           `json:"refused"`
-	Refusals  []Refusal       `json:"refusals,omitempty" doc:"why, most frequent first"`
-	Became    *Became         `json:"became,omitempty" doc:"of the replayed ones, as far as is known now"`
-}
-
-// Refusal is one reason for refusing letters.
-type Refusal struct {
-	Why     string `json:"why"`
-	Letters int64  `json:"letters"`
-	Sample  string `json:"sample" doc:"one of the letters"`
-}
-
-// Became counts what became of replayed letters.
-type Became struct {
-	Completed int64 `json:"completed"`
-	DiedAgain int64 `json:"died_again"`
-	UnderWay  int64 `json:"under_way"`
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("%d of its %d letters changed since it was planned: %s", e.Changed, e.Letters, strings.Join(e.How, ", "))
 }
 
 // Jobs plans and shows replays; safe for concurrent use.
-type Jobs struct{ db *pgxpool.Pool }
+type Jobs struct {
+	db          *pgxpool.Pool
+	approveOver int64    // plans with more letters need an approval; 0 = none do for their size
+	sensitive   []string // kinds whose plans need an approval
+}
 
-// NewJobs returns Jobs over db, which stays the caller's.
-func NewJobs(db *pgxpool.Pool) *Jobs { return &Jobs{db: db} }
-
-// Letters named by id are taken in whatever state they are, so that the job can
-// say why it refuses one; an id that nothing has stays as it was written.
-const freezeIDs = `
-insert into perdure.replay_letters (replay, letter, n)
-select $1, letter, row_number() over (order by died_at nulls last, letter) from (
-  select distinct coalesce(d.letter, i) as letter, d.died_at
-  from unnest($2::text[]) i left join lateral (
-    select letter, died_at, kind, queue, fingerprint, reason, key from perdure.dead_letters d where d.letter = i or d.task_id = i
-    order by d.letter = i desc, d.state = 'open' desc, d.epoch desc limit 1) d on true
-  where ($3 = '' or d.fingerprint = $3) and ($4 = '' or d.kind = $4) and ($5 = '' or d.queue = $5)
-    and ($6 = '' or d.reason = $6) and ($7 = '' or d.key = $7)
-    and ($8::timestamptz is null or d.died_at >= $8) and ($9::timestamptz is null or d.died_at < $9)) f`
-
-const freeze = `
-insert into perdure.replay_letters (replay, letter, n)
-select $1, letter, row_number() over (order by died_at, letter) from perdure.dead_letters d
-where state = 'open' and ($2 = '' or fingerprint = $2) and ($3 = '' or kind = $3) and ($4 = '' or queue = $4)
-  and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
-  and ($7::timestamptz is null or died_at >= $7) and ($8::timestamptz is null or died_at < $8)`
-
-// Plan freezes the letters that the selector chooses now, oldest death first,
-// and returns the job's id. ErrNoSelection: nothing was said.
-func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
-	s := &p.Selector
-	if s.empty() {
-		return "", ErrNoSelection
-	}
-	id, state := "r-"+strings.ToLower(rand.Text()[:12]), Planned
-	if p.Start || p.DryRun {
-		state = Running
-	}
-	selector, err := json.Marshal(s)
-	if err != nil {
-		return "", fmt.Errorf("plan a replay: %w", err)
-	}
-	err = pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `insert into perdure.replays (replay, state, selector, dry_run, who, why) values ($1, $2, $3, $4, $5, $6)`,
-			id, state, selector, p.DryRun, p.Who, p.Why); err != nil {
-			return err
-		}
-		since, until := timeOrNil(s.Since), timeOrNil(s.Until)
-		if len(s.IDs) > 0 {
-			if _, err := tx.Exec(ctx, freezeIDs, id, s.IDs, s.Group, s.Kind, s.Queue, s.Reason, s.Key, since, until); err != nil {
-				return err
+// NewJobs returns Jobs over db, which stays the caller's. cat says what needs an
+// approval; nil: nothing does.
+func NewJobs(db *pgxpool.Pool, cat *schemas.Catalog) *Jobs {
+	j := &Jobs{db: db}
+	if cat != nil {
+		j.approveOver = int64(cat.Replays.ApproveOver)
+		for name, k := range cat.Kinds {
+			if k.Sensitive {
+				j.sensitive = append(j.sensitive, name)
 			}
-		} else if _, err := tx.Exec(ctx, freeze, id, s.Group, s.Kind, s.Queue, s.Reason, s.Key, since, until); err != nil {
-			return err
 		}
-		return note(ctx, tx, p.Who, "replay.plan", id, p.Why)
-	})
-	if err != nil {
-		return "", fmt.Errorf("plan a replay: %w", err)
+		slices.Sort(j.sensitive)
 	}
-	return id, nil
+	return j
 }
 
-// Start lets a planned replay run. Starting a running one again changes nothing.
-// ErrState: it is over.
-func (j *Jobs) Start(ctx context.Context, id, who string) error {
-	return j.move(ctx, id, who, Running, "replay.start", []State{Planned, Running})
+// row is what an act decides by.
+type row struct {
+	state, resume              State
+	who, approval, approvedBy  string
+	letters, replayed, refused int64
+	looked                     int64
+	spec                       Spec
+	dryRun                     bool
 }
 
-// Cancel ends a replay; letters that it has moved stay moved. Cancelling a
-// cancelled one again changes nothing. ErrState: it is done.
-func (j *Jobs) Cancel(ctx context.Context, id, who string) error {
-	return j.move(ctx, id, who, Cancelled, "replay.cancel", []State{Planned, Running, Cancelled})
-}
-
-func (j *Jobs) move(ctx context.Context, id, who string, to State, what string, from []State) error {
+// act does a to a replay; change may look at its row, and sets what it becomes.
+func (j *Jobs) act(ctx context.Context, id, who, why string, a act, change func(context.Context, pgx.Tx, *row) (State, map[string]any, error)) error {
 	err := pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
-		var state State
-		err := tx.QueryRow(ctx, `select state from perdure.replays where replay = $1 for update`, id).Scan(&state)
+		var r row
+		var spec []byte
+		err := tx.QueryRow(ctx, `select state, resume, who, approval, approved_by, letters, replayed, refused, looked, spec, dry_run
+from perdure.replays where replay = $1 for update`, id).
+			Scan(&r.state, &r.resume, &r.who, &r.approval, &r.approvedBy, &r.letters, &r.replayed, &r.refused, &r.looked, &spec, &r.dryRun)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNoReplay
 		}
-		if err != nil || state == to {
+		if err != nil {
 			return err
 		}
-		for _, s := range from {
-			if s != state {
-				continue
+		if err := json.Unmarshal(spec, &r.spec); err != nil {
+			return fmt.Errorf("its plan cannot be read: %w", err)
+		}
+		if !a.allows(r.state) {
+			return fmt.Errorf("%w: it is %s", ErrState, r.state)
+		}
+		to, details, err := change(ctx, tx, &r)
+		if err != nil || to == "" {
+			return err
+		}
+		if to != r.state {
+			resume := State("")
+			if to == Paused {
+				resume = r.state
 			}
-			if _, err := tx.Exec(ctx, `update perdure.replays set state = $2, changed_at = clock_timestamp() where replay = $1`, id, to); err != nil {
+			if _, err := tx.Exec(ctx, moveState, id, to, resume, why); err != nil {
 				return err
 			}
-			return note(ctx, tx, who, what, id, "")
 		}
-		return fmt.Errorf("%w: it is %s", ErrState, state)
+		return note(ctx, tx, who, a.name, id, why, details)
 	})
 	if err != nil {
 		return fmt.Errorf("replay %s: %w", id, err)
@@ -194,15 +109,128 @@ func (j *Jobs) move(ctx context.Context, id, who string, to State, what string, 
 	return nil
 }
 
-// note writes an audit row.
-func note(ctx context.Context, tx pgx.Tx, who, what, replay, why string) error {
-	_, err := tx.Exec(ctx, `insert into perdure.audit (who, what, replay, why) values ($1, $2, $3, $4)`, who, what, replay, why)
-	return err
+// A pause makes no rate: what was saved up is gone, and a ramp begins again.
+const moveState = `
+update perdure.replays set state = $2, resume = $3, note = $4, tokens = least(tokens, 0), paced_at = null, due_at = clock_timestamp(),
+  ramp_at = case when $2 = 'ramping' then clock_timestamp() else ramp_at end,
+  canary_at = case when $2 = 'canary' and canary_at is not null then clock_timestamp() else canary_at end,
+  changed_at = clock_timestamp() where replay = $1`
+
+// Start lets a planned replay run. Starting a running one again changes nothing.
+// *ChangedError: its letters are not what they were. ErrApproval: nobody else
+// has approved it. ErrState: it is not planned yet, or over.
+func (j *Jobs) Start(ctx context.Context, id, who string) error {
+	return j.act(ctx, id, who, "", actStart, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
+		if r.state.Moving() {
+			return "", nil, nil
+		}
+		if r.approval != "" && r.approvedBy == "" {
+			return "", nil, fmt.Errorf("%w: %s", ErrApproval, r.approval)
+		}
+		if err := changed(ctx, tx, id, r.letters-r.refused); err != nil {
+			return "", nil, err
+		}
+		return firstState(&r.spec, r.letters-r.refused), nil, nil
+	})
 }
 
-func timeOrNil(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
+const changedLetters = `
+select case when d.letter is null then 'gone' when d.state = 'resolved' then 'resolved by ' || d.resolved_by else d.state end, count(*), min(l.letter)
+from perdure.replay_letters l left join perdure.dead_letters d on d.letter = l.letter
+where l.replay = $1 and l.result = '' and d.state is distinct from 'open' group by 1 order by 2 desc, 1`
+
+// changed compares a plan's letters with what they are now.
+func changed(ctx context.Context, tx pgx.Tx, id string, letters int64) error {
+	rows, err := tx.Query(ctx, changedLetters, id)
+	if err != nil {
+		return err
 	}
-	return &t
+	e := &ChangedError{Letters: letters}
+	var what, sample string
+	var n int64
+	if _, err := pgx.ForEachRow(rows, []any{&what, &n, &sample}, func() error {
+		e.Changed += n
+		e.How = append(e.How, fmt.Sprintf("%d %s (such as %s)", n, what, sample))
+		return nil
+	}); err != nil {
+		return err
+	}
+	if e.Changed > 0 {
+		return e
+	}
+	return nil
+}
+
+// Approve lets a replay start that needs it. The planner cannot approve their
+// own plan.
+func (j *Jobs) Approve(ctx context.Context, id, who, why string) error {
+	return j.act(ctx, id, who, why, actApprove, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
+		switch {
+		case r.approval == "":
+			return "", nil, fmt.Errorf("%w: it needs no approval", ErrState)
+		case who == r.who:
+			return "", nil, fmt.Errorf("%w: %s planned it", ErrApproval, who)
+		case r.approvedBy != "":
+			return "", nil, nil
+		}
+		_, err := tx.Exec(ctx, `update perdure.replays set approved_by = $2 where replay = $1`, id, who)
+		return Approved, map[string]any{"because": r.approval}, err
+	})
+}
+
+// Pause holds a replay: once it has answered, nothing moves until Resume.
+// Pausing a paused one again changes nothing.
+func (j *Jobs) Pause(ctx context.Context, id, who, why string) error {
+	return j.act(ctx, id, who, why, actPause, func(_ context.Context, _ pgx.Tx, r *row) (State, map[string]any, error) {
+		if r.state == Paused {
+			return "", nil, nil
+		}
+		return Paused, nil, nil
+	})
+}
+
+// Resume lets a paused replay go on where it was; a ramp begins again. Resuming
+// one that moves changes nothing.
+func (j *Jobs) Resume(ctx context.Context, id, who string) error {
+	return j.act(ctx, id, who, "", actResume, func(_ context.Context, _ pgx.Tx, r *row) (State, map[string]any, error) {
+		if r.state != Paused {
+			return "", nil, nil
+		}
+		return r.resume, nil, nil
+	})
+}
+
+// Cancel ends a replay; letters that it has moved stay moved. Cancelling a
+// cancelled one again changes nothing. ErrState: it is over.
+func (j *Jobs) Cancel(ctx context.Context, id, who, why string) error {
+	return j.act(ctx, id, who, why, actCancel, func(_ context.Context, _ pgx.Tx, r *row) (State, map[string]any, error) {
+		if r.state == Cancelled {
+			return "", nil, nil
+		}
+		return Cancelled, nil, nil
+	})
+}
+
+// SetRate changes how many letters a second move, from now on; 0 = as fast as
+// it can.
+func (j *Jobs) SetRate(ctx context.Context, id, who string, rate float64) error {
+	return j.act(ctx, id, who, "", actRate, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
+		to := r.state
+		if rate == 0 && to == Ramping {
+			to = Running // there is nothing to grow to
+		}
+		// The hash pins what was planned; what it became is in the audit.
+		_, err := tx.Exec(ctx, `update perdure.replays set spec = jsonb_set(spec, '{rate}', to_jsonb($2::float8)),
+  tokens = least(tokens, 0), paced_at = null, due_at = clock_timestamp(), changed_at = clock_timestamp() where replay = $1`, id, rate)
+		return to, map[string]any{"rate": rate, "before": r.spec.Rate}, err
+	})
+}
+
+// note writes an audit row.
+func note(ctx context.Context, tx pgx.Tx, who, what, replay, why string, details map[string]any) error {
+	if details == nil {
+		details = map[string]any{}
+	}
+	_, err := tx.Exec(ctx, `insert into perdure.audit (who, what, replay, why, details) values ($1, $2, $3, $4, $5)`, who, what, replay, why, details)
+	return err
 }

@@ -32,7 +32,10 @@ type letter struct {
 	key     []byte
 	headers []byte // dlq.DecodeHeaders
 	expired bool   // by the database's clock
-	named   bool   // the selector named it by id
+	taken   string // another replay that is at work and has it; only asked while planning
+
+	contentType string // as the index has it
+	named       bool   // the selector named it by id
 
 	row outboxRow // what its replay writes
 	why refusal   // "" = it may go
@@ -62,6 +65,8 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return refuse("replaying", "another replay took this letter")
 	case l.state != schemas.LetterOpen:
 		return refuse(string(l.state), "only open letters are replayed")
+	case l.taken != "":
+		return refuse("replaying", "replay %s is at work and has this letter", l.taken)
 	case l.reason == schemas.ReasonUndecodable || l.taskID == "":
 		return refuse("undecodable", "nothing says which task this was; enqueue its content as a new task")
 	case l.cut || l.size == 0:
@@ -124,6 +129,15 @@ func judge(l *letter, c claims.Claim, kind *schemas.Kind) refusal {
 		return ""
 	}
 	return refuse("unproven", "Redis no longer knows the task, and its effect must not happen twice; it needs a person or the reconcile hook")
+}
+
+// misfit refuses a payload that the kind's current schema refuses.
+func misfit(kind *schemas.Kind, payload []byte, contentType string) refusal {
+	wrong := kind.ValidatePayload(payload, contentType)
+	if len(wrong) == 0 {
+		return ""
+	}
+	return refuse(string(schemas.ReasonSchema), "its payload does not fit the kind's schema: %s %s", wrong[0].Pointer, wrong[0].Detail)
 }
 
 // outboxRow is what a replay's row takes from the letter's headers; task id,

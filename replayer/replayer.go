@@ -1,6 +1,6 @@
 package replayer
 
-// The runner of started jobs: a lease a job, a slice of its letters at a time.
+// The runner of replays: a lease a job, a slice of its letters at a time.
 
 import (
 	"context"
@@ -46,7 +46,9 @@ type Replayer struct {
 	deps    Deps
 	log     *slog.Logger
 	letters *prometheus.CounterVec
+	ended   *prometheus.CounterVec
 	passed  map[string]int64  // by job: letters up to this n were looked at by this process
+	soonest time.Duration     // until a job that this process looked at is due; 0 = unknown
 	steps   func(step string) // tests: called between the steps of a slice; nil = none
 }
 
@@ -64,14 +66,20 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 	if cfg.Slice <= 0 {
 		cfg.Slice = 500
 	}
-	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, passed: map[string]int64{}, letters: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "perdure_replayer_letters_total", Help: "Letters that replays looked at, by result: replayed, refused or would_replay."}, []string{"result"})}
+	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, passed: map[string]int64{},
+		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "perdure_replayer_letters_total", Help: "Letters that replays looked at, by result: replayed, refused or would_replay."}, []string{"result"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "perdure_replayer_ended_replays_total", Help: "Replays that ended by themselves, by state: done, or stopped by one of their rules."}, []string{"state"}),
+	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	if deps.Registry != nil {
-		if err := deps.Registry.Register(r.letters); err != nil {
-			return nil, fmt.Errorf("replayer: metrics: %w", err)
+		for _, c := range []prometheus.Collector{r.letters, r.ended} {
+			if err := deps.Registry.Register(c); err != nil {
+				return nil, fmt.Errorf("replayer: metrics: %w", err)
+			}
 		}
 	}
 	return r, nil
@@ -94,6 +102,10 @@ func (r *Replayer) Run(ctx context.Context) error {
 			continue
 		default:
 			wait = r.cfg.Poll
+			if r.soonest > 0 {
+				wait = min(wait, r.soonest)
+			}
+			r.soonest = 0
 		}
 		select {
 		case <-ctx.Done():
@@ -103,61 +115,90 @@ func (r *Replayer) Run(ctx context.Context) error {
 	return nil
 }
 
-// The job that waited longest goes first, so that a large one starves nobody.
-const takeJob = `
-update perdure.replays set owner = $1, lease = clock_timestamp() + $2::interval, changed_at = clock_timestamp()
-where replay = (
-  select replay from perdure.replays
-  where state = 'running' and (lease is null or lease < clock_timestamp() or owner = $1)
-  order by changed_at, replay limit 1 for update skip locked)
-returning replay, dry_run, who, why, selector ? 'ids'`
-
-type job struct {
-	id       string
-	dryRun   bool
-	who, why string
-	named    bool // letters were chosen by id
-}
-
-// turn does one slice of one job. busy says that there may be more at once.
+// turn counts outcomes and does one slice of one job. busy says that there may
+// be more at once.
 func (r *Replayer) turn(ctx context.Context) (busy bool, err error) {
-	var j job
-	err = r.deps.DB.QueryRow(ctx, takeJob, r.cfg.Instance, r.cfg.Lease).Scan(&j.id, &j.dryRun, &j.who, &j.why, &j.named)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
-	}
+	more, err := r.outcomes(ctx)
 	if err != nil {
-		return false, fmt.Errorf("take a replay: %w", err)
+		return false, err
 	}
-	defer r.release(ctx, &j)
-	left, err := r.slice(ctx, &j)
+	j, err := r.take(ctx)
 	if err != nil {
+		return false, err
+	}
+	if j == nil {
+		if len(r.passed) > 1000 { // jobs that others ended
+			clear(r.passed)
+		}
+		return more, nil
+	}
+	r.step("taken")
+	var pause time.Duration
+	defer func() { r.release(ctx, j, pause) }()
+	if pause, err = r.work(ctx, j); err != nil {
 		return false, fmt.Errorf("replay %s: %w", j.id, err)
 	}
-	if left {
-		return true, nil
+	if pause > 0 && (r.soonest == 0 || pause < r.soonest) {
+		r.soonest = pause
 	}
-	delete(r.passed, j.id)
-	tag, err := r.deps.DB.Exec(ctx, `update perdure.replays set state = 'done', changed_at = clock_timestamp()
-where replay = $1 and state = 'running' and not exists (select from perdure.replay_letters where replay = $1 and result = '')`, j.id)
-	if err != nil {
-		return false, fmt.Errorf("replay %s: finish: %w", j.id, err)
-	}
-	if tag.RowsAffected() > 0 {
-		r.log.Info("replayer: replay is done", "replay", j.id, "dry_run", j.dryRun)
-	}
-	// Nothing: it was cancelled, or a letter is open again and has its turn later.
-	return tag.RowsAffected() > 0, nil
+	return true, nil
 }
 
-// release gives the lease back, also when ctx has ended; a process that is
-// killed leaves it to run out.
-func (r *Replayer) release(ctx context.Context, j *job) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	if _, err := r.deps.DB.Exec(ctx, `update perdure.replays set lease = null, owner = '' where replay = $1 and owner = $2`, j.id, r.cfg.Instance); err != nil {
-		r.log.Warn("replayer: cannot give a lease back; it runs out by itself", "replay", j.id, "err", err)
+// work does one slice, or moves the job to its next state. pause is how long
+// the job has nothing to do.
+func (r *Replayer) work(ctx context.Context, j *job) (pause time.Duration, err error) {
+	if j.state == Planning {
+		return r.look(ctx, j)
 	}
+	v := decide(j, r.cfg.Slice)
+	if v.to != "" {
+		return 0, r.become(ctx, j, v.to, v.why)
+	}
+	if v.move == 0 {
+		return v.pause, nil
+	}
+	left, err := r.slice(ctx, j, v.move)
+	if err != nil || left {
+		return 0, err
+	}
+	delete(r.passed, j.id)
+	// Nothing changes: it was cancelled, or a letter is open again and has its turn later.
+	return r.cfg.Poll, r.become(ctx, j, Done, "")
+}
+
+// A job ends only when every letter was looked at.
+const becomeState = `
+update perdure.replays set state = $3, note = $4, changed_at = clock_timestamp(), due_at = clock_timestamp(),
+  ramp_at = case when $3 = 'ramping' then clock_timestamp() else ramp_at end,
+  tokens = case when $3 = 'ramping' then least(tokens, 0) else tokens end
+where replay = $1 and state = $2
+  and ($3 <> 'done' or dry_run or not exists (select from perdure.replay_letters where replay = $1 and result = ''))`
+
+// become moves a job on by itself. A person who moved it meanwhile wins.
+func (r *Replayer) become(ctx context.Context, j *job, to State, why string) error {
+	var changed bool
+	err := pgx.BeginFunc(ctx, r.deps.DB, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, becomeState, j.id, j.state, to, why)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		changed = true
+		if to != Stopped {
+			return nil
+		}
+		return note(ctx, tx, "perdure", "replay.stop", j.id, why, map[string]any{
+			"replayed": j.replayed, "completed": j.completed, "died_again": j.died, "left": j.left()})
+	})
+	if err != nil {
+		return fmt.Errorf("from %s to %s: %w", j.state, to, err)
+	}
+	if changed && to.Over() {
+		r.ended.WithLabelValues(string(to)).Inc()
+	}
+	if changed {
+		r.log.Info("replayer: replay goes on", "replay", j.id, "from", j.state, "to", to, "why", why, "dry_run", j.dryRun)
+	}
+	return nil
 }
 
 func (r *Replayer) step(name string) {

@@ -74,7 +74,7 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	return &rig{t: t, url: url, db: db, jobs: NewJobs(db)}
+	return &rig{t: t, url: url, db: db, jobs: NewJobs(db, nil)}
 }
 
 func (r *rig) exec(sql string, args ...any) {
@@ -119,9 +119,13 @@ values ($1, $2, $3, $4, 'payments', 'k', 'permanent', 'fp1:aa', 5, $5, $6::jsonb
 	}
 }
 
+// plan plans without a canary, unless one is asked for: here no task ever ends.
 func (r *rig) plan(p Plan) string {
 	r.t.Helper()
 	p.Who = "tester"
+	if p.Canary.Letters == 0 {
+		p.Canary.Off = true
+	}
 	id, err := r.jobs.Plan(r.t.Context(), p)
 	if err != nil {
 		r.t.Fatal(err)
@@ -151,7 +155,7 @@ func (r *rig) run(xs ...*Replayer) {
 		})
 	}
 	testkit.Eventually(r.t, 30*time.Second, func() (bool, string) {
-		n := r.count(`select count(*) from perdure.replays where state = 'running'`)
+		n := r.count(`select count(*) from perdure.replays where state in ('planning', 'canary', 'ramping', 'running')`)
 		return n == 0, fmt.Sprint(n, " replays are running")
 	})
 	cancel()
@@ -177,7 +181,7 @@ func TestReplayMovesLettersWholeAndSaysWhatItRefused(t *testing.T) {
 	k := &known{at: map[string]claims.Claim{"main-1-21": {State: claims.Dead, Epoch: 3}, "main-1-24": {State: claims.Done}, "main-1-25": {State: claims.Running}}}
 
 	// A dry run says the same and changes nothing.
-	dry := r.plan(Plan{Selector: Selector{Group: "fp1:aa"}, DryRun: true})
+	dry := r.plan(Plan{Spec: Spec{Selector: Selector{Group: "fp1:aa"}}, DryRun: true})
 	r.run(r.replayer("a", k))
 	if j := r.get(dry); j.Replayed != 21 || j.Refused != 4 || j.State != Done {
 		t.Errorf("dry run: %+v", j)
@@ -189,9 +193,19 @@ func TestReplayMovesLettersWholeAndSaysWhatItRefused(t *testing.T) {
 		t.Fatalf("a dry run changed %d letters", 25-n)
 	}
 
-	id := r.plan(Plan{Selector: Selector{Group: "fp1:aa"}, Why: "bank is back"})
-	if j := r.get(id); j.State != Planned || j.Letters != 25 || j.Left != 25 {
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{Group: "fp1:aa"}}, Why: "bank is back"})
+	if j := r.get(id); j.State != Planning || j.Letters != 25 || j.Left != 25 || len(j.Hash) != 64 {
+		t.Errorf("planning: %+v", j)
+	}
+	if err := r.jobs.Start(t.Context(), id, "tester"); !errors.Is(err, ErrState) {
+		t.Errorf("a plan that was not looked at was started: %v", err)
+	}
+	r.run(r.replayer("a", k))
+	if j := r.get(id); j.State != Planned || j.Letters != 25 || j.Left != 21 || j.Refused != 4 || j.Replayed != 0 {
 		t.Errorf("planned: %+v", j)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); n != 24 { // all but the completed one
+		t.Fatalf("planning left %d letters open", n)
 	}
 	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
 		t.Fatal(err)
@@ -221,7 +235,7 @@ where o.epoch = d.epoch + 1 and o.payload = d.payload and o.kind = d.kind and o.
 		t.Error("the letter of a completed task is still open")
 	}
 	// Again: everything is refused, nothing moves.
-	again := r.plan(Plan{Selector: Selector{IDs: []string{"main-1-1", "main-1-2@0", "main-1-24", "nobody"}}, Start: true})
+	again := r.plan(Plan{Spec: Spec{Selector: Selector{IDs: []string{"main-1-1", "main-1-2@0", "main-1-24", "nobody"}}}, Start: true})
 	r.run(r.replayer("b", k))
 	if j := r.get(again); j.Replayed != 0 || j.Refused != 4 {
 		t.Errorf("again: %+v", j)
@@ -238,7 +252,7 @@ func TestATaskWithoutALetterIsRefusedByItsState(t *testing.T) {
 		"main-1-44": {}, "nobody": {State: claims.Done}}}
 	for id, word := range map[string]string{"main-1-41": "completed", "main-1-42": "running", "main-1-43": "cancelled", "main-1-44": "not-found", "nobody": "not-found"} {
 		for _, dry := range []bool{true, false} {
-			job := r.plan(Plan{Selector: Selector{IDs: []string{id}}, DryRun: dry, Start: true})
+			job := r.plan(Plan{Spec: Spec{Selector: Selector{IDs: []string{id}}}, DryRun: dry, Start: true})
 			r.run(r.replayer("a", k))
 			j := r.get(job)
 			if len(j.Refusals) != 1 || !strings.HasPrefix(j.Refusals[0].Why, word+":") || j.Refusals[0].Sample != id || j.Replayed != 0 {
@@ -254,8 +268,8 @@ func TestRivalReplaysMoveALetterOnce(t *testing.T) {
 	const races, each = 50, 12
 	for race := range races {
 		r.letters(race*each+1, (race+1)*each, nil)
-		a := r.plan(Plan{Selector: Selector{Kind: "idem"}, Start: true})
-		b := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+		a := r.plan(Plan{Spec: Spec{Selector: Selector{Kind: "idem"}}, Start: true})
+		b := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 		r.run(r.replayer("a", &known{}), r.replayer("b", &known{}))
 		if ja, jb := r.get(a), r.get(b); ja.Replayed+jb.Replayed != each || ja.Refused+jb.Refused != each {
 			t.Fatalf("race %d: %+v %+v", race, ja, jb)
@@ -270,7 +284,7 @@ func TestRivalReplaysMoveALetterOnce(t *testing.T) {
 func TestTwoRunnersOfOneJobMoveALetterOnce(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 60, nil)
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	a, b := r.replayer("a", &known{}), r.replayer("b", &known{})
 	for left := true; left; {
 		var wg sync.WaitGroup
@@ -278,7 +292,7 @@ func TestTwoRunnersOfOneJobMoveALetterOnce(t *testing.T) {
 		for i, x := range []*Replayer{a, b} {
 			wg.Go(func() {
 				var err error
-				if more[i], err = x.slice(t.Context(), &job{id: id, who: "t"}); err != nil {
+				if more[i], err = x.slice(t.Context(), &job{id: id, who: "t", state: Running}, 7); err != nil {
 					t.Error(err)
 				}
 			})
@@ -299,7 +313,7 @@ func TestKilledReplayerReplaysEveryLetterOnce(t *testing.T) {
 	r := newRig(t)
 	const n = 120
 	r.letters(1, n, nil)
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	kills := 0
 	for r.get(id).State == Running {
 		if kills > 200 {
@@ -373,7 +387,7 @@ func child(url string) {
 func TestStoppedReplayerGoesOnWhereItWas(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 30, nil)
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	for at := 1; r.get(id).State == Running; at = at%11 + 1 {
 		ctx, cancel := context.WithCancel(t.Context())
 		x := r.replayer("a", &known{})
@@ -402,7 +416,7 @@ func TestStoppedReplayerGoesOnWhereItWas(t *testing.T) {
 func TestNoLetterMovesWithoutItsClaim(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 5, nil)
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	k := &known{err: errors.New("redis: connection refused")}
 	x := r.replayer("a", k)
 	for range 3 {
@@ -425,12 +439,12 @@ func TestNoLetterMovesWithoutItsClaim(t *testing.T) {
 func TestCancelledReplayMovesNoMore(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 20, nil)
-	id := r.plan(Plan{Selector: Selector{All: true}, Start: true})
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
 	x := r.replayer("a", &known{})
 	n := 0
 	x.steps = func(step string) {
-		if n++; step == "judged" && n == 5 { // of the second slice
-			if err := r.jobs.Cancel(t.Context(), id, "tester"); err != nil {
+		if n++; step == "judged" && n == 7 { // of the second slice
+			if err := r.jobs.Cancel(t.Context(), id, "tester", ""); err != nil {
 				t.Error(err)
 			}
 		}
@@ -472,12 +486,21 @@ func TestReplaysOverHTTP(t *testing.T) {
 		code               int
 		want               string
 	}{
-		{"GET", "/v1/replays/" + id, "", 200, `"state":"planned"`},
-		{"POST", "/v1/replays/" + id + "/start", "", 200, `"state":"running"`},
+		{"GET", "/v1/replays/" + id, "", 200, `"state":"planning"`},
+		{"POST", "/v1/replays/" + id + "/start", "", 409, `it is planning`},
 		{"GET", "/v1/replays", "", 200, id},
 		{"POST", "/v1/replays/" + id + "/cancel", "", 200, `"state":"cancelled"`},
 		{"POST", "/v1/replays/" + id + "/start", "", 409, "replay-state"},
+		{"POST", "/v1/replays/" + id + "/pause", `{"why":"x"}`, 409, "it is cancelled"},
+		{"POST", "/v1/replays/" + id + "/rate", `{"rate":5}`, 409, "it is cancelled"},
+		{"POST", "/v1/replays/" + id + "/approve", "", 409, "it is cancelled"},
+		{"POST", "/v1/replays/" + id + "/resume", "", 409, "it is cancelled"},
+		{"GET", "/v1/replays/" + id + "/watch", "", 200, "event: end\ndata: {"},
 		{"GET", "/v1/replays/r-none", "", 404, "no-such-replay"},
+		{"GET", "/v1/replays/r-none/watch", "", 404, "no-such-replay"},
+		{"POST", "/v1/replays", `{"selector":{"all":true},"where":".payload.n >"}`, 422, "#/where\",\"detail\":\"at byte"},
+		{"POST", "/v1/replays", `{"selector":{"all":true},"ramp":"10 s","rate":1}`, 422, "not a duration"},
+		{"POST", "/v1/replays", `{"selector":{"all":true},"ramp":"10s"}`, 422, "#/ramp"},
 		{"POST", "/v1/replays", `{"selector":{}}`, 422, "#/selector"},
 		{"POST", "/v1/replays", `{"selector":{"kid":"x"}}`, 422, "kid"},
 	} {

@@ -1,33 +1,122 @@
 package replayer
 
 // Showing replays: how far they are, what was refused and why, what became of
-// the rest.
+// the rest, and how long it will take.
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-const jobColumns = `r.replay, r.state, r.dry_run, r.selector, r.who, r.why, r.created_at, r.changed_at,
-  c.letters, c.left_, c.replayed, c.refused`
+// Replay is a job as it stands.
+type Replay struct {
+	ID         string          `json:"id"`
+	State      State           `json:"state" enum:"planning,planned,approved,canary,ramping,running,paused,done,stopped,cancelled"`
+	Resumes    State           `json:"resumes,omitempty" doc:"while paused: the state that it comes back to"`
+	Note       string          `json:"note,omitempty" doc:"why it was stopped, paused or cancelled"`
+	DryRun     bool            `json:"dry_run,omitempty"`
+	Selector   json.RawMessage `json:"selector"`
+	Spec       Spec            `json:"spec"`
+	Hash       string          `json:"hash" doc:"SHA-256 over the plan's letters, in their order, and its spec"`
+	Who        string          `json:"who"`
+	Why        string          `json:"why,omitempty"`
+	Approval   string          `json:"approval,omitempty" doc:"why another person must approve it; absent = nobody need"`
+	ApprovedBy string          `json:"approved_by,omitempty"`
+	CreatedAt  time.Time       `json:"created_at"`
+	ChangedAt  time.Time       `json:"changed_at"`
+	TakenAt    *time.Time      `json:"taken_at,omitempty" doc:"when a replayer last worked on it; absent = none ever did"`
+	Letters    int64           `json:"letters" doc:"frozen when the replay was planned"`
+	Looked     int64           `json:"looked,omitempty" doc:"of a plan: letters that were looked at before it starts"`
+	Left       int64           `json:"left" doc:"neither replayed nor refused yet"`
+	Replayed   int64           `json:"replayed" doc:"in a dry run: would be replayed"`
+	Refused    int64           `json:"refused"`
+	Refusals   []Refusal       `json:"refusals,omitempty" doc:"why, most frequent first"`
+	Became     *Became         `json:"became,omitempty" doc:"of the replayed ones, as far as is known now"`
+	Rate       float64         `json:"rate_now,omitempty" doc:"letters a second that may go now; absent = as fast as it can"`
+	Expected   Duration        `json:"expected,omitempty" doc:"how long the letters that are left take to be sent, without the canary's wait"`
+}
 
-const countLetters = `lateral (
-  select count(*) as letters, count(*) filter (where result = '') as left_,
-    count(*) filter (where result in ('replayed', 'would_replay')) as replayed, count(*) filter (where result = 'refused') as refused
-  from perdure.replay_letters l where l.replay = r.replay) c`
+// Refusal is one reason for refusing letters.
+type Refusal struct {
+	Why     string `json:"why"`
+	Letters int64  `json:"letters"`
+	Sample  string `json:"sample" doc:"one of the letters"`
+}
 
-func scanReplay(row pgx.CollectableRow) (r Replay, err error) {
-	return r, row.Scan(&r.ID, &r.State, &r.DryRun, &r.Selector, &r.Who, &r.Why, &r.CreatedAt, &r.ChangedAt,
-		&r.Letters, &r.Left, &r.Replayed, &r.Refused)
+// Became counts what became of replayed letters.
+type Became struct {
+	Completed int64   `json:"completed"`
+	DiedAgain int64   `json:"died_again"`
+	DiedSame  int64   `json:"died_same" doc:"of died_again: of the cause that they had"`
+	Other     int64   `json:"other,omitempty" doc:"cancelled or discarded"`
+	UnderWay  int64   `json:"under_way"`
+	Causes    []Cause `json:"causes,omitempty" doc:"of what died again, most frequent first"`
+}
+
+// Cause is a fingerprint that replayed tasks died of.
+type Cause struct {
+	Group   string `json:"group"`
+	Letters int64  `json:"letters"`
+}
+
+const jobColumns = `replay, state, resume, note, dry_run, selector, spec, hash, who, why, approval, approved_by, created_at, changed_at, taken_at,
+  letters, looked, replayed, refused, completed, died_again, died_same, other, coalesce(ramp_at, clock_timestamp()), clock_timestamp()`
+
+func scanReplay(r pgx.CollectableRow) (Replay, error) {
+	x := Replay{Became: &Became{}}
+	b := x.Became
+	var spec []byte
+	var ramp, now time.Time
+	if err := r.Scan(&x.ID, &x.State, &x.Resumes, &x.Note, &x.DryRun, &x.Selector, &spec, &x.Hash, &x.Who, &x.Why, &x.Approval, &x.ApprovedBy,
+		&x.CreatedAt, &x.ChangedAt, &x.TakenAt, &x.Letters, &x.Looked, &x.Replayed, &x.Refused,
+		&b.Completed, &b.DiedAgain, &b.DiedSame, &b.Other, &ramp, &now); err != nil {
+		return x, err
+	}
+	if err := json.Unmarshal(spec, &x.Spec); err != nil {
+		return x, fmt.Errorf("plan of %s: %w", x.ID, err)
+	}
+	x.Left = x.Letters - x.Replayed - x.Refused
+	b.UnderWay = x.Replayed - b.Completed - b.DiedAgain - b.Other
+	if x.DryRun {
+		x.Became = nil
+	}
+	if x.State.Moving() {
+		x.Rate = rateAt(x.State, &x.Spec, now.Sub(ramp))
+	}
+	if !x.State.Over() && !x.DryRun {
+		x.Expected = expected(&x, now.Sub(ramp))
+	}
+	return x, nil
+}
+
+// unlimited is about what a replayer moves a second where no rate holds it.
+const unlimited = 10_000
+
+// expected is how long the letters that are left take to be sent.
+func expected(r *Replay, ramped time.Duration) Duration {
+	rate, ramp := r.Spec.Rate, time.Duration(r.Spec.Ramp)
+	if rate <= 0 {
+		rate, ramp = unlimited, 0
+	}
+	s := float64(r.Left) / rate
+	switch {
+	case r.State == Running || ramp <= 0:
+	case r.State == Ramping:
+		s += max(0, (ramp-ramped).Seconds()) / 2
+	default:
+		s += ramp.Seconds() / 2
+	}
+	return Duration(time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond))
 }
 
 // List returns at most limit replays, the latest first.
 func (j *Jobs) List(ctx context.Context, limit int) ([]Replay, error) {
-	rows, err := j.db.Query(ctx, `select `+jobColumns+` from (
-  select * from perdure.replays order by created_at desc, replay limit $1) r, `+countLetters+` order by r.created_at desc, r.replay`, limit)
+	rows, err := j.db.Query(ctx, `select `+jobColumns+` from perdure.replays order by created_at desc, replay limit $1`, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list replays: %w", err)
 	}
@@ -40,7 +129,37 @@ func (j *Jobs) List(ctx context.Context, limit int) ([]Replay, error) {
 
 // Get returns a replay with its refusals and what became of its letters.
 func (j *Jobs) Get(ctx context.Context, id string) (*Replay, error) {
-	rows, err := j.db.Query(ctx, `select `+jobColumns+` from perdure.replays r, `+countLetters+` where r.replay = $1`, id)
+	r, err := j.glance(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if r.Refused > 0 {
+		rows, err := j.db.Query(ctx, `select detail, count(*), min(letter) from perdure.replay_letters
+where replay = $1 and result = 'refused' group by detail order by 2 desc, 1 limit 20`, id)
+		if err != nil {
+			return nil, fmt.Errorf("replay %s: %w", id, err)
+		}
+		if r.Refusals, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Refusal]); err != nil {
+			return nil, fmt.Errorf("replay %s: %w", id, err)
+		}
+	}
+	if r.Became != nil && r.Became.DiedAgain > 0 {
+		rows, err := j.db.Query(ctx, `select fingerprint, count(*) from perdure.replay_letters
+where replay = $1 and outcome = 'died_again' group by fingerprint order by 2 desc, 1 limit 20`, id)
+		if err != nil {
+			return nil, fmt.Errorf("replay %s: %w", id, err)
+		}
+		if r.Became.Causes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Cause]); err != nil {
+			return nil, fmt.Errorf("replay %s: %w", id, err)
+		}
+	}
+	return r, nil
+}
+
+// glance reads the replay's own row alone, which costs the same for a plan of
+// any size.
+func (j *Jobs) glance(ctx context.Context, id string) (*Replay, error) {
+	rows, err := j.db.Query(ctx, `select `+jobColumns+` from perdure.replays where replay = $1`, id)
 	if err != nil {
 		return nil, fmt.Errorf("replay %s: %w", id, err)
 	}
@@ -48,25 +167,6 @@ func (j *Jobs) Get(ctx context.Context, id string) (*Replay, error) {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNoReplay
 	}
-	if err != nil {
-		return nil, fmt.Errorf("replay %s: %w", id, err)
-	}
-	rows, err = j.db.Query(ctx, `select detail, count(*), min(letter) from perdure.replay_letters
-where replay = $1 and result = 'refused' group by detail order by 2 desc, 1 limit 20`, id)
-	if err != nil {
-		return nil, fmt.Errorf("replay %s: %w", id, err)
-	}
-	if r.Refusals, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Refusal]); err != nil {
-		return nil, fmt.Errorf("replay %s: %w", id, err)
-	}
-	if r.DryRun {
-		return &r, nil
-	}
-	r.Became = &Became{}
-	err = j.db.QueryRow(ctx, `select count(*) filter (where d.state = 'resolved' and d.resolved_by <> 'replay'),
-  count(*) filter (where d.state = 'resolved' and d.resolved_by = 'replay'), count(*) filter (where d.state = 'replaying')
-from perdure.replay_letters l join perdure.dead_letters d on d.letter = l.letter
-where l.replay = $1 and l.result = 'replayed'`, id).Scan(&r.Became.Completed, &r.Became.DiedAgain, &r.Became.UnderWay)
 	if err != nil {
 		return nil, fmt.Errorf("replay %s: %w", id, err)
 	}

@@ -26,6 +26,7 @@ type Catalog struct {
 	Queues       map[string]*Queue
 	Dependencies map[string]*Dependency
 	Kinds        map[string]*Kind
+	Replays      Replays
 	Hash         string // hex of the first 8 bytes of SHA-256 over the source text and the schemas it names
 }
 
@@ -76,6 +77,7 @@ type Kind struct {
 	Retry        Retry
 	Dependency   string        // "" = none
 	Concurrency  int           // attempts that run at once on one worker, 0 = no limit of its own
+	Sensitive    bool          // its replays need another person's approval
 	HTTP         *HTTPExecutor // nil = a Go handler in the user's own binary
 	Reconcile    *HTTPHook     // effects: once; asked whether an effect in doubt happened; nil = no URL is
 

@@ -19,7 +19,7 @@ const maxConcurrency = 100_000
 func (b *builder) kind(e entry) {
 	path := "kinds." + clip(e.name)
 	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "expires_after", "order",
-		"on_dead", "effects", "retry", "dependency", "concurrency", "executor", "reconcile", "responses")
+		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
 
@@ -42,6 +42,7 @@ func (b *builder) kind(e entry) {
 		o.wrong("dependency", "is not declared under dependencies"+didYouMean(k.Dependency, keysOf(b.out.Dependencies)))
 	}
 	k.Concurrency = o.number("concurrency", 0, 1, maxConcurrency)
+	k.Sensitive = o.flag("sensitive")
 	b.executor(o, k)
 	b.reconcile(o, k)
 	b.schema(o, k)

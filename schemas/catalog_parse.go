@@ -158,7 +158,7 @@ func (b *builder) catalog(body ast.Node) {
 		b.fail(at, "", "must be a mapping: version, queues, dependencies, kinds")
 		return
 	}
-	o := b.object(body, nil, "", "version", "queues", "dependencies", "kinds")
+	o := b.object(body, nil, "", "version", "queues", "dependencies", "kinds", "replays")
 	if e, ok := o.fields["version"]; !ok {
 		b.fail(nil, "version", "is missing: begin the catalog with `version: 1`")
 	} else if n, ok := wholeNumber(e.value); !ok || n != 1 {
@@ -173,6 +173,7 @@ func (b *builder) catalog(body ast.Node) {
 	for _, e := range b.named(o, "kinds", ValidKind, kindRule) {
 		b.kind(e)
 	}
+	b.replays(o)
 }
 
 // named returns the entries of a mapping whose keys are names.

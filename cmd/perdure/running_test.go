@@ -153,6 +153,17 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		_, out, errOut := call(t, "balance")
 		return strings.Contains(out, "accepted=20 completed=20 waiting=0 dead=0 discarded=0 cancelled=0 replayed=1 lost=0"), out + errOut
 	})
+	says(t, "replay watch "+replay.ID, "mended", "1 completed") // until the last outcome is counted
+	if out := says(t, "replay watch -o jsonl "+replay.ID); !strings.Contains(out, `"completed":1`) {
+		t.Errorf("watch -o jsonl: %s", out)
+	}
+	var plan struct{ ID, State string }
+	_, out, _ = call(t, "replay", "plan", "-o", "json", "--id", id) // refused, and still shown
+	if err := json.Unmarshal([]byte(out), &plan); err != nil || plan.State != "planned" {
+		t.Errorf("replay plan: %v %s", err, out)
+	}
+	says(t, "replay rate "+plan.ID+" 5", "5/s")
+	says(t, "replay cancel "+plan.ID+" --why no", "cancelled", "no")
 	says(t, "replay status "+replay.ID, "mended", "1 completed")
 	says(t, "replay status", replay.ID)
 	says(t, "tasks get "+id+" --wait 5s", "completed", "replayed")

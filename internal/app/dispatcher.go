@@ -75,7 +75,7 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	d.Routes(p.api)
 	history.Routes(p.api)
 	dlq.NewLetters(p.db).Routes(p.api)
-	replayer.NewJobs(p.db).Routes(p.api)
+	replayer.NewJobs(p.db, p.catalog).Routes(p.api)
 	p.health.Check("dispatcher", func(ctx context.Context) error { return safePG(d.Ready(ctx)) })
 	p.group.Add("dispatcher", d.Run)
 	return nil

@@ -49,7 +49,7 @@ func (w *world) replay(ctx context.Context, group string) (int, error) {
 	if err := w.api.Post(ctx, "/v1/replays", body, &r); err != nil {
 		return 0, err
 	}
-	for r.State == replayer.Running || r.State == replayer.Planned {
+	for !r.State.Over() {
 		if err := w.pause(ctx, 100*time.Millisecond); err != nil {
 			return 0, err
 		}

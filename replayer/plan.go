@@ -1,0 +1,218 @@
+package replayer
+
+// Planning: the letters that a selector chooses now are frozen, in their order,
+// and hashed together with the spec.
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/api"
+)
+
+// Plan is what to plan.
+type Plan struct {
+	Spec
+	DryRun bool   // look at every letter and say what would happen; change nothing
+	Start  bool   // begin at once, without a look at every letter first
+	Who    string // for the audit
+	Why    string
+}
+
+// SpecError is a plan that says nothing that could be done.
+type SpecError struct{ Fields []api.FieldError }
+
+func (e *SpecError) Error() string {
+	var b strings.Builder
+	for i, f := range e.Fields {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(f.Pointer + " " + f.Detail)
+	}
+	return b.String()
+}
+
+// Letters named by id are taken in whatever state they are, so that the job can
+// say why it refuses one; an id that nothing has stays as it was written.
+const chooseIDs = `
+select distinct coalesce(d.letter, i) as letter, d.died_at
+from unnest($1::text[]) i left join lateral (
+  select letter, died_at, kind, queue, fingerprint, reason, key from perdure.dead_letters d where d.letter = i or d.task_id = i
+  order by d.letter = i desc, d.state = 'open' desc, d.epoch desc limit 1) d on true
+where ($2 = '' or d.fingerprint = $2) and ($3 = '' or d.kind = $3) and ($4 = '' or d.queue = $4)
+  and ($5 = '' or d.reason = $5) and ($6 = '' or d.key = $6)
+  and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8)`
+
+const choose = `
+select letter, died_at from perdure.dead_letters d
+where state = 'open' and ($2 = '' or fingerprint = $2) and ($3 = '' or kind = $3) and ($4 = '' or queue = $4)
+  and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
+  and ($7::timestamptz is null or died_at >= $7) and ($8::timestamptz is null or died_at < $8) and $1::text[] is null`
+
+const freezeRest = ` order by died_at nulls last, letter limit $9)
+insert into perdure.replay_letters (replay, letter, n) select $10, letter, row_number() over (order by died_at nulls last, letter) from c`
+
+// With a condition the letters pass through here.
+const chooseWhole = ` order by died_at nulls last, letter)
+select c.letter, coalesce(d.task_id, ''), coalesce(d.kind, ''), coalesce(d.queue, ''), coalesce(d.key, ''), coalesce(d.reason, ''),
+  coalesce(d.error_class, ''), coalesce(d.message, ''), coalesce(d.fingerprint, ''), coalesce(d.release, ''), coalesce(d.epoch, 0),
+  coalesce(d.replays, 0), coalesce(d.died_at, 'epoch'), d.payload, d.headers
+from c left join perdure.dead_letters d on d.letter = c.letter order by c.died_at nulls last, c.letter`
+
+// noLimit is what a plan without a limit takes at most.
+const noLimit = 1 << 31
+
+// Plan freezes letters, oldest death first, and returns the job's id. What is
+// wrong with the plan is a *SpecError or a *SyntaxError; then nothing is planned.
+func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
+	if wrong := p.complete(); len(wrong) > 0 {
+		return "", &SpecError{wrong}
+	}
+	var where *filter
+	if p.Where != "" {
+		code, err := compileJQ("#/where", p.Where)
+		if err != nil {
+			return "", err
+		}
+		where = &filter{code: code}
+	}
+	id := "r-" + strings.ToLower(rand.Text()[:12])
+	err := pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
+		// Planning a hundred thousand of ten million letters wants no plan made
+		// for one.
+		if _, err := tx.Exec(ctx, `insert into perdure.replays (replay, state, selector, dry_run, who, why) values ($1, 'planning', '{}', $2, $3, $4)`,
+			id, p.DryRun, p.Who, p.Why); err != nil {
+			return err
+		}
+		if err := freeze(ctx, tx, id, &p.Spec, where); err != nil {
+			return err
+		}
+		letters, sum, err := hashLetters(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		p.settleCanary(letters)
+		spec, err := json.Marshal(&p.Spec)
+		if err != nil {
+			return err
+		}
+		selector, err := json.Marshal(&p.Selector)
+		if err != nil {
+			return err
+		}
+		sum.Write(spec)
+		pinned := hex.EncodeToString(sum.Sum(nil))
+		state, approval := Planning, ""
+		if !p.DryRun {
+			if approval, err = j.needsApproval(ctx, tx, id, letters); err != nil {
+				return err
+			}
+		}
+		if p.Start && !p.DryRun && approval == "" {
+			state = firstState(&p.Spec, letters)
+		}
+		if _, err := tx.Exec(ctx, `update perdure.replays set state = $2, selector = $3, spec = $4, hash = $5, letters = $6, approval = $7,
+  ramp_at = case when $2 = 'ramping' then clock_timestamp() end where replay = $1`,
+			id, state, selector, spec, pinned, letters, approval); err != nil {
+			return err
+		}
+		return note(ctx, tx, p.Who, "replay.plan", id, p.Why, map[string]any{"hash": pinned, "letters": letters, "spec": json.RawMessage(spec)})
+	})
+	var wrong *SpecError
+	if errors.As(err, &wrong) {
+		return "", wrong
+	}
+	if err != nil {
+		return "", fmt.Errorf("plan a replay: %w", err)
+	}
+	return id, nil
+}
+
+// firstState is where a plan with so many letters to move begins.
+func firstState(s *Spec, letters int64) State {
+	switch {
+	case !s.Canary.Off && int64(s.Canary.Letters) < letters:
+		return InCanary
+	case s.Rate > 0 && s.Ramp > 0:
+		return Ramping
+	}
+	return Running
+}
+
+func (s *Selector) args() []any {
+	var ids []string
+	if len(s.IDs) > 0 {
+		ids = s.IDs
+	}
+	return []any{ids, s.Group, s.Kind, s.Queue, s.Reason, s.Key, timeOrNil(s.Since), timeOrNil(s.Until)}
+}
+
+func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, where *filter) error {
+	from, limit := choose, s.Limit
+	if len(s.Selector.IDs) > 0 {
+		from = chooseIDs
+	}
+	if limit == 0 {
+		limit = noLimit
+	}
+	if where == nil {
+		_, err := tx.Exec(ctx, `with c as (`+from+freezeRest, append(s.Selector.args(), limit, id)...)
+		return err
+	}
+	return where.freeze(ctx, tx, id, `with c as materialized (`+from+chooseWhole, s.Selector.args(), limit)
+}
+
+// hashLetters counts a plan's letters, and hashes them in their order.
+func hashLetters(ctx context.Context, tx pgx.Tx, id string) (n int64, sum hash.Hash, err error) {
+	sum = sha256.New()
+	rows, err := tx.Query(ctx, `select letter from perdure.replay_letters where replay = $1 order by n`, id)
+	if err != nil {
+		return 0, nil, err
+	}
+	var letter string
+	_, err = pgx.ForEachRow(rows, []any{&letter}, func() error {
+		n++
+		sum.Write([]byte(letter))
+		sum.Write([]byte{'\n'})
+		return nil
+	})
+	return n, sum, err
+}
+
+// needsApproval says why another person must approve a plan, "" if none need.
+func (j *Jobs) needsApproval(ctx context.Context, tx pgx.Tx, id string, letters int64) (string, error) {
+	if j.approveOver > 0 && letters > j.approveOver {
+		return fmt.Sprintf("it has more than %d letters", j.approveOver), nil
+	}
+	if len(j.sensitive) == 0 {
+		return "", nil
+	}
+	var kind string
+	err := tx.QueryRow(ctx, `select d.kind from perdure.replay_letters l join perdure.dead_letters d on d.letter = l.letter
+where l.replay = $1 and d.kind = any($2::text[]) limit 1`, id, j.sensitive).Scan(&kind)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("it has letters of the sensitive kind %s", kind), nil
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

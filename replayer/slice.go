@@ -1,0 +1,171 @@
+package replayer
+
+// One slice of a job: read letters, read their claims, judge each; finish.go
+// then moves or refuses them.
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/schemas"
+)
+
+// Who else has a letter is asked only while planning ($4): a run is told by the
+// compare-and-set.
+const nextLetters = `
+select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(d.epoch, 0), coalesce(d.kind, ''), coalesce(d.queue, ''),
+  coalesce(d.state, ''), coalesce(d.reason, ''), coalesce(d.run, 0), coalesce(d.cut, false), coalesce(length(d.payload), 0),
+  d.record_key, d.headers, coalesce(d.content_type, ''), coalesce(d.deadline <= clock_timestamp(), false),
+  case when $4 then coalesce((select o.replay from perdure.replay_letters o join perdure.replays r on r.replay = o.replay
+    where o.letter = rl.letter and o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end
+from perdure.replay_letters rl left join perdure.dead_letters d on d.letter = rl.letter
+where rl.replay = $1 and rl.n > $2 and rl.result = '' order by rl.n limit $3`
+
+// slice moves or refuses the next letters of a job, at most n; left says that
+// there may be more.
+func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err error) {
+	list, err := r.judged(ctx, j, r.passed[j.id], n)
+	if err != nil || len(list) == 0 {
+		return false, err
+	}
+	if err := r.finish(ctx, j, list); err != nil {
+		return false, fmt.Errorf("letters %s to %s: %w", list[0].id, list[len(list)-1].id, err)
+	}
+	r.passed[j.id] = list[len(list)-1].n
+	return len(list) == n, nil
+}
+
+// look judges the next letters of a plan, and moves none. Those of completed
+// tasks are closed, as in a run.
+func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err error) {
+	list, err := r.judged(ctx, j, j.looked, r.cfg.Slice)
+	if err != nil {
+		return 0, err
+	}
+	if len(list) == 0 {
+		if j.dryRun {
+			return 0, r.become(ctx, j, Done, "")
+		}
+		return 0, r.become(ctx, j, Planned, "")
+	}
+	var refused []*letter
+	var completed []string
+	for i := range list {
+		l := &list[i]
+		if l.why != "" || j.dryRun {
+			refused = append(refused, l)
+		}
+		if l.why.completed() && l.found && !j.dryRun {
+			completed = append(completed, l.taskID)
+		}
+	}
+	if err := r.settle(ctx, j, completed); err != nil {
+		return 0, err
+	}
+	return 0, r.note(ctx, j, refused, list[len(list)-1].n)
+}
+
+// judged reads the next letters after a place in the job, with why each may not go.
+func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) ([]letter, error) {
+	list, err := r.next(ctx, j, after, n)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	var ids []string
+	var at []int
+	var whole []*letter
+	for i := range list {
+		l := &list[i]
+		if !l.found {
+			if _, err := schemas.ParseID(l.id); err == nil { // a task that a person named
+				ids, at = append(ids, l.id), append(at, i)
+			}
+			l.why = noLetter(claims.Claim{}) // until its claim says more
+			continue
+		}
+		if l.why = before(l, r.deps.Catalog); l.why == "" {
+			l.row, l.why = rebuild(l)
+		}
+		if l.why == "" {
+			ids, at = append(ids, l.taskID), append(at, i)
+			if k := r.deps.Catalog.Kinds[l.kind]; k.Schema != nil && schemas.IsJSON(l.row.contentType) {
+				whole = append(whole, l)
+			}
+		}
+	}
+	r.step("read")
+	if len(ids) > 0 {
+		known, err := r.deps.Claims.Get(ctx, ids...)
+		if err != nil {
+			return nil, fmt.Errorf("read %d claims: %w", len(ids), err)
+		}
+		for k, i := range at {
+			if !list[i].found {
+				list[i].why = noLetter(known[k])
+				continue
+			}
+			list[i].why = judge(&list[i], known[k], r.deps.Catalog.Kinds[list[i].kind])
+		}
+	}
+	if err := r.checkPayloads(ctx, whole); err != nil {
+		return nil, err
+	}
+	r.step("judged")
+	return list, nil
+}
+
+// next reads letters that were not looked at yet. It begins where this process
+// was: passing over a million finished rows in every slice would take the time.
+func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]letter, error) {
+	rows, err := r.deps.DB.Query(ctx, nextLetters, j.id, after, n, j.state == Planning)
+	if err != nil {
+		return nil, fmt.Errorf("read letters: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l letter, err error) {
+		var state, reason string
+		err = row.Scan(&l.n, &l.id, &l.found, &l.taskID, &l.epoch, &l.kind, &l.queue, &state, &reason, &l.run, &l.cut, &l.size,
+			&l.key, &l.headers, &l.contentType, &l.expired, &l.taken)
+		l.state, l.reason, l.named = schemas.LetterState(state), schemas.Reason(reason), j.named
+		return l, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read letters: %w", err)
+	}
+	return list, nil
+}
+
+// checkPayloads refuses letters whose payload no longer fits its kind's schema:
+// the relay would only bury them again. Payloads are read some megabytes at a time.
+func (r *Replayer) checkPayloads(ctx context.Context, list []*letter) error {
+	at := map[string]*letter{}
+	for len(list) > 0 {
+		var ids []string
+		size := 0
+		clear(at)
+		for len(list) > 0 && (len(ids) == 0 || size+list[0].size <= maxMoved) {
+			l := list[0]
+			list = list[1:]
+			if l.why == "" {
+				ids, size, at[l.id] = append(ids, l.id), size+l.size, l
+			}
+		}
+		rows, err := r.deps.DB.Query(ctx, `select letter, payload from perdure.dead_letters where letter = any($1::text[])`, ids)
+		if err != nil {
+			return fmt.Errorf("read payloads: %w", err)
+		}
+		var id string
+		var payload []byte
+		if _, err := pgx.ForEachRow(rows, []any{&id, &payload}, func() error {
+			l := at[id]
+			l.why = misfit(r.deps.Catalog.Kinds[l.kind], payload, l.row.contentType)
+			return nil
+		}); err != nil {
+			return fmt.Errorf("read payloads: %w", err)
+		}
+	}
+	return nil
+}

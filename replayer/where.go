@@ -1,0 +1,123 @@
+package replayer
+
+// A jq condition over letters, within limits: it comes from a person's command
+// line, and must neither hang the process nor fill it.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/itchyny/gojq"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/api"
+)
+
+// jqTime bounds what one letter may cost a program.
+const jqTime = time.Second
+
+// SyntaxError is wrong text of a program, with where it is wrong.
+type SyntaxError struct {
+	Pointer string // of the request
+	Offset  int    // bytes into the text
+	Text    string
+}
+
+func (e *SyntaxError) Error() string { return fmt.Sprintf("at byte %d: %s", e.Offset, e.Text) }
+
+func (e *SyntaxError) fields() []api.FieldError {
+	return []api.FieldError{{Pointer: e.Pointer, Detail: e.Error()}}
+}
+
+// compileJQ parses and compiles a program; pointer says where it stood.
+func compileJQ(pointer, src string) (*gojq.Code, error) {
+	q, err := gojq.Parse(src)
+	if err != nil {
+		e := &SyntaxError{Pointer: pointer, Text: err.Error()}
+		var pe *gojq.ParseError
+		if errors.As(err, &pe) {
+			e.Offset = max(pe.Offset-len(pe.Token), 0)
+		}
+		return nil, e
+	}
+	code, err := gojq.Compile(q) // no environment, no modules, no input
+	if err != nil {
+		return nil, &SyntaxError{Pointer: pointer, Text: err.Error()}
+	}
+	return code, nil
+}
+
+// candidate is a letter as a condition sees it.
+type candidate struct {
+	Letter, TaskID, Kind, Queue, Key, Reason, ErrorClass, Message, Fingerprint, Release string
+
+	Epoch, Replays int
+	DiedAt         time.Time
+	Payload        []byte
+	Headers        []byte // as dlq keeps them
+}
+
+// document is what jq gets: numbers as it wants them, payload null where it is
+// not JSON.
+func (c *candidate) document() map[string]any {
+	headers := map[string]any{}
+	if hs, err := dlq.DecodeHeaders(c.Headers); err == nil {
+		for _, h := range hs {
+			headers[h.Key] = string(h.Value)
+		}
+	}
+	return map[string]any{
+		"letter": c.Letter, "task_id": c.TaskID, "epoch": c.Epoch, "kind": c.Kind, "queue": c.Queue, "key": c.Key,
+		"reason": c.Reason, "error_class": c.ErrorClass, "message": c.Message, "group": c.Fingerprint, "release": c.Release,
+		"replays": c.Replays, "died_at": c.DiedAt.UTC().Format(time.RFC3339), "headers": headers, "payload": parseJSON(c.Payload),
+	}
+}
+
+// parseJSON is nil for what is not JSON.
+func parseJSON(b []byte) any {
+	var v any
+	if json.Unmarshal(b, &v) != nil {
+		return nil
+	}
+	return v
+}
+
+// matches runs a condition: true only if its first answer is true. An error in
+// it (a field of a number, say) is no match, as in a search; time is not.
+func matches(ctx context.Context, code *gojq.Code, doc map[string]any) (bool, error) {
+	one, cancel := context.WithTimeout(ctx, jqTime)
+	defer cancel()
+	v, ok := code.RunWithContext(one, doc).Next()
+	if !ok {
+		return false, nil
+	}
+	if err, bad := v.(error); bad {
+		if one.Err() != nil {
+			return false, fmt.Errorf("the condition took more than %s for one letter", jqTime)
+		}
+		var halt *gojq.HaltError
+		if errors.As(err, &halt) {
+			return false, fmt.Errorf("the condition halts: %w", err)
+		}
+		return false, nil
+	}
+	yes, _ := v.(bool)
+	return yes, nil
+}
+
+// share is n of all, 0 of none.
+func share(n, all int64) float64 {
+	if all == 0 {
+		return 0
+	}
+	return float64(n) / float64(all)
+}
+
+// atMost is the greatest whole number of misses that a bar allows.
+func atMost(n int, success float64) int64 {
+	return int64(math.Floor(float64(n)*(1-success) + 1e-9))
+}
