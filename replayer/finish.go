@@ -29,11 +29,11 @@ i as materialized (
   order by u.n limit (select room from j)),
 p as materialized (
   select d.letter, i.n, i.key, i.content_type, i.headers from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
-  where d.state = 'open' and exists (select from perdure.replay_letters r where r.replay = $1 and r.n = i.n and r.result = '')
+  where (d.state = 'open' or $12 and d.state = 'held') and exists (select from perdure.replay_letters r where r.replay = $1 and r.n = i.n and r.result = '')
   order by d.letter for update of d),
 l as (
   update perdure.dead_letters d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
-  from p where d.letter = p.letter and d.state = 'open'
+  from p where d.letter = p.letter and (d.state = 'open' or $12 and d.state = 'held')
   returning p.n, p.key, p.content_type, p.headers, d.letter, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue, d.payload, d.deadline),
 o as (
   insert into perdure.outbox (epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
@@ -41,8 +41,8 @@ o as (
   returning id, task_id, epoch),
 m as materialized (select l.n, l.letter, o.id from l join o using (task_id, epoch)),
 a as (
-  insert into perdure.audit (who, what, letter, replay, why, details)
-  select $8, 'letter.replay', letter, $1, $9, jsonb_build_object('outbox', id) from m order by n),
+  insert into perdure.audit (who, what, replay, why, details)
+  select $8, 'letters.replay', $1, $9, jsonb_build_object('letters', jsonb_object_agg(letter, id)) from m having count(*) > 0),
 c as (
   update perdure.replays r set replayed = r.replayed + s.n, tokens = case when $11 then tokens - s.n else tokens end, changed_at = clock_timestamp(),
     canary_at = case when state = 'canary' and replayed + s.n >= $10 then clock_timestamp() else canary_at end
@@ -110,6 +110,9 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 	if err := r.settle(ctx, j, completed); err != nil {
 		return err
 	}
+	if err := r.hold(ctx, j, rest); err != nil {
+		return err
+	}
 	if len(rest) == 0 {
 		return nil
 	}
@@ -128,6 +131,32 @@ func (r *Replayer) settle(ctx context.Context, j *job, tasks []string) error {
 	return nil
 }
 
+const holdLetters = `
+with p as materialized (
+  select letter from perdure.dead_letters where letter = any($1::text[]) and state = 'open' order by letter for update),
+l as (
+  update perdure.dead_letters d set state = 'held', changed_at = clock_timestamp()
+  from p where d.letter = p.letter and d.state = 'open' returning d.letter)
+insert into perdure.audit (who, what, replay, why, details)
+select $2, 'letters.hold', $3, 'replayed too often', jsonb_build_object('letters', jsonb_agg(letter)) from l having count(*) > 0`
+
+// hold leaves letters of tasks that were replayed too often to a person.
+func (r *Replayer) hold(ctx context.Context, j *job, list []*letter) error {
+	var ids []string
+	for _, l := range list {
+		if l.why.held() && l.state == schemas.LetterOpen {
+			ids = append(ids, l.id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	if _, err := r.deps.DB.Exec(ctx, holdLetters, ids, j.who, j.id); err != nil {
+		return fmt.Errorf("hold letters: %w", err)
+	}
+	return nil
+}
+
 // move moves letters, and returns those that are refused after all.
 func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []*letter, err error) {
 	n := len(list)
@@ -137,7 +166,7 @@ func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []
 		ns[i], ids[i], epochs[i] = l.n, l.id, int32(l.epoch)
 		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
 	}
-	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0)
+	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0, j.named)
 	var moved []int64
 	if err == nil {
 		moved, err = pgx.CollectRows(rows, pgx.RowTo[int64])

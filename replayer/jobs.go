@@ -127,7 +127,7 @@ func (j *Jobs) Start(ctx context.Context, id, who string) error {
 		if r.approval != "" && r.approvedBy == "" {
 			return "", nil, fmt.Errorf("%w: %s", ErrApproval, r.approval)
 		}
-		if err := changed(ctx, tx, id, r.letters-r.refused); err != nil {
+		if err := changed(ctx, tx, id, r.letters-r.refused, len(r.spec.Selector.IDs) > 0); err != nil {
 			return "", nil, err
 		}
 		return firstState(&r.spec, r.letters-r.refused), nil, nil
@@ -137,11 +137,11 @@ func (j *Jobs) Start(ctx context.Context, id, who string) error {
 const changedLetters = `
 select case when d.letter is null then 'gone' when d.state = 'resolved' then 'resolved by ' || d.resolved_by else d.state end, count(*), min(l.letter)
 from perdure.replay_letters l left join perdure.dead_letters d on d.letter = l.letter
-where l.replay = $1 and l.result = '' and d.state is distinct from 'open' group by 1 order by 2 desc, 1`
+where l.replay = $1 and l.result = '' and d.state is distinct from 'open' and not (d.state = 'held' and $2) group by 1 order by 2 desc, 1`
 
 // changed compares a plan's letters with what they are now.
-func changed(ctx context.Context, tx pgx.Tx, id string, letters int64) error {
-	rows, err := tx.Query(ctx, changedLetters, id)
+func changed(ctx context.Context, tx pgx.Tx, id string, letters int64, named bool) error {
+	rows, err := tx.Query(ctx, changedLetters, id, named)
 	if err != nil {
 		return err
 	}

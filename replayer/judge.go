@@ -54,6 +54,11 @@ const completedWord = "completed"
 
 func (r refusal) completed() bool { return strings.HasPrefix(string(r), completedWord+":") }
 
+// heldWord begins the refusal of a letter that is held for a person.
+const heldWord = "held"
+
+func (r refusal) held() bool { return strings.HasPrefix(string(r), heldWord+":") }
+
 // before is judged without Redis: letters that cannot move whatever it says.
 func before(l *letter, cat *schemas.Catalog) refusal {
 	switch {
@@ -63,7 +68,7 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return refuse("resolved", "this letter is settled already")
 	case l.state == schemas.LetterReplaying:
 		return refuse("replaying", "another replay took this letter")
-	case l.state != schemas.LetterOpen:
+	case l.state != schemas.LetterOpen && (l.state != schemas.LetterHeld || !l.named):
 		return refuse(string(l.state), "only open letters are replayed")
 	case l.taken != "":
 		return refuse("replaying", "replay %s is at work and has this letter", l.taken)
@@ -77,6 +82,8 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return refuse("unknown_queue", "queue %s is not in the catalog", l.queue)
 	case l.expired:
 		return refuse("expired", "its deadline has passed: it would only die again; enqueue it as a new task")
+	case cat.Replays.MaxReplays > 0 && l.epoch >= cat.Replays.MaxReplays && !l.named:
+		return refuse(heldWord, "it was replayed %d times already; look at it, then replay it by its id", l.epoch)
 	case l.reason == schemas.ReasonUnknown && !l.named:
 		return refuse("unknown", "its effect may have happened; look at it, then replay it by its id")
 	}

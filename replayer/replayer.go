@@ -29,6 +29,9 @@ type Config struct {
 	Lease    time.Duration // by the database's clock; default 30s
 	Poll     time.Duration // how often it looks for a job; default 300ms
 	Slice    int           // letters of one job before the next has its turn; default 500
+
+	Keep      time.Duration // of replays that are over and whose letters are gone; default 90 days
+	KeepAudit time.Duration // of the audit; default 400 days
 }
 
 // Deps are what a Replayer uses and does not own.
@@ -49,6 +52,7 @@ type Replayer struct {
 	ended   *prometheus.CounterVec
 	passed  map[string]int64  // by job: letters up to this n were looked at by this process
 	soonest time.Duration     // until a job that this process looked at is due; 0 = unknown
+	pruned  time.Time         // when it last looked for what is old
 	steps   func(step string) // tests: called between the steps of a slice; nil = none
 }
 
@@ -65,6 +69,12 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 	}
 	if cfg.Slice <= 0 {
 		cfg.Slice = 500
+	}
+	if cfg.Keep <= 0 {
+		cfg.Keep = defaultKeep
+	}
+	if cfg.KeepAudit <= 0 {
+		cfg.KeepAudit = defaultKeepAudit
 	}
 	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, passed: map[string]int64{},
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -101,6 +111,7 @@ func (r *Replayer) Run(ctx context.Context) error {
 			wait = r.cfg.Poll
 			continue
 		default:
+			r.pruneNow(ctx)
 			wait = r.cfg.Poll
 			if r.soonest > 0 {
 				wait = min(wait, r.soonest)

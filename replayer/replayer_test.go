@@ -228,7 +228,7 @@ where o.epoch = d.epoch + 1 and o.payload = d.payload and o.kind = d.kind and o.
   and o.content_type = 'application/json' and o.deadline is not distinct from d.deadline and d.state = 'replaying' and d.replays = 1`); n != 21 {
 		t.Errorf("%d of 21 outbox rows are their letters' originals", n)
 	}
-	if n := r.count(`select count(*) from perdure.audit where what = 'letter.replay' and who = 'tester' and why = 'bank is back' and replay = $1`, id); n != 21 {
+	if n := r.count(`select count(*) from perdure.audit, jsonb_object_keys(details -> 'letters') where what = 'letters.replay' and who = 'tester' and why = 'bank is back' and replay = $1`, id); n != 21 {
 		t.Errorf("%d audit rows, want 21", n)
 	}
 	if n := r.count(`select count(*) from perdure.dead_letters where task_id = 'main-1-24' and state = 'resolved' and resolved_by = 'completed'`); n != 1 {
@@ -242,6 +242,40 @@ where o.epoch = d.epoch + 1 and o.payload = d.payload and o.kind = d.kind and o.
 	}
 	if n := r.count(`select count(*) from perdure.outbox`); n != 21 {
 		t.Errorf("%d outbox rows, want 21", n)
+	}
+}
+
+// A replay of a replay counts; after so many a person must look. Who names the
+// letter has looked.
+func TestLetterOfATaskThatWasReplayedTooOftenIsHeld(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 3, func(t *schemas.Task) { t.Epoch = 2 })
+	r.letters(4, 4, func(t *schemas.Task) { t.Epoch = 1 })
+	k := &known{at: map[string]claims.Claim{}}
+	for n, e := range map[int]int{1: 2, 2: 2, 3: 2, 4: 1} {
+		k.at[fmt.Sprint("main-1-", n)] = claims.Claim{State: claims.Dead, Epoch: e}
+	}
+	x := r.replayer("a", k)
+	x.deps.Catalog.Replays.MaxReplays = 2
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+	r.run(x)
+	if j := r.get(id); j.Replayed != 1 || j.Refused != 3 || !strings.HasPrefix(j.Refusals[0].Why, "held: ") {
+		t.Errorf("%+v", j)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where state = 'held'`); n != 3 {
+		t.Errorf("%d letters are held, want 3", n)
+	}
+	if n := r.count(`select count(*) from perdure.audit, jsonb_array_elements(details -> 'letters') where what = 'letters.hold'`); n != 3 {
+		t.Errorf("%d letters in the audit", n)
+	}
+	id = r.plan(Plan{Spec: Spec{Selector: Selector{IDs: []string{"main-1-2"}}}})
+	r.run(x)
+	if err := r.jobs.Start(t.Context(), id, "t"); err != nil {
+		t.Fatal(err)
+	}
+	r.run(x)
+	if j := r.get(id); j.Replayed != 1 || r.count(`select count(*) from perdure.outbox where task_id = 'main-1-2' and epoch = 3`) != 1 {
+		t.Errorf("%+v", j)
 	}
 }
 
@@ -338,7 +372,7 @@ func TestKilledReplayerReplaysEveryLetterOnce(t *testing.T) {
 	if j := r.get(id); j.Replayed != n || j.State != Done {
 		t.Errorf("%+v", j)
 	}
-	if got := r.count(`select count(*) from perdure.audit where what = 'letter.replay'`); got != n {
+	if got := r.count(`select count(*) from perdure.audit, jsonb_object_keys(details -> 'letters') where what = 'letters.replay'`); got != n {
 		t.Errorf("%d audit rows, want %d", got, n)
 	}
 }

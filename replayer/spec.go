@@ -21,7 +21,9 @@ type Selector struct {
 	Key    string    `json:"key,omitempty"`
 	Since  time.Time `json:"since,omitzero" doc:"died at or after"`
 	Until  time.Time `json:"until,omitzero" doc:"died before"`
-	All    bool      `json:"all,omitempty" doc:"every open letter"`
+	// MaxReplays leaves out tasks that were replayed as often already.
+	MaxReplays int  `json:"max_replays,omitempty" minimum:"0" doc:"leave out tasks that were replayed so often; 0 = take them too"`
+	All        bool `json:"all,omitempty" doc:"every open letter"`
 }
 
 func (s *Selector) empty() bool {

@@ -9,6 +9,10 @@ func kindWith(lines ...string) string {
 	return "version: 1\nqueues: {q: {}}\ndependencies: {d: {rate: 1/s}}\nkinds:\n  k:\n    queue: q\n    " + strings.Join(lines, "\n    ") + "\n"
 }
 
+func policyWith(s string) string {
+	return "version: 1\nqueues: {q: {}}\nkinds: {k: {queue: q}}\npolicies:\n  p: " + s + "\n"
+}
+
 func queueWith(field string) string { return "version: 1\nqueues:\n  q: {" + field + "}\n" }
 
 func urlOf(s string) string { return kindWith(`executor: {http: {url: "` + s + `"}}`) }
@@ -49,6 +53,8 @@ kinds:
 	"reconcile":                   kindWith("effects: once", "reconcile: {http: {url: https://x/, secret_env: X}}"),
 	"sensitive":                   kindWith("sensitive: true"),
 	"replays":                     "version: 1\nreplays: {approve_over: 500, max_replays: 3}\n",
+	"policy":                      policyWith("{when: {kind: 'k', class: 'HTTP 5*', reason: permanent, message: '*away*'}, wait_for: {quiet: 10s, age: 1m}, action: replay, replay: {canary: 5, success: 80, rate: 10, ramp: 1m, where: .payload.a}, limits: {per_hour: 5, total: 9, max_replays: 3, strikes: 1}, dry_run: true}"),
+	"policy that discards":        policyWith("{when: {message: old}, action: discard}"),
 	"replays of nothing":          "version: 1\nreplays:\n",
 	"max_delay below default":     kindWith("retry: {max_delay: 100ms}"),
 	"initial_delay above default": kindWith("retry: {initial_delay: 1h}"),
@@ -69,7 +75,15 @@ var badCatalogs = map[string]string{
 	"a list":                 "- version: 1\n",
 	"a text":                 "version\n",
 	"unknown field":          "version: 1\nqueus: {}\n",
-	"reserved at the top":    "version: 1\npolicies: {}\n",
+	"reserved at the top":    "version: 1\nschedule: {}\n",
+	"policy of nothing":      policyWith("{}"),
+	"policy of everything":   policyWith("{when: {}}"),
+	"policy of a bad reason": policyWith("{when: {reason: bad}}"),
+	"policy of doubt":        policyWith("{when: {reason: unknown}}"),
+	"policy that burns":      policyWith("{when: {kind: k}, action: burn}"),
+	"policy without limits":  policyWith("{when: {kind: k}, limits: {per_hour: 0}}"),
+	"policy never ready":     policyWith("{when: {kind: k}, wait_for: {quiet: 0s}}"),
+	"policy tries":           policyWith("{when: {kind: k}, dry_run: 1}"),
 	"queues is a list":       "version: 1\nqueues: [a]\n",
 	"queue is a text":        "version: 1\nqueues: {q: x}\n",
 	"queue with underscore":  "version: 1\nqueues: {a_b: {}}\n",
@@ -151,6 +165,9 @@ var unseenCatalogs = map[string]string{
 	"field twice":             kindWith("timeout: 1s", "timeout: 2s"),
 	"undeclared queue":        "version: 1\nqueues: {payments: {}}\nkinds: {k: {queue: paymnts}}\n",
 	"undeclared dependency":   kindWith("dependency: bank"),
+	"policy of no kind":       policyWith("{when: {kind: kk}}"),
+	"policy replays not":      policyWith("{when: {kind: k}, action: hold, replay: {canary: 1}}"),
+	"policy ramps to nothing": policyWith("{when: {kind: k}, replay: {ramp: 1m}}"),
 	"schema is not there":     kindWith("schema: schemas/none.json"),
 	"schema above the folder": kindWith("schema: ../refund.json"),
 	"schema is absolute":      kindWith("schema: /etc/passwd"),

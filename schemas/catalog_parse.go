@@ -149,7 +149,7 @@ type builder struct {
 }
 
 func (b *builder) catalog(body ast.Node) {
-	b.out = &Catalog{Queues: map[string]*Queue{}, Dependencies: map[string]*Dependency{}, Kinds: map[string]*Kind{}}
+	b.out = &Catalog{Queues: map[string]*Queue{}, Dependencies: map[string]*Dependency{}, Kinds: map[string]*Kind{}, Policies: map[string]*Policy{}}
 	if _, ok := body.(ast.MapNode); !ok {
 		var at *token.Token
 		if body != nil { // an alias of nothing is nil
@@ -158,7 +158,7 @@ func (b *builder) catalog(body ast.Node) {
 		b.fail(at, "", "must be a mapping: version, queues, dependencies, kinds")
 		return
 	}
-	o := b.object(body, nil, "", "version", "queues", "dependencies", "kinds", "replays")
+	o := b.object(body, nil, "", "version", "queues", "dependencies", "kinds", "replays", "policies")
 	if e, ok := o.fields["version"]; !ok {
 		b.fail(nil, "version", "is missing: begin the catalog with `version: 1`")
 	} else if n, ok := wholeNumber(e.value); !ok || n != 1 {
@@ -174,6 +174,9 @@ func (b *builder) catalog(body ast.Node) {
 		b.kind(e)
 	}
 	b.replays(o)
+	for _, e := range b.named(o, "policies", ValidQueue, queueRule) {
+		b.policy(e)
+	}
 }
 
 // named returns the entries of a mapping whose keys are names.

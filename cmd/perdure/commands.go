@@ -21,7 +21,7 @@ func taskCommands(c *cli) []*cobra.Command {
 }
 
 func deadCommands(c *cli) []*cobra.Command {
-	return []*cobra.Command{newDLQ(c), newReplay(c)}
+	return []*cobra.Command{newDLQ(c), newReplay(c), newPolicy(c), newAudit(c)}
 }
 
 func setupCommands(c *cli) []*cobra.Command {

@@ -81,6 +81,20 @@ func (c *Client) PostLines(ctx context.Context, path string, lines []byte, each 
 	if err != nil {
 		return err
 	}
+	return c.lines(resp, http.MethodPost, path, each)
+}
+
+// GetLines asks for path and hands each line of the answer to each, which must
+// not keep it.
+func (c *Client) GetLines(ctx context.Context, path string, each func([]byte) error) error {
+	resp, err := c.send(ctx, http.MethodGet, path, nil, "", nil)
+	if err != nil {
+		return err
+	}
+	return c.lines(resp, http.MethodGet, path, each)
+}
+
+func (c *Client) lines(resp *http.Response, method, path string, each func([]byte) error) error {
 	defer resp.Body.Close() //nolint:errcheck // read to its end or given up
 	if resp.StatusCode/100 != 2 {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // a problem cut short says its status
@@ -98,7 +112,7 @@ func (c *Client) PostLines(ctx context.Context, path string, lines []byte, each 
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("POST %s: read the answer: %w", path, err)
+			return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/perdure/perdure/dispatcher"
 	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/audit"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/kafka"
@@ -76,6 +77,12 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	history.Routes(p.api)
 	dlq.NewLetters(p.db).Routes(p.api)
 	replayer.NewJobs(p.db, p.catalog).Routes(p.api)
+	audit.New(p.db).Routes(p.api)
+	policies, err := replayer.NewPolicies(replayer.PolicyConfig{}, replayer.PolicyDeps{DB: p.db, Catalog: p.catalog})
+	if err != nil {
+		return err
+	}
+	policies.Routes(p.api)
 	p.health.Check("dispatcher", func(ctx context.Context) error { return safePG(d.Ready(ctx)) })
 	p.group.Add("dispatcher", d.Run)
 	return nil

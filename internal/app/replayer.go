@@ -56,7 +56,17 @@ func (p *process) addReplayer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	policies, err := replayer.NewPolicies(replayer.PolicyConfig{}, replayer.PolicyDeps{
+		DB:       p.db,
+		Catalog:  p.catalog,
+		Log:      p.log,
+		Registry: p.health.Registry(),
+	})
+	if err != nil {
+		return err
+	}
 	p.group.Add("dead-letter index", index.Run)
+	p.group.Add("policies", policies.Run)
 	p.group.Add("replayer", jobs.Run)
 	return nil
 }

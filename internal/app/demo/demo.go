@@ -92,7 +92,7 @@ func (w *world) tell(ctx context.Context) (Result, error) {
 		stopWatching()
 		return Result{}, err
 	}
-	replayed, err := w.replayBankLetters(ctx)
+	replayed, err := w.awaitPolicy(ctx)
 	if err == nil && replayed > 0 {
 		err = w.settle(ctx, len(fed.accepted))
 	}

@@ -121,7 +121,7 @@ func TestDemo(t *testing.T) {
 	if !want.MatchString(res.String()) {
 		t.Errorf("last line %q", res)
 	}
-	for _, event := range []string{"the bank fails", "SIGKILL to worker process", "the bank is back", "replaying group", "left dead: group"} {
+	for _, event := range []string{"the bank fails", "SIGKILL to worker process", "the bank is back", "policy:bank-is-back is replaying group", "left dead: group"} {
 		if !strings.Contains(told.String(), event) {
 			t.Errorf("the story lacks %q:\n%s", event, told.String())
 		}

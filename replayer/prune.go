@@ -1,0 +1,69 @@
+package replayer
+
+// Pruning: replays that ended long ago, and the beginning of the audit. What
+// still waits for a person, or has tasks under way, is never removed by age.
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/perdure/perdure/internal/audit"
+)
+
+// How long things are kept where the Config is silent.
+const (
+	defaultKeep      = 90 * 24 * time.Hour
+	defaultKeepAudit = 400 * 24 * time.Hour
+	pruneEvery       = 10 * time.Minute
+	pruneChunk       = 5000
+)
+
+// Letters first, some at a time, then the replay. A letter that is still in the
+// index keeps its replay: `tasks get` and `balance` ask who replayed it.
+const (
+	oldReplay = `
+select replay from perdure.replays r where state in ('done', 'stopped', 'cancelled') and changed_at < now() - $1::interval
+  and not exists (select from perdure.replay_letters l join perdure.dead_letters d on d.letter = l.letter where l.replay = r.replay and l.result = 'replayed')
+order by changed_at limit 1`
+	pruneReplayLetters = `
+delete from perdure.replay_letters where replay = $1 and n in (select n from perdure.replay_letters where replay = $1 order by n limit $2)`
+)
+
+// prune removes what is old.
+func (r *Replayer) prune(ctx context.Context) error {
+	for ctx.Err() == nil {
+		var id string
+		if err := r.deps.DB.QueryRow(ctx, `select coalesce((`+oldReplay+`), '')`, r.cfg.Keep).Scan(&id); err != nil {
+			return fmt.Errorf("look for old replays: %w", err)
+		}
+		if id == "" {
+			break
+		}
+		for {
+			tag, err := r.deps.DB.Exec(ctx, pruneReplayLetters, id, pruneChunk)
+			if err != nil {
+				return fmt.Errorf("prune replay %s: %w", id, err)
+			}
+			if tag.RowsAffected() < pruneChunk {
+				break
+			}
+		}
+		if _, err := r.deps.DB.Exec(ctx, `delete from perdure.replays where replay = $1`, id); err != nil {
+			return fmt.Errorf("prune replay %s: %w", id, err)
+		}
+	}
+	_, err := audit.New(r.deps.DB).Prune(ctx, r.cfg.KeepAudit)
+	return err
+}
+
+// pruneNow prunes if it is time. What fails is tried again next time.
+func (r *Replayer) pruneNow(ctx context.Context) {
+	if time.Since(r.pruned) < pruneEvery {
+		return
+	}
+	r.pruned = time.Now()
+	if err := r.prune(ctx); err != nil && ctx.Err() == nil {
+		r.log.Warn("replayer: cannot prune; tries again later", "err", err)
+	}
+}
