@@ -52,7 +52,7 @@ type policiesOutput struct {
 	}
 }
 
-// ErrNoPolicy: the catalog has no policy of this name.
+// ErrNoPolicy says that the catalog has no policy of this name.
 var ErrNoPolicy = errors.New("no such policy")
 
 // Routes registers /v1/policies and what is below it.

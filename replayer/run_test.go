@@ -379,6 +379,7 @@ func TestWatchTellsUntilTheLastOutcome(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	kind, stream := resp.Header.Get("Content-Type"), resp.Body
 	var body strings.Builder
 	var mu sync.Mutex
 	ended := make(chan struct{})
@@ -386,7 +387,7 @@ func TestWatchTellsUntilTheLastOutcome(t *testing.T) {
 		defer close(ended)
 		buf := make([]byte, 4096)
 		for {
-			n, err := resp.Body.Read(buf)
+			n, err := stream.Read(buf)
 			mu.Lock()
 			body.Write(buf[:n])
 			mu.Unlock()
@@ -408,7 +409,7 @@ func TestWatchTellsUntilTheLastOutcome(t *testing.T) {
 	said(`"under_way":3`)
 	r.outcome(3, false, "")
 	<-ended
-	if s := body.String(); !strings.Contains(s, "event: end\n") || !strings.Contains(s, `"completed":3`) || resp.Header.Get("Content-Type") != "text/event-stream" {
+	if s := body.String(); !strings.Contains(s, "event: end\n") || !strings.Contains(s, `"completed":3`) || kind != "text/event-stream" {
 		t.Error(s)
 	}
 }

@@ -4,6 +4,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -139,7 +140,7 @@ func TestConcurrentWritersMakeOneChain(t *testing.T) {
 					}
 					return nil
 				})
-				if err != nil && err != errBack {
+				if err != nil && !errors.Is(err, errBack) {
 					t.Error(err)
 				}
 			}
@@ -151,7 +152,7 @@ func TestConcurrentWritersMakeOneChain(t *testing.T) {
 	}
 }
 
-var errBack = fmt.Errorf("rolled back")
+var errBack = errors.New("rolled back")
 
 func TestPrunedChainIsStillWhole(t *testing.T) {
 	l, db := open(t)
