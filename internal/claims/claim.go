@@ -127,6 +127,9 @@ func (s *Store) claimBatch(ctx context.Context, inc *incarnation, proc, owner, t
 		if r.Alone {
 			flags += "a"
 		}
+		if r.Shared {
+			flags += "s"
+		}
 		keys = append(keys, s.k.claim(r.TaskID), key)
 		args = append(args, bit, r.Epoch, r.Attempt, r.Coord.text(), runParts(r.Run), flags)
 	}

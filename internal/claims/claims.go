@@ -20,6 +20,7 @@ type Record struct {
 	Coord   Coord
 	Once    bool // effects: once; in doubt it is never run again
 	Known   bool // it has a claim, as far as its asker knows: a hint, which only saves a question
+	Shared  bool // from a share group: other records of the task may stand in for this one, wherever they lie
 	Alone   bool // nothing else runs in this process, and nothing will start before this has ended
 }
 

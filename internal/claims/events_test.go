@@ -4,8 +4,11 @@ package claims
 
 // next calls emit with every successor of w.
 func (m *model) next(w *world, emit func(world)) {
+	if m.shared {
+		m.fetchShared(w, emit)
+	}
 	// A worker asks about what it fetched and does not hold.
-	if w.beats[w.part] {
+	if !m.shared && w.beats[w.part] {
 		o := w.owner(w.part)
 		var busy int8
 		for _, h := range w.handlers[:w.nh] {
@@ -32,6 +35,27 @@ func (m *model) next(w *world, emit func(world)) {
 		m.misfortune(w, p, emit)
 	}
 	m.outside(w, emit)
+}
+
+// fetchShared lets every process have every record.
+func (m *model) fetchShared(w *world, emit func(world)) {
+	for p := range int8(2) {
+		o := w.owner(p)
+		var busy int8
+		for _, h := range w.handlers[:w.nh] {
+			if h.o == o {
+				busy++
+			}
+		}
+		for i := range w.n {
+			if busy < m.width && !w.recs[i].acked && !w.holds(o, i) {
+				n := *w
+				r := w.recs[i]
+				n.hold(handler{o: o, ph: phHeld, rec: i, e: r.e, a: r.a, run: r.run})
+				emit(n)
+			}
+		}
+	}
 }
 
 func (w *world) holds(o ownerID, rec int8) bool {
@@ -143,6 +167,30 @@ func (m *model) step(w *world, i int8, emit func(world)) {
 		to(func(n *world, g *handler) bool { n.resolved = true; g.ph = phAck; return true })
 	case phAck:
 		to(func(n *world, g *handler) bool { n.ack(m, g); return false })
+	case phHeld:
+		if !w.beating(h.o) {
+			return
+		}
+		n := *w
+		g := n.drop(i)
+		if n.ask(m, g.o, g.rec, specRec{e: g.e, a: g.a, c: g.rec, once: m.once, shared: true, run: g.run}) {
+			emit(n)
+		}
+		if w.copies > 0 {
+			to(func(n *world, g *handler) bool { n.copies--; g.ph = phCopy; return true })
+		}
+	case phCopy, phLateCopy:
+		to(func(n *world, g *handler) bool {
+			late := g.ph == phLateCopy
+			if m.mut == copyAfterAck && !late {
+				n.ack(m, g)
+				g.ph = phLateCopy
+				return true
+			}
+			n.produce(modelRec{e: g.e, a: g.a, run: g.run})
+			g.ph = phAck
+			return !late
+		})
 	case phLocal:
 		if !w.current(h.o) {
 			to(func(*world, *handler) bool { return false })
@@ -186,6 +234,9 @@ func (m *model) finish(w *world, h handler, to func(func(*world, *handler) bool)
 	})
 	if h.a < modelMaxA { // may retry: by Kafka, or in the worker
 		for _, local := range []bool{false, true} {
+			if local && m.shared {
+				continue // a shared record never waits for its retry: the retry is a record of its own
+			}
 			to(func(n *world, g *handler) bool {
 				sp, t := n.spec(m), n.task
 				if !sp.wait(&t, g.o, g.run, g.a+1, local) {
@@ -251,7 +302,7 @@ func (m *model) misfortune(w *world, p int8, emit func(world)) {
 		n.boot[p]++
 		n.gen[p], n.beats[p] = 1, true
 		emit(n) // it comes back and keeps what it had
-		if n.part == p {
+		if n.part == p && !m.shared {
 			n.part = 1 - p
 			n.gen[n.part]++
 			emit(n)

@@ -135,6 +135,14 @@ var explorations = []struct {
 	{"cancel, hand-back, abandon, replay", model{width: 1, from: budget{kills: 1, replays: 1, cancels: 1, handBacks: 1, abandons: 1}}, true},
 	{"two crashes and a hand-back", model{width: 1, from: budget{kills: 2, replays: 1, handBacks: 1}}, true},
 	{"a failover that lost the last write", model{width: 2, from: budget{kills: 1, losses: 1, dups: 1, failovers: 1}}, true},
+	{"shared", model{shared: true, width: 1, from: budget{kills: 2, copies: 1}}, false},
+	{"shared, silence", model{shared: true, width: 1, from: budget{kills: 1, silences: 1, copies: 2}}, true},
+	{"shared, relay duplicate", model{shared: true, width: 1, from: budget{kills: 1, dups: 1, copies: 1}}, false},
+	{"shared, replay", model{shared: true, width: 1, from: budget{kills: 1, replays: 1, copies: 1}}, false},
+	{"shared, once", model{shared: true, once: true, width: 1, from: budget{kills: 1, silences: 1, copies: 1}}, false},
+	{"shared, hand-back and cancel", model{shared: true, width: 1, from: budget{kills: 1, handBacks: 1, cancels: 1, copies: 1}}, true},
+	{"shared, two in hand", model{shared: true, width: 2, from: budget{kills: 1, copies: 1}}, true},
+	{"shared, a failover that lost the last write", model{shared: true, width: 1, from: budget{kills: 1, failovers: 1, copies: 1}}, false},
 	{"a failover and a replay", model{width: 1, from: budget{kills: 1, losses: 1, replays: 1, failovers: 1}}, true},
 }
 

@@ -14,6 +14,7 @@ const (
 	ackOfLostAssignment                                          // acks count though the partition has moved
 	replayWithoutProof                                           // replay whatever has a letter
 	noReassertion                                                // after a failover nobody re-asserts
+	copyAfterAck                                                 // shared: acknowledge, then produce the copy
 	lastMutation
 )
 
@@ -35,9 +36,12 @@ const (
 	phResolve // done stands: produce resolved
 	phAck
 	phLocal     // waits in the worker for attempt a
+	phHeld      // shared: in hand, not asked about yet; others may have the same record
+	phCopy      // shared: produce the record once more, then acknowledge this one
 	phLateRetry // mutations: acknowledged already
 	phLateLetter
 	phLateDone
+	phLateCopy
 )
 
 // handler is a record in a worker's memory.
@@ -61,12 +65,15 @@ type modelRec struct {
 // budget is what may still happen.
 type budget struct {
 	kills, dups, replays, losses, silences, cancels, handBacks, failovers, abandons int8
+
+	copies int8 // shared: records that are produced once more because Kafka gave them out often
 }
 
 // world is one state. It is comparable.
 type world struct {
 	budget
 	lossy    bool // there is or was a failover
+	shared   bool // the model's
 	n, nh    int8
 	top      int8 // the highest epoch of any record
 	recs     [maxRecs]modelRec
@@ -131,12 +138,16 @@ type model struct {
 	mut   mutation
 	once  bool
 	width int8 // records that an assignment has in hand at once, waits in the worker not counted
-	gap   bool // between a verdict to acknowledge and the acknowledgement anything may happen
-	from  budget
+	// A share group: any process may hold any record that is not acknowledged,
+	// also one that another holds (its lock ran out, and nobody told it), and go
+	// on with it after others acknowledged it. There is no assignment to lose.
+	shared bool
+	gap    bool // between a verdict to acknowledge and the acknowledgement anything may happen
+	from   budget
 }
 
 func (m *model) start() world {
-	w := world{budget: m.from, n: 1, lossy: m.from.failovers > 0, inc: 1, gen: [2]int8{1, 1}, beats: [2]bool{true, true}}
+	w := world{budget: m.from, n: 1, lossy: m.from.failovers > 0, shared: m.shared, inc: 1, gen: [2]int8{1, 1}, beats: [2]bool{true, true}}
 	w.recs[0] = modelRec{e: 0, a: 1}
 	return w
 }
@@ -158,7 +169,7 @@ func (w *world) owner(p int8) ownerID {
 	return ownerID(p+1)<<4 | ownerID(w.boot[p])<<2 | ownerID(w.gen[p])
 }
 
-func (w *world) current(o ownerID) bool { return o == w.owner(w.part) }
+func (w *world) current(o ownerID) bool { return w.shared || o == w.owner(w.part) }
 
 func (w *world) produce(r modelRec) {
 	if w.n == maxRecs {
@@ -384,7 +395,7 @@ func (w *world) encode(b []byte) []byte {
 		run(c.run)
 	}
 	b = append(b, byte(w.kills), byte(w.dups), byte(w.replays), byte(w.losses), byte(w.silences), byte(w.cancels),
-		byte(w.handBacks), byte(w.failovers), byte(w.abandons), byte(w.n), byte(w.nh), byte(w.inc),
+		byte(w.handBacks), byte(w.failovers), byte(w.abandons), byte(w.copies), byte(w.n), byte(w.nh), byte(w.inc),
 		byte(w.boot[0]), byte(w.boot[1]), byte(w.gen[0]), byte(w.gen[1]), byte(w.part), w.letters, byte(w.top),
 		byte(w.minA[0]), byte(w.minA[1]), byte(w.doubts[0]), byte(w.doubts[1]), byte(w.owns[0]), byte(w.owns[1]), byte(w.bad))
 	flags(w.beats[0], w.beats[1], w.stale[0], w.stale[1], w.resolved, w.everDone, w.vanished[0], w.vanished[1])

@@ -28,6 +28,8 @@ const (
 	parkForEver                 // R or W of an old incarnation, e > E: wait for a decision that was lost
 	neighboursCount             // a crash beside others counts as the task's own
 	suspectsInCompany           // a suspect runs beside others
+	sharedIsDuplicate           // shared; R, owner beats, same a, c ≠ C: ack instead of park
+	sharedIsStale               // shared; W, a < A, c ≠ C: ack instead of producing the retry again
 	lastMutationOfSpec          // those below are the worker's and the replayer's own, in model_test.go
 )
 
@@ -44,6 +46,7 @@ type specRec struct {
 	e, a, c int8
 	once    bool
 	alone   bool
+	shared  bool
 	run     runNo
 }
 
@@ -143,7 +146,7 @@ func (sp *spec) running(c *specClaim, me ownerID, q specRec) specAnswer {
 	}
 	present := c.o != 0 && sp.beats(c.o)
 	if present && c.inc == sp.inc && sp.mut != silenceIgnoresBeat {
-		if q.a == c.a && q.c != c.c || sp.mut == ackSameCoordinate && q.c == c.c {
+		if q.a == c.a && q.c != c.c && (!q.shared || sp.mut == sharedIsDuplicate) || sp.mut == ackSameCoordinate && q.c == c.c {
 			return specAnswer{v: VerdictAck}
 		}
 		return specAnswer{v: VerdictPark}
@@ -182,6 +185,8 @@ func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 		return specAnswer{v: VerdictAck}
 	case q.a >= c.a:
 		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
+	case q.shared && sp.mut != sharedIsStale:
+		return specAnswer{v: VerdictRetry, a: c.a}
 	case q.c != c.c || sp.mut == sourceIsDuplicate:
 		return specAnswer{v: VerdictAck}
 	case c.local:

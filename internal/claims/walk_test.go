@@ -116,6 +116,7 @@ func drawRec(rt *rapid.T) specRec {
 	return specRec{
 		e: rapid.Int8Range(0, 2).Draw(rt, "epoch"), a: rapid.Int8Range(1, 3).Draw(rt, "attempt"),
 		c: rapid.Int8Range(0, 2).Draw(rt, "coordinate"), once: rapid.IntRange(0, 7).Draw(rt, "once") == 0, alone: rapid.Bool().Draw(rt, "alone"),
+		shared: rapid.IntRange(0, 2).Draw(rt, "shared") == 0,
 	}
 }
 
@@ -132,7 +133,7 @@ func (w *walk) drawFor(rt *rapid.T, i int) specRec {
 }
 
 func (q specRec) record(id string) Record {
-	return Record{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Run: q.run.int64(), Once: q.once, Alone: q.alone, Coord: Coord{Topic: "t", Offset: int64(q.c)}}
+	return Record{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Run: q.run.int64(), Once: q.once, Alone: q.alone, Shared: q.shared, Coord: Coord{Topic: "t", Offset: int64(q.c)}}
 }
 
 func (w *walk) claim(rt *rapid.T) {

@@ -2,7 +2,8 @@
 -- KEYS: inc, hold, grace, own beat, void of this call; then claim, done chunk for each record.
 -- ARGV: inc, owner, beat prefix, incarnation, call token, max crashes, horizon ms;
 --       then bit, epoch, attempt, coordinate, run, and what else holds for each
---       record: 'o' if once, 'a' if nothing else would run beside it.
+--       record: 'o' if once, 'a' if nothing else would run beside it, 's' if it
+--       came by a share group (docs/decisions/0120).
 -- Reply for each record: a run as a string (granted from none), or
 --       {verdict, run, attempt, in doubt, claim as field, value, ...}.
 local RUN, ACK, PARK, WAIT, RETRY, LETTER, RESOLVE, ALONE = 1, 2, 3, 4, 5, 6, 7, 8
@@ -91,8 +92,8 @@ local function running(ck, q, was)
   if beating then
     -- the same call once more (its first answer was lost on the way)
     if was.o == me and was.k == token and same then return answer(ck, RUN, was.r, was.a, was.doubt) end
-    -- R, owner beats | same a, c ≠ C: duplicate
-    if q.a == was.a and not same then return answer(ck, ACK) end
+    -- R, owner beats | same a, c ≠ C: duplicate; a shared one may be all that is left
+    if q.a == was.a and not same and not q.shared then return answer(ck, ACK) end
     -- R, owner beats | same c, or a > A (a failover lost the W): park
     return answer(ck, PARK)
   end
@@ -123,6 +124,8 @@ local function waiting(ck, q, was)
     local before = 'W|' .. was.a .. '|' .. was.c .. '|' .. (was.d or '') .. '|' .. (was.l or '')
     return grant(ck, q, was, q.a, was.n, was.m, before)
   end
+  -- shared: whoever was to produce the retry may have been killed since
+  if q.shared then return answer(ck, RETRY) end
   -- W(A) | a < A, c ≠ C: duplicate
   if q.c ~= was.c then return answer(ck, ACK) end
   -- W(A) | a < A, c = C: wait again in the worker, or produce the retry again
@@ -196,6 +199,7 @@ for i = 1, n do
     e = tonumber(ARGV[j + 2]), a = tonumber(ARGV[j + 3]), c = ARGV[j + 4],
     run = ARGV[j + 5], once = string.find(ARGV[j + 6], 'o', 1, true) ~= nil,
     alone = string.find(ARGV[j + 6], 'a', 1, true) ~= nil,
+    shared = string.find(ARGV[j + 6], 's', 1, true) ~= nil,
   })
 end
 return out
