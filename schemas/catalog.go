@@ -52,6 +52,7 @@ type Queue struct {
 	Weight       int           // default 1
 	Retention    time.Duration // age from which finished records may be trimmed
 	DLQRetention time.Duration
+	Shared       bool // delivery: shared: any worker is given any record (a Kafka share group); no order
 }
 
 // Dependency is something that kinds call and that can fail as one.

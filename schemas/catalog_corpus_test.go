@@ -19,6 +19,8 @@ func urlOf(s string) string { return kindWith(`executor: {http: {url: "` + s + `
 
 var goodCatalogs = map[string]string{
 	"only a version": "version: 1\n",
+	"shared queue":   queueWith("delivery: shared"),
+	"partitioned":    queueWith("delivery: partitioned"),
 	"empty parts":    "version: 1\nqueues:\ndependencies:\nkinds: {}\n",
 	"as in the reference": `
 version: 1
@@ -104,6 +106,7 @@ var badCatalogs = map[string]string{
 	"empty duration":         queueWith("retention: \"\""),
 	"null duration":          queueWith("retention: "),
 	"reserved in a queue":    queueWith("unique: 1"),
+	"unknown delivery":       queueWith("delivery: share"),
 	"rate without unit":      "version: 1\ndependencies: {d: {rate: 200}}\n",
 	"rate of a day":          "version: 1\ndependencies: {d: {rate: 1/d}}\n",
 	"no concurrency":         kindWith("concurrency: 0"),
@@ -164,6 +167,7 @@ var unseenCatalogs = map[string]string{
 	"kind twice":              "version: 1\nqueues: {q: {}}\nkinds:\n  k: {queue: q}\n  k: {queue: q}\n",
 	"field twice":             kindWith("timeout: 1s", "timeout: 2s"),
 	"undeclared queue":        "version: 1\nqueues: {payments: {}}\nkinds: {k: {queue: paymnts}}\n",
+	"order on a shared queue": "version: 1\nqueues: {q: {delivery: shared}}\nkinds: {k: {queue: q, order: key}}\n",
 	"undeclared dependency":   kindWith("dependency: bank"),
 	"policy of no kind":       policyWith("{when: {kind: kk}}"),
 	"policy replays not":      policyWith("{when: {kind: k}, action: hold, replay: {canary: 1}}"),

@@ -31,6 +31,9 @@ func (b *builder) kind(e entry) {
 	k.Timeout = o.duration("timeout", DefaultTimeout)
 	k.ExpiresAfter = o.duration("expires_after", 0)
 	k.Ordered = o.choice("order", "none", "none", "key") == "key"
+	if q := b.out.Queues[k.Queue]; k.Ordered && q != nil && q.Shared {
+		o.wrong("order", "key needs a queue with `delivery: partitioned`: "+k.Queue+" is shared, and its records come to any worker in any order")
+	}
 	k.BlockOnDead = o.choice("on_dead", "continue", "continue", "block") == "block"
 	if k.BlockOnDead && !k.Ordered {
 		o.wrong("on_dead", "block needs `order: key`: without an order there is nothing to block")

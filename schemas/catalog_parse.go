@@ -195,7 +195,7 @@ func (b *builder) named(o object, field string, valid func(string) bool, rule st
 }
 
 func (b *builder) queue(e entry) {
-	o := b.object(e.value, e.at(), "queues."+e.name, "partitions", "replication", "weight", "retention", "dlq_retention")
+	o := b.object(e.value, e.at(), "queues."+e.name, "partitions", "replication", "weight", "retention", "dlq_retention", "delivery")
 	b.out.Queues[e.name] = &Queue{
 		Name:         e.name,
 		Partitions:   o.number("partitions", DefaultPartitions, 1, 1000),
@@ -203,6 +203,7 @@ func (b *builder) queue(e entry) {
 		Weight:       o.number("weight", 1, 1, 1000),
 		Retention:    o.duration("retention", DefaultRetention),
 		DLQRetention: o.duration("dlq_retention", DefaultDLQRetention),
+		Shared:       o.choice("delivery", "partitioned", "partitioned", "shared") == "shared",
 	}
 }
 
