@@ -9,14 +9,26 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/perdure/perdure/internal/kafka"
 )
 
 // KafkaOffsets is HistoryOffsets over a Kafka client.
-type KafkaOffsets struct{ Admin *kadm.Client }
+type KafkaOffsets struct {
+	Admin  *kadm.Client
+	Shared map[string]string // kafka.ShareGroups of the catalog; nil = none
+}
 
 // Committed implements HistoryOffsets. A group that never existed has committed
 // nothing.
 func (k KafkaOffsets) Committed(ctx context.Context, group, topic string, partition int32) (int64, error) {
+	if share := k.Shared[topic]; share != "" {
+		progress, err := kafka.ShareProgress(ctx, k.Admin, share, topic)
+		if at, ok := progress[partition]; ok {
+			return at.Below, err
+		}
+		return -1, err
+	}
 	all, err := k.Admin.FetchOffsetsForTopics(ctx, group, topic)
 	if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return -1, nil

@@ -338,7 +338,7 @@ func TestCommittedOffsetsOfKafka(t *testing.T) {
 	if _, err := adm.CreateTopics(t.Context(), 2, 1, nil, names.Tasks("q")); err != nil {
 		t.Fatal(err)
 	}
-	o := KafkaOffsets{adm}
+	o := KafkaOffsets{Admin: adm}
 	if at, err := o.Committed(t.Context(), names.WorkerGroup("q"), names.Tasks("q"), 1); err != nil || at > 0 {
 		t.Errorf("a group that never was: %d %v", at, err)
 	}

@@ -67,6 +67,10 @@ func newScaling(db DB, cat *schemas.Catalog, adm *kadm.Client, names kafka.Names
 	return s
 }
 
+// mostSharing is how many members Kafka lets into a share group by default
+// (group.share.max.size).
+const mostSharing = 200
+
 // signal asks Postgres and Kafka. away names the one that failed.
 func (s *scaling) signal(ctx context.Context, queue string) (out Scaling, away string, err error) {
 	r := s.queues[queue]
@@ -85,12 +89,16 @@ func (s *scaling) signal(ctx context.Context, queue string) (out Scaling, away s
 	if err := s.waitingInKafka(ctx, queue, &now); err != nil {
 		return out, "Kafka", err
 	}
-	r.answer, r.answered = r.next(now, s.cat.Queues[queue].Partitions), time.Now()
+	most := s.cat.Queues[queue].Partitions // a worker more has nothing to do
+	if s.cat.Queues[queue].Shared {
+		most = mostSharing
+	}
+	r.answer, r.answered = r.next(now, most), time.Now()
 	return r.answer, "", nil
 }
 
 // next learns from a sample and gives the signal.
-func (r *rates) next(now sample, partitions int) Scaling {
+func (r *rates) next(now sample, most int) Scaling {
 	if r.last.at.IsZero() {
 		r.last = now
 	} else if dt := now.at.Sub(r.last.at).Seconds(); dt >= sampleApart.Seconds() {
@@ -114,7 +122,7 @@ func (r *rates) next(now sample, partitions int) Scaling {
 		need := (r.arrivals + float64(now.tasks)/drainIn.Seconds()) / r.perWorker
 		out.DesiredWorkers = max(1, int(math.Ceil(need)))
 	}
-	out.DesiredWorkers = min(out.DesiredWorkers, partitions)
+	out.DesiredWorkers = min(out.DesiredWorkers, most)
 	return out
 }
 

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/perdure/perdure/internal/kafka"
 )
 
 // countUpTo bounds the counting in Postgres: beyond it the backlog is only
@@ -67,6 +70,9 @@ func (s *scaling) waitingInKafka(ctx context.Context, queue string, into *sample
 	if err != nil {
 		return fmt.Errorf("end offsets of %s: %w", topic, err)
 	}
+	if s.cat.Queues[queue].Shared {
+		return s.waitingShared(ctx, queue, starts[topic], ends[topic], into)
+	}
 	committed, err := s.kafka.FetchOffsetsForTopics(ctx, group, topic)
 	if err == nil {
 		err = committed.Error()
@@ -92,6 +98,39 @@ func (s *scaling) waitingInKafka(ctx context.Context, queue string, into *sample
 	}
 	if len(behind) == 0 {
 		return nil
+	}
+	age, err := s.oldest(ctx, topic, behind, into.at)
+	into.oldest = max(into.oldest, age)
+	return err
+}
+
+// waitingShared is waitingInKafka for a queue with delivery: shared: what its
+// share group has not acknowledged, exactly where Kafka tells.
+func (s *scaling) waitingShared(ctx context.Context, queue string, starts, ends map[int32]kadm.ListedOffset, into *sample) error {
+	topic, group := s.names.Tasks(queue), s.names.ShareGroup(queue)
+	progress, err := kafka.ShareProgress(ctx, s.kafka, group, topic)
+	if err != nil {
+		return err
+	}
+	behind := map[int32]int64{}
+	for p, end := range ends {
+		at := starts[p].Offset
+		left := end.Offset - at
+		if done, ok := progress[p]; ok && done.Below >= 0 {
+			at = max(at, done.Below)
+			if left = end.Offset - at; done.Left >= 0 {
+				left = min(left, done.Left)
+			}
+		}
+		into.produced += end.Offset
+		into.committed += end.Offset - left
+		into.tasks += left
+		if left > 0 {
+			behind[p] = at
+		}
+	}
+	if into.workers, err = kafka.ShareMembers(ctx, s.kafka, group); err != nil || len(behind) == 0 {
+		return err
 	}
 	age, err := s.oldest(ctx, topic, behind, into.at)
 	into.oldest = max(into.oldest, age)

@@ -11,6 +11,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/schemas"
 )
 
 // Deleted in small steps, so that no statement holds locks or a snapshot for long.
@@ -73,11 +76,27 @@ func (r *Relay) trim(ctx context.Context, adm *kadm.Client) error {
 	for _, name := range r.deps.Catalog.QueueNames() {
 		q := r.deps.Catalog.Queues[name]
 		longest = max(longest, q.Retention)
-		if err := r.trimTopics(ctx, adm, r.deps.Names.WorkerGroup(name), q.Retention, r.deps.Names.Tasks(name)); err != nil {
+		if err := r.trimQueue(ctx, adm, q); err != nil {
 			return err
 		}
 	}
 	return r.trimTopics(ctx, adm, r.deps.Names.RetryGroup(), longest, r.retryTopics()...)
+}
+
+func (r *Relay) trimQueue(ctx context.Context, adm *kadm.Client, q *schemas.Queue) error {
+	topic := r.deps.Names.Tasks(q.Name)
+	if !q.Shared {
+		return r.trimTopics(ctx, adm, r.deps.Names.WorkerGroup(q.Name), q.Retention, topic)
+	}
+	progress, err := kafka.ShareProgress(ctx, adm, r.deps.Names.ShareGroup(q.Name), topic)
+	if err != nil {
+		return err
+	}
+	finished := kadm.OffsetResponses{}
+	for partition, at := range progress {
+		finished.Add(kadm.OffsetResponse{Offset: kadm.Offset{Topic: topic, Partition: partition, At: at.Start}})
+	}
+	return r.trimBelow(ctx, adm, finished, q.Retention, topic)
 }
 
 func (r *Relay) trimTopics(ctx context.Context, adm *kadm.Client, group string, age time.Duration, names ...string) error {
@@ -88,6 +107,11 @@ func (r *Relay) trimTopics(ctx context.Context, adm *kadm.Client, group string, 
 	if err != nil {
 		return fmt.Errorf("kafka: offsets of group %s: %w", group, err)
 	}
+	return r.trimBelow(ctx, adm, committed, age, names...)
+}
+
+// trimBelow deletes records that lie below the given offsets and are older than age.
+func (r *Relay) trimBelow(ctx context.Context, adm *kadm.Client, committed kadm.OffsetResponses, age time.Duration, names ...string) error {
 	// The first record younger than age; the end, if there is none.
 	young, err := adm.ListOffsetsAfterMilli(ctx, time.Now().Add(-age).UnixMilli(), names...)
 	if err != nil {

@@ -126,7 +126,7 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, group *s
 		service.Server{Name: "redis", Addr: strings.Join(cfg.RedisAddrs, ","), Probe: pingRedis},
 		service.Server{Name: "kafka", Addr: strings.Join(cfg.KafkaBrokers, ","), Probe: pingKafka})
 	if err == nil {
-		settings := kafka.Settings{Names: names, History: cfg.History}
+		settings := kafka.Settings{Names: names, History: cfg.History, Requests: cl}
 		_, err = kafka.Ensure(ctx, kadm.NewClient(cl), cat, settings, cfg.KafkaTopics == "check")
 	}
 	if err != nil {

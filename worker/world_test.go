@@ -119,7 +119,7 @@ func newWorld(t testing.TB, catalog string, opts ...option) *world {
 
 func (w *world) ensureTopics() {
 	w.Helper()
-	_, err := kafka.Ensure(w.Context(), kadm.NewClient(w.cl), w.cat, kafka.Settings{Names: w.names, History: time.Hour, MaxReplication: w.most}, false)
+	_, err := kafka.Ensure(w.Context(), kadm.NewClient(w.cl), w.cat, kafka.Settings{Names: w.names, History: time.Hour, MaxReplication: w.most, Requests: w.cl}, false)
 	if err != nil {
 		w.Fatal(err)
 	}

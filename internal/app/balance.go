@@ -10,6 +10,7 @@ import (
 	"github.com/perdure/perdure/internal/balance"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/config"
+	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/pg"
 	"github.com/perdure/perdure/internal/service"
 	"github.com/perdure/perdure/relay"
@@ -45,6 +46,7 @@ func Balance(ctx context.Context, cfg config.Config, cat *schemas.Catalog, since
 			Kafka:  a.opts,
 			Names:  a.settings.Names,
 			Queues: cat.QueueNames(),
+			Shared: kafka.ShareGroups(cat, a.settings.Names),
 			Source: cfg.Source,
 		}, since)
 		return err

@@ -102,5 +102,5 @@ func withAdmin(cfg config.Config, do func(admin) error) error {
 		return fmt.Errorf("kafka: client: %w", err)
 	}
 	defer cl.Close()
-	return do(admin{kadm.NewClient(cl), opts, kafka.Settings{Names: kafka.Names{Prefix: cfg.KafkaTopicPrefix}, History: cfg.History}})
+	return do(admin{kadm.NewClient(cl), opts, kafka.Settings{Names: kafka.Names{Prefix: cfg.KafkaTopicPrefix}, History: cfg.History, Requests: cl}})
 }

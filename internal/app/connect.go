@@ -146,6 +146,7 @@ func (p *process) awaitKafka(ctx context.Context) error {
 // ensureTopics makes the catalog's topics, or checks them, as
 // PERDURE_KAFKA_TOPICS says.
 func (p *process) ensureTopics(ctx context.Context) error {
+	p.settings.Requests = p.client
 	left, err := kafka.Ensure(ctx, p.admin, p.catalog, p.settings, p.cfg.KafkaTopics == "check")
 	if err != nil {
 		return err

@@ -66,7 +66,7 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	history, err := dispatcher.NewHistory(dispatcher.HistoryDeps{
 		DB:      p.db,
 		Claims:  store,
-		Offsets: dispatcher.KafkaOffsets{Admin: p.admin},
+		Offsets: dispatcher.KafkaOffsets{Admin: p.admin, Shared: kafka.ShareGroups(p.catalog, p.names)},
 		Names:   p.names,
 		Source:  p.cfg.Source,
 	})

@@ -33,10 +33,11 @@ type Deps struct {
 	Admin   *kadm.Client // committed offsets
 	Kafka   []kgo.Opt    // brokers, TLS, SASL: to look for records of tasks that are found nowhere else
 	Names   kafka.Names
-	Queues  []string      // of the catalog
-	Source  string        // PERDURE_SOURCE
-	Horizon time.Duration // how long Redis remembers done; 0 = claims.DefaultHorizon
-	Settle  time.Duration // pause before a task that seems lost is looked at again; 0 = 500ms
+	Queues  []string          // of the catalog
+	Shared  map[string]string // kafka.ShareGroups of the catalog; nil = none
+	Source  string            // PERDURE_SOURCE
+	Horizon time.Duration     // how long Redis remembers done; 0 = claims.DefaultHorizon
+	Settle  time.Duration     // pause before a task that seems lost is looked at again; 0 = 500ms
 }
 
 // Report says where every task is that was accepted since Since and whose

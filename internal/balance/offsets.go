@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/tracker"
 )
 
@@ -74,6 +75,9 @@ func (c *computation) look(ctx context.Context) (*world, error) {
 }
 
 func (c *computation) commits(ctx context.Context, group, topic string, details kadm.TopicDetails, into map[partition]committed) error {
+	if share := c.Shared[topic]; share != "" {
+		return c.progress(ctx, share, topic, into)
+	}
 	offsets, err := c.Admin.FetchOffsetsForTopics(ctx, group, topic)
 	if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return nil
@@ -92,6 +96,20 @@ func (c *computation) commits(ctx context.Context, group, topic string, details 
 		}
 	})
 	return bad
+}
+
+// progress is commits for a shared queue. A record above the share group's start
+// may be acknowledged though it is not known here to be: whoever asks for a task
+// finds it queued for a little longer, never lost too soon.
+func (c *computation) progress(ctx context.Context, group, topic string, into map[partition]committed) error {
+	all, err := kafka.ShareProgress(ctx, c.Admin, group, topic)
+	if err != nil {
+		return err
+	}
+	for p, at := range all {
+		into[partition{topic, p}] = committed{at: at.Below}
+	}
+	return nil
 }
 
 // ackedBy says whether a record is acknowledged: below the low watermark, or in

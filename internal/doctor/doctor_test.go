@@ -134,3 +134,26 @@ func TestKafkaTopicsAgainstTheCatalog(t *testing.T) {
 		t.Errorf("after: %+v", list)
 	}
 }
+
+func TestAShareGroupAsKafkaMakesItIsRefused(t *testing.T) {
+	k := testkit.Kafka(t)
+	cfg := config.Config{KafkaBrokers: k.Brokers, KafkaTopicPrefix: k.Prefix, History: time.Hour}
+	cat := parse(t, strings.Replace(small, "partitions: 2", "partitions: 2, delivery: shared", 1))
+	list := doctor.Examine(t.Context(), doctor.Patient{Config: cfg, Catalog: cat})
+	if !found(list, doctor.Fail, "kafka", "share group "+k.Prefix+"perdure.mail.shared", "share.auto.offset.reset") {
+		t.Errorf("before it is set: %+v", list)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	settings := kafka.Settings{Names: kafka.Names{Prefix: k.Prefix}, History: time.Hour, Requests: cl}
+	if _, err := kafka.Ensure(t.Context(), kadm.NewClient(cl), cat, settings, false); err != nil {
+		t.Fatal(err)
+	}
+	list = doctor.Examine(t.Context(), doctor.Patient{Config: cfg, Catalog: cat})
+	if !found(list, doctor.OK, "kafka", "begins at the beginning", "up to 10 times") {
+		t.Errorf("after: %+v", list)
+	}
+}

@@ -42,7 +42,7 @@ func kafkaCluster(ctx context.Context, p Patient, r *report) {
 		return
 	}
 	names := kafka.Names{Prefix: p.Config.KafkaTopicPrefix}
-	settings := kafka.Settings{Names: names, History: p.Config.History}
+	settings := kafka.Settings{Names: names, History: p.Config.History, Requests: cl}
 	changes, err := kafka.Plan(ctx, adm, p.Catalog, settings)
 	if err != nil {
 		r.fail(err.Error(), "", "check the user's rights to describe topics")
@@ -59,6 +59,7 @@ func kafkaCluster(ctx context.Context, p Patient, r *report) {
 		r.ok("topics are as the catalog asks")
 	}
 	durability(ctx, adm, names, p.Catalog, r)
+	sharedQueues(ctx, cl, names, p.Catalog, r)
 	horizon(p, r)
 }
 

@@ -49,6 +49,8 @@ func apply(ctx context.Context, adm *kadm.Client, c Change) error {
 		if err != nil {
 			return fmt.Errorf("kafka: set %s=%s on topic %s: %w", c.Setting, c.Want, c.Topic, err)
 		}
+	case WhatGroup:
+		return setGroup(ctx, c)
 	case WhatPartitions:
 		r, err := adm.UpdatePartitions(ctx, c.topic.Partitions, c.Topic)
 		if err == nil {

@@ -23,6 +23,10 @@ func (n Names) Control() string { return n.Prefix + "perdure.control" }
 // WorkerGroup is the consumer group of a queue's workers.
 func (n Names) WorkerGroup(queue string) string { return n.Prefix + "perdure." + queue }
 
+// ShareGroup is the share group of the workers of a queue with delivery: shared.
+// Kafka tells groups of the two types apart only by their names.
+func (n Names) ShareGroup(queue string) string { return n.Prefix + "perdure." + queue + ".shared" }
+
 // DefaultSource is PERDURE_SOURCE where it is not set.
 const DefaultSource = "main"
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perdure/perdure/schemas"
 )
@@ -25,19 +26,21 @@ const (
 	WhatSetting     What = "setting"
 	WhatPartitions  What = "partitions"
 	WhatReplication What = "replication"
+	WhatGroup       What = "group" // a setting of a share group; Topic is the group's name
 )
 
 // Change is one difference between a topic and what the catalog asks.
 type Change struct {
 	Topic   string `json:"topic"`
 	What    What   `json:"what"`
-	Setting string `json:"setting,omitempty"` // of WhatSetting
+	Setting string `json:"setting,omitempty"` // of WhatSetting and WhatGroup
 	Have    string `json:"have"`              // "" = no such topic
 	Want    string `json:"want"`
 	Auto    bool   `json:"auto"`    // Apply does it; else a person must
 	Message string `json:"message"` // for the terminal; says what to do where Auto is false
 
-	topic Topic
+	topic    Topic
+	requests kmsg.Requestor // of WhatGroup
 }
 
 // Plan compares the cluster with the catalog and changes nothing. No change
@@ -73,7 +76,8 @@ func Plan(ctx context.Context, adm *kadm.Client, cat *schemas.Catalog, s Setting
 		changes = append(changes, t.compareSize(details[t.Name])...)
 		changes = append(changes, t.compareSettings(configs[t.Name])...)
 	}
-	return changes, nil
+	shared, err := planShared(ctx, adm, cat, s)
+	return append(changes, shared...), err
 }
 
 // listTopics asks the brokers. kadm would answer from the client's cache, seconds

@@ -126,6 +126,9 @@ func deleteTopics(cfg config.Config, who string, catalog func() (*schemas.Catalo
 	groups := []string{names.IndexGroup(cfg.Source), names.RetryGroup()}
 	for _, q := range cat.QueueNames() {
 		groups = append(groups, names.WorkerGroup(q))
+		if cat.Queues[q].Shared {
+			groups = append(groups, names.ShareGroup(q))
+		}
 	}
 	// A static member that was killed keeps its group alive for a session: then
 	// the group stays, empty, until the broker forgets it.

@@ -1,0 +1,149 @@
+package kafka_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/internal/testkit"
+)
+
+const sharedText = `
+version: 1
+queues:
+  slow: {partitions: 2, delivery: shared}
+kinds:
+  report: {queue: slow}
+`
+
+func client(t *testing.T, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+func TestAShareGroupIsSetBeforeAnybodyJoins(t *testing.T) {
+	server := testkit.Kafka(t)
+	cl := client(t, kgo.SeedBrokers(server.Brokers...))
+	adm, cat := kadm.NewClient(cl), parse(t, sharedText)
+	s := kafka.Settings{Names: kafka.Names{Prefix: server.Prefix}, History: time.Hour, MaxReplication: 1, Requests: cl}
+	group := s.Names.ShareGroup("slow")
+	if _, err := kafka.CheckShareGroup(deadline(t), adm, cl, group); err == nil {
+		t.Error("a group as Kafka makes it was taken for good")
+	}
+	settings := 0
+	for _, c := range plan(t, adm, cat, s) {
+		if c.What == kafka.WhatGroup && c.Topic == group && c.Auto {
+			settings++
+		}
+	}
+	if settings != 3 {
+		t.Errorf("%d settings of the group to make", settings)
+	}
+	var mismatch *kafka.MismatchError
+	if _, err := kafka.Ensure(deadline(t), adm, cat, s, true); !errors.As(err, &mismatch) {
+		t.Errorf("check: %v", err)
+	}
+	ensure(t, adm, cat, s)
+	eventually(t, "the group is as asked", func() bool { return len(plan(t, adm, cat, s)) == 0 })
+	if n, err := kafka.CheckShareGroup(deadline(t), adm, cl, group); err != nil || n != kafka.ShareDeliveries {
+		t.Errorf("%d deliveries: %v", n, err)
+	}
+}
+
+func TestBrokersWithoutShareGroupsAreRefused(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.MaxVersions(kversion.V4_1_0()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cl := client(t, kgo.SeedBrokers(c.ListenAddrs()...))
+	_, err = kafka.Plan(deadline(t), kadm.NewClient(cl), parse(t, sharedText), kafka.Settings{Requests: cl})
+	if !errors.Is(err, kafka.ErrNoShareGroups) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// denied answers as a broker whose user may not alter groups.
+type denied struct{ *kgo.Client }
+
+func (d denied) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
+	alter, ok := req.(*kmsg.IncrementalAlterConfigsRequest)
+	if !ok {
+		return d.Client.Request(ctx, req)
+	}
+	resp := alter.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse) //nolint:errcheck,forcetypeassert // that is its kind
+	resp.Resources = append(resp.Resources, kmsg.IncrementalAlterConfigsResponseResource{ErrorCode: 30})
+	return resp, nil
+}
+
+func TestAGroupThatMayNotBeSetStopsTheStart(t *testing.T) {
+	server := testkit.Kafka(t)
+	cl := client(t, kgo.SeedBrokers(server.Brokers...))
+	s := kafka.Settings{Names: kafka.Names{Prefix: server.Prefix}, History: time.Hour, MaxReplication: 1, Requests: denied{cl}}
+	if _, err := kafka.Ensure(deadline(t), kadm.NewClient(cl), parse(t, sharedText), s, false); err == nil {
+		t.Error("it went on with a group that begins at the end")
+	}
+}
+
+func TestShareProgressKnowsWhatIsLeft(t *testing.T) {
+	server := testkit.Kafka(t)
+	cl := client(t, kgo.SeedBrokers(server.Brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	adm, cat := kadm.NewClient(cl), parse(t, sharedText)
+	s := kafka.Settings{Names: kafka.Names{Prefix: server.Prefix}, History: time.Hour, MaxReplication: 1, Requests: cl}
+	ensure(t, adm, cat, s)
+	topic, group := s.Names.Tasks("slow"), s.Names.ShareGroup("slow")
+	if got, err := kafka.ShareProgress(deadline(t), adm, group, topic); err != nil || got[0].Below > 0 {
+		t.Errorf("before anybody joins: %+v %v", got, err)
+	}
+	for range 4 {
+		if err := cl.ProduceSync(deadline(t), &kgo.Record{Topic: topic, Partition: 0, Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	worker := client(t, kgo.SeedBrokers(server.Brokers...), kgo.ShareGroup(group), kgo.ConsumeTopics(topic))
+	var held []*kgo.Record
+	for len(held) < 4 {
+		fetches := worker.PollRecords(deadline(t), 10)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, fetches.Records()...)
+	}
+	answer := func(rs ...*kgo.Record) {
+		for _, r := range rs {
+			r.Ack(kgo.AckAccept)
+		}
+		if err := worker.FlushAcks(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func() kafka.Progress {
+		got, err := kafka.ShareProgress(deadline(t), adm, group, topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got[0]
+	}
+	answer(held[1], held[2])
+	if p := at(); p.Below != 0 || p.Left == 0 {
+		t.Errorf("the first is in hand: %+v", p)
+	}
+	answer(held[0], held[3])
+	eventually(t, "all is finished", func() bool { return at().Below == 4 })
+	if n, err := kafka.ShareMembers(deadline(t), adm, group); err != nil || n != 1 {
+		t.Errorf("%d members: %v", n, err)
+	}
+}
