@@ -53,7 +53,13 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 	if d.kind != nil && d.kind.Queue != d.task.Queue {
 		d.kind = nil // a kind of another queue: this queue's catalog does not have it
 	}
-	if d.kind == nil && !d.ordered() && p.tourUnknownKind(d, now) {
+	if d.shared() {
+		asg.intake.share.held[d] = struct{}{}
+		if p.produceAgain(d) {
+			return
+		}
+	}
+	if d.kind == nil && (!d.ordered() || d.shared()) && p.tourUnknownKind(d, now) {
 		return
 	}
 	if d.ordered() && !p.joinLine(d) {
@@ -64,6 +70,7 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 
 // enter sends a delivery whose key's turn it is to where it belongs now.
 func (p *pipeline) enter(d *delivery, now time.Time) {
+	p.takeBack(d)
 	switch {
 	case d.due.After(now):
 		p.wait(d, d.due)
@@ -92,6 +99,7 @@ func (p *pipeline) enter(d *delivery, now time.Time) {
 
 func (p *pipeline) wait(d *delivery, until time.Time) {
 	d.due = until
+	p.lend(d)
 	p.waiting.add(d)
 }
 

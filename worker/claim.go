@@ -150,6 +150,9 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		return
 	}
 	d.crashes = g.Claim.Crashes
+	if g.Verdict != claims.VerdictPark && g.Verdict != claims.VerdictAlone {
+		d.parked = time.Time{}
+	}
 	if g.Verdict == claims.VerdictRun {
 		p.met.run(d.asg.intake.queue)
 		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
@@ -169,6 +172,9 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 	case claims.VerdictAck:
 		p.ack(d, now)
 	case claims.VerdictPark:
+		if d.parked.IsZero() && d.shared() {
+			d.parked = now
+		}
 		p.park(d, now.Add(parkFor))
 	case claims.VerdictWait:
 		d.attempt, d.run, d.local = max(g.Claim.Attempt, 1), g.Claim.Run, true

@@ -40,6 +40,8 @@ type delivery struct {
 	line *keyLine // order: key; nil = none
 
 	due       time.Time // in the waiting heap: when to go on
+	parked    time.Time // shared: since when another owner runs it; zero = not
+	lent      bool      // shared: it waits, and its room is another's
 	seen      time.Time // of an unknown kind: since when it waits here
 	heapAt    int       // index there, -1 = not in it
 	local     bool      // its claim waits here (W): re-asserted if Redis is lost
@@ -70,6 +72,7 @@ func (d *delivery) record() claims.Record {
 	return claims.Record{
 		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: max(d.task.Run, d.run), Coord: d.coord(),
 		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce, Alone: d.alone, Known: d.known,
+		Shared: d.shared(),
 	}
 }
 

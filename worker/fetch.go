@@ -29,13 +29,15 @@ type arrival struct {
 	skipTo int64 // > 0: what lies below cannot be read and is taken care of
 }
 
-// intake is one queue's consumer group and its assigned partitions.
+// intake is one queue's consumer group and its assigned partitions, or its share
+// group (shared.go), which has none.
 type intake struct {
 	queue string
 	topic string
 	group string
 	cl    *kgo.Client
 	gate  gate
+	share *shareGroup // delivery: shared; nil = partitions are assigned
 
 	mu       sync.Mutex
 	assigned map[int32]*assignment
@@ -46,6 +48,9 @@ type intake struct {
 
 // clientOpts are those of a queue's consumer group.
 func (w *Worker) clientOpts(in *intake) []kgo.Opt {
+	if in.share != nil {
+		return w.sharedOpts(in)
+	}
 	rebalance := max(w.cfg.Grace+15*time.Second, 45*time.Second)
 	return append(append([]kgo.Opt(nil), w.deps.Kafka...),
 		kgo.ConsumerGroup(in.group),
@@ -78,6 +83,9 @@ func (w *Worker) clientOpts(in *intake) []kgo.Opt {
 
 // poll fetches until ctx ends or the client can go on no more.
 func (w *Worker) poll(ctx context.Context, in *intake) error {
+	if in.share != nil {
+		return w.pollShared(ctx, in)
+	}
 	for {
 		room, err := in.gate.wait(ctx)
 		if err != nil {
@@ -180,6 +188,12 @@ func (w *Worker) halt(in *intake, partition int32, why string) {
 // stepFetch shows arrived records to their trackers.
 func (p *pipeline) stepFetch(time.Time) {
 	for _, a := range p.arrived.take() {
+		if a.asg.intake.share != nil {
+			for _, r := range a.recs {
+				p.takeShared(a.asg, r)
+			}
+			continue
+		}
 		if a.skipTo > 0 {
 			a.asg.tracker.Skip(a.skipTo)
 		}
@@ -208,6 +222,7 @@ type gate struct {
 
 	mu             sync.Mutex
 	records, bytes int
+	lent           int           // records that wait and do not count
 	opened         chan struct{} // not nil = somebody waits
 }
 
@@ -223,10 +238,7 @@ func (g *gate) release(bytes int) {
 	defer g.mu.Unlock()
 	g.records--
 	g.bytes -= bytes
-	if g.opened != nil && g.room() > 0 {
-		close(g.opened)
-		g.opened = nil
-	}
+	g.open()
 }
 
 // room is how many records may be fetched; g.mu is held.
@@ -234,7 +246,33 @@ func (g *gate) room() int {
 	if g.bytes >= g.maxBytes {
 		return 0
 	}
-	return max(g.maxRecords-g.records, 0)
+	return max(g.maxRecords-(g.records-g.lent), 0)
+}
+
+// lend lets one record not count, if fewer than most do not.
+func (g *gate) lend(most int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lent >= most {
+		return false
+	}
+	g.lent++
+	g.open()
+	return true
+}
+
+func (g *gate) takeBack() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lent--
+}
+
+// open wakes who waits, if there is room; g.mu is held.
+func (g *gate) open() {
+	if g.opened != nil && g.room() > 0 {
+		close(g.opened)
+		g.opened = nil
+	}
 }
 
 // wait returns how many records may be fetched, once it is at least one.

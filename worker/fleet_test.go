@@ -126,6 +126,7 @@ func (h *history) appliedCount() int {
 // crew is what a process of the fleet is told, in CREW.
 type crew struct {
 	Instance, Redis, Keys, Prefix, URL string
+	Catalog                            string
 	Brokers                            []string
 	Held                               bool
 	Log                                string // file
@@ -151,7 +152,7 @@ func serveAsCrew(text string) error {
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return err
 	}
-	cat, err := schemas.ParseCatalog("catalog.yaml", []byte(fleetCatalog), nil)
+	cat, err := schemas.ParseCatalog("catalog.yaml", []byte(c.Catalog), nil)
 	if err != nil {
 		return err
 	}
@@ -257,23 +258,26 @@ func post(ctx context.Context, client *http.Client, url string, n note) error {
 // fleet is a world with worker processes in it.
 type fleet struct {
 	*world
-	ledger *history
-	url    string
-	load   *kgo.Client
-	sent   map[string]duty // by task id
-	sentMu sync.Mutex
-	seqs   [fleetPartitions]int
-	keys   map[string]int
-	logs   string // directory of the processes' logs
+	catalog string
+	ledger  *history
+	url     string
+	load    *kgo.Client
+	sent    map[string]duty // by task id
+	sentMu  sync.Mutex
+	seqs    [fleetPartitions]int
+	keys    map[string]int
+	logs    string // directory of the processes' logs
 
 	broken  string        // mutation in the processes that are hired
 	session time.Duration // their Kafka session; 0 = the default
 }
 
-func newFleet(t testing.TB, opts ...option) *fleet {
+func newFleet(t testing.TB, opts ...option) *fleet { return newFleetOf(t, fleetCatalog, opts...) }
+
+func newFleetOf(t testing.TB, catalog string, opts ...option) *fleet {
 	t.Helper()
 	f := &fleet{
-		world:  newWorld(t, fleetCatalog, opts...),
+		catalog: catalog, world: newWorld(t, catalog, opts...),
 		ledger: &history{highest: map[string]int64{}, applied: map[string]bool{}},
 		sent:   map[string]duty{}, keys: map[string]int{},
 	}
@@ -314,7 +318,7 @@ type man struct {
 func (f *fleet) hire(name string, held bool) *man {
 	f.Helper()
 	text, err := json.Marshal(crew{
-		Instance: name, Redis: f.redis, Keys: f.world.keys, Prefix: f.names.Prefix, URL: f.url, Brokers: f.kafka.Brokers, Held: held,
+		Instance: name, Redis: f.redis, Keys: f.world.keys, Prefix: f.names.Prefix, URL: f.url, Catalog: f.catalog, Brokers: f.kafka.Brokers, Held: held,
 		Log: filepath.Join(f.logs, name+".log"), Broken: f.broken, Session: f.session,
 	})
 	if err != nil {

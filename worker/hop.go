@@ -60,8 +60,14 @@ func (p *pipeline) hopped1(h hopResult, now time.Time) {
 
 // hopRetry produces attempt d.attempt onto the delay topics.
 func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
+	p.met.retries.WithLabelValues(d.kind.Name).Inc()
 	tier, ok := kafka.TierFor(due.Sub(now))
-	if !ok {
+	switch {
+	case !ok && d.shared():
+		// Too short for a tier: a new record, which waits in whoever gets it.
+		p.again1(d, p.deps.Names.Tasks(d.task.Queue), due)
+		return
+	case !ok:
 		tier = kafka.Tiers[0]
 	}
 	t := d.task
@@ -70,7 +76,6 @@ func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
 		Topic: p.deps.Names.Retry(tier.Name), Key: d.rec.Key, Value: d.rec.Value,
 		Headers: schemas.AppendRetryHeaders(make([]kgo.RecordHeader, 0, 20), &t),
 	}}
-	p.met.retries.WithLabelValues(d.kind.Name).Inc()
 	p.produce(d)
 }
 

@@ -31,6 +31,9 @@ func (p *pipeline) suspect(d *delivery, crashes int) {
 		p.release(d, time.Now())
 		return
 	}
+	if d.shared() && d.parked.IsZero() {
+		d.parked = time.Now() // many that wait here one after the other: see setAside
+	}
 	p.log.Warn("a task during whose runs its workers died waits to run alone",
 		"task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "crashes", crashes)
 	p.suspects = append(p.suspects, d)

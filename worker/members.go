@@ -154,6 +154,7 @@ func (w *Worker) comeBack(ctx context.Context) error {
 	w.log.Warn("the others removed this worker while it was silent (stopped, starved or cut off): it joins again, and what it ran may run elsewhere",
 		"was", was, "now", w.name())
 	_, err := w.deps.Claims.BeatAndLook(ctx, w.process(), w.line(), false)
+	w.reenterShared()
 	return err
 }
 

@@ -25,6 +25,9 @@ type metrics struct {
 	isolated      *prometheus.CounterVec
 	halted        *prometheus.CounterVec
 	hopErrors     *prometheus.CounterVec
+	shareErrors   *prometheus.CounterVec
+	shareCopies   *prometheus.CounterVec
+	shareAside    *prometheus.CounterVec
 	breaker       *prometheus.GaugeVec
 	eventErrors   prometheus.Counter
 	commits       prometheus.Counter
@@ -73,6 +76,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		isolated:      counter("isolations_total", "Times that a task ran alone because its workers had died while they ran it.", "kind"),
 		halted:        counter("partitions_halted_total", "Partitions halted because Kafka no longer has their records.", "queue"),
 		hopErrors:     counter("produce_errors_total", "Records of retries and letters that Kafka refused.", "queue"),
+		shareErrors:   counter("shared_answers_late_total", "Answers for records of shared queues that Kafka did not take: it gives those records out again.", "queue"),
+		shareCopies:   counter("shared_produced_again_total", "Records of shared queues that were produced once more because Kafka had given them out often.", "queue"),
+		shareAside:    counter("shared_set_aside_total", "Records of shared queues that were sent through a delay topic because they could not start.", "queue"),
 		breaker:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_breaker_open", Help: "1 while the endpoint of a kind is held to be misconfigured."}, []string{"kind"}),
 		eventErrors:   single("event_errors_total", "Events that were not written."),
 		commits:       single("commits_total", "Offset commits."),
@@ -93,7 +99,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.isolated, m.cancelled, m.reconciled, m.halted,
-		m.hopErrors, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
+		m.hopErrors, m.shareErrors, m.shareCopies, m.shareAside, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

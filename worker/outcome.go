@@ -64,7 +64,7 @@ func (p *pipeline) again(d *delivery, r execution.Result, now time.Time) {
 		p.tell(d, dlq.EventWaiting, r, map[string]any{"reason": schemas.WaitBreaker})
 	}
 	d.why = r
-	p.settle(settlement{op: opWait, d: d, next: d.attempt, due: due, local: true})
+	p.settle(settlement{op: opWait, d: d, next: d.attempt, due: due, local: !d.shared()})
 }
 
 // retry is an attempt that failed and counts.
@@ -81,7 +81,7 @@ func (p *pipeline) retry(d *delivery, r execution.Result, now time.Time) {
 	}
 	_, tier := kafka.TierFor(delay)
 	p.tell(d, dlq.EventFailed, r, map[string]any{"next_at": due.UTC()})
-	p.settle(settlement{op: opWait, d: d, next: d.attempt + 1, due: due, local: !tier || d.ordered()})
+	p.settle(settlement{op: opWait, d: d, next: d.attempt + 1, due: due, local: (!tier || d.ordered()) && !d.shared()})
 }
 
 func (p *pipeline) settleDead(d *delivery, reason schemas.Reason) {

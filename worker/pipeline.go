@@ -5,6 +5,8 @@ package worker
 import (
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/perdure/perdure/internal/claims"
 )
 
@@ -21,6 +23,7 @@ func (p *pipeline) stages() []stage {
 		{"cancel", p.stepCancel},   // asked to end while it runs
 		{"outcome", p.stepOutcome}, // result → Redis, then the Kafka hop, then the ack
 		{"commit", p.stepCommit},   // acknowledged → the partition's offset
+		{"shared", p.stepShared},   // in hand and not a partition's → its lock renewed
 	}
 }
 
@@ -130,6 +133,7 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 		earlier(p.nextOldest)
 	}
 	earlier(p.nextCommit)
+	earlier(p.nextShared())
 	if !p.asking && p.slots > 0 && !p.stopping {
 		if p.redisOff.After(now) && (p.ready.size > 0 || len(p.suspects) > 0) {
 			earlier(p.redisOff)
@@ -167,6 +171,11 @@ func (p *pipeline) freeSlot(d *delivery) {
 // release ends the worker's care for a delivery: its memory and its key's turn
 // go to the next.
 func (p *pipeline) release(d *delivery, now time.Time) {
+	p.takeBack(d)
+	if d.shared() {
+		delete(d.asg.intake.share.held, d)
+		d.rec.Ack(kgo.AckRelease) // unless it was accepted: back to the others
+	}
 	d.asg.intake.gate.release(d.size)
 	if next := p.leaveLine(d); next != nil {
 		p.enter(next, now)

@@ -151,17 +151,23 @@ func (q *readyQueue) nextProbe(now time.Time) (t time.Time) {
 // remove takes out all that match.
 func (q *readyQueue) remove(match func(*delivery) bool) (out []*delivery) {
 	for _, k := range q.kinds {
-		kept := k.ready[:0]
-		for _, d := range k.ready {
-			if match(d) {
-				out = append(out, d)
-			} else {
-				kept = append(kept, d)
-			}
-		}
-		clear(k.ready[len(kept):])
-		k.ready = kept
+		out = append(out, q.removeOf(k, match)...)
 	}
+	return out
+}
+
+// removeOf takes out those of one kind that match.
+func (q *readyQueue) removeOf(k *kind, match func(*delivery) bool) (out []*delivery) {
+	kept := k.ready[:0]
+	for _, d := range k.ready {
+		if match(d) {
+			out = append(out, d)
+		} else {
+			kept = append(kept, d)
+		}
+	}
+	clear(k.ready[len(kept):])
+	k.ready = kept
 	q.size -= len(out)
 	return out
 }

@@ -122,6 +122,9 @@ func (w *Worker) commitAll() (members []member) {
 		in.mu.Unlock()
 		w.commitLast(in, w.take(in, all))
 		id, _ := in.cl.GroupMetadata()
+		if in.share != nil {
+			w.leaveShared(in)
+		}
 		in.cl.CloseAllowingRebalance()
 		if id != "" {
 			members = append(members, member{group: in.group, id: id})

@@ -280,6 +280,12 @@ func (p *pipeline) lateSettled(s *settlement, now time.Time) {
 
 // ack ends a delivery: what it was is durable elsewhere.
 func (p *pipeline) ack(d *delivery, now time.Time) {
+	if d.shared() {
+		d.rec.Ack(kgo.AckAccept)
+		p.letGo(d)
+		p.release(d, now)
+		return
+	}
 	if p.nextCommit.IsZero() {
 		p.nextCommit = now.Add(p.cfg.CommitInterval)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -59,13 +60,25 @@ func (w *Worker) passUnreadable(ctx context.Context, asg *assignment, cause erro
 		}
 		asg.position = first
 	}
-	batch, err := w.findUnreadable(ctx, asg)
+	batch, err := w.findUnreadable(ctx, asg, math.MaxInt64)
 	if err != nil {
 		return fmt.Errorf("read the batch at %s/%d offset %d as it is: %w", in.topic, partition, asg.position, err)
 	}
 	if batch == nil {
 		return nil // passed already: the error was of an earlier fetch
 	}
+	if err := w.buryBatch(ctx, in, partition, batch, cause); err != nil {
+		return err
+	}
+	asg.position = batch.next
+	// What was polled before is with the loop: the skip takes its turn behind it.
+	w.p.arrived.put(arrival{asg: asg, skipTo: batch.next})
+	in.cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{in.topic: {partition: {Epoch: -1, Offset: batch.next}}})
+	return nil
+}
+
+// buryBatch makes the dead letter of a batch, and returns when Kafka has it.
+func (w *Worker) buryBatch(ctx context.Context, in *intake, partition int32, batch *rawBatch, cause error) error {
 	rec := dlq.Encode(&dlq.Letter{
 		Value:      batch.bytes,
 		Origin:     dlq.Origin{Topic: in.topic, Partition: partition, Offset: batch.first, Group: in.group},
@@ -82,17 +95,13 @@ func (w *Worker) passUnreadable(ctx context.Context, asg *assignment, cause erro
 	w.met.letters.WithLabelValues(in.queue, string(schemas.ReasonUndecodable)).Inc()
 	w.log.Error("an unreadable batch became a dead letter", "queue", in.queue, "partition", partition,
 		"first", batch.first, "next", batch.next, "err", cause)
-	asg.position = batch.next
-	// What was polled before is with the loop: the skip takes its turn behind it.
-	w.p.arrived.put(arrival{asg: asg, skipTo: batch.next})
-	in.cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{in.topic: {partition: {Epoch: -1, Offset: batch.next}}})
 	return nil
 }
 
-// findUnreadable returns the first batch from the assignment's position on that
-// the client cannot read; nil if it reads everything there.
-func (w *Worker) findUnreadable(ctx context.Context, asg *assignment) (*rawBatch, error) {
-	for at := asg.position; ; {
+// findUnreadable returns the first batch from the assignment's position on, and
+// below end, that the client cannot read; nil if it reads everything there.
+func (w *Worker) findUnreadable(ctx context.Context, asg *assignment, end int64) (*rawBatch, error) {
+	for at := asg.position; at < end; {
 		raw, err := w.fetchRaw(ctx, asg, at)
 		if err != nil {
 			return nil, err
@@ -116,6 +125,7 @@ func (w *Worker) findUnreadable(ctx context.Context, asg *assignment) (*rawBatch
 			return nil, nil
 		}
 	}
+	return nil, nil
 }
 
 // The header of a record batch, magic 2 (KIP-98): base offset 8, length 4,

@@ -269,6 +269,12 @@ func (w *Worker) connect(ctx context.Context) (err error) {
 			gate:     gate{maxRecords: max(w.cfg.MaxHeld/len(w.Queues()), 1), maxBytes: max(w.cfg.MaxHeldBytes/len(w.Queues()), 1)},
 			assigned: map[int32]*assignment{}, found: map[int32]committed{}, halted: map[int32]string{},
 		}
+		if w.deps.Catalog.Queues[q].Shared {
+			if err := w.openShared(ctx, in); err != nil {
+				w.closeClients()
+				return fmt.Errorf("worker: %w", err)
+			}
+		}
 		if in.cl, err = kgo.NewClient(w.clientOpts(in)...); err != nil {
 			w.closeClients()
 			return fmt.Errorf("worker: kafka consumer of queue %s: %w", q, err)

@@ -28,9 +28,10 @@ type startPart struct {
 	field string // in dk:runs
 }
 
-// plain reports whether a record can be granted as an entry.
+// plain reports whether a record can be granted as an entry. A shared one gets a
+// claim of its own: several processes may have it at once.
 func (r *Record) plain() bool {
-	return r.Attempt == 1 && r.Epoch == 0 && r.Run == 0 && !r.Alone && !r.Known && r.Coord.Offset >= 0
+	return r.Attempt == 1 && r.Epoch == 0 && r.Run == 0 && !r.Alone && !r.Known && !r.Shared && r.Coord.Offset >= 0
 }
 
 // start grants what it can of recs, whose ids are parsed in ids, and returns the

@@ -1,0 +1,323 @@
+package worker_test
+
+// Queues with delivery: shared, in one process; shared_fleet_test.go kills some.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker"
+)
+
+const sharedCatalog = `
+version: 1
+queues:
+  jobs: {partitions: 2, replication: 1, delivery: shared}
+kinds:
+  job.run:
+    queue: jobs
+    timeout: 60s
+    retry: {max_attempts: 3, initial_delay: 20ms, max_delay: 50ms}
+  job.one:
+    queue: jobs
+    timeout: 60s
+    concurrency: 1
+    retry: {max_attempts: 3, initial_delay: 20ms, max_delay: 50ms}
+`
+
+// setGroup makes a setting of the shared queue's group.
+func (w *world) setGroup(name, value string) {
+	w.Helper()
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeGroupConfig, w.names.ShareGroup("jobs")
+	set := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	set.Name, set.Value = name, &value
+	resource.Configs = append(resource.Configs, set)
+	req.Resources = append(req.Resources, resource)
+	resp, err := req.RequestWith(w.Context(), w.cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.Resources[0].ErrorCode)
+	}
+	if err != nil {
+		w.Fatalf("set %s=%s: %v", name, value, err)
+	}
+}
+
+// acceptedAll waits until no record of the shared queue is left.
+func (w *world) acceptedAll() {
+	w.Helper()
+	adm := kadm.NewClient(w.cl)
+	topic := w.names.Tasks("jobs")
+	testkit.Eventually(w, wait, func() (bool, string) {
+		ends, err := adm.ListEndOffsets(w.Context(), topic)
+		if err != nil {
+			w.Fatal(err)
+		}
+		progress, err := kafka.ShareProgress(w.Context(), adm, w.names.ShareGroup("jobs"), topic)
+		if err != nil {
+			w.Fatal(err)
+		}
+		for p, end := range ends[topic] {
+			if end.Offset > 0 && progress[p].Below < end.Offset {
+				return false, fmt.Sprintf("partition %d: %+v of %d", p, progress[p], end.Offset)
+			}
+		}
+		return true, ""
+	})
+}
+
+// givenOut takes every record of the shared queue n times and gives each back,
+// as workers do that are killed. It returns how many there are.
+func (w *world) givenOut(records, n int) {
+	w.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Brokers...), kgo.ShareGroup(w.names.ShareGroup("jobs")), kgo.ConsumeTopics(w.names.Tasks("jobs")))
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(w.Context(), wait)
+	defer cancel()
+	most := 0
+	for left := records; left > 0; {
+		fetches := cl.PollRecords(ctx, 100)
+		if ctx.Err() != nil {
+			w.Fatalf("%d records were not given out %d times", left, n)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			most = max(most, int(r.DeliveryCount()))
+			if int(r.DeliveryCount()) == n {
+				left--
+			}
+			r.Ack(kgo.AckRelease)
+		})
+	}
+	if err := cl.FlushAcks(ctx); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func TestMoreWorkersThanPartitionsAllGetWork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	l := newLedger()
+	var mu sync.Mutex
+	by := map[string]int{}
+	for i := range 6 {
+		name := fmt.Sprintf("w%d", i)
+		w.start(name, func(c *worker.Config) { c.Concurrency = 2 }, func(wk *worker.Worker) {
+			worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+				l.began(task.ID, task.Run)
+				time.Sleep(20 * time.Millisecond)
+				mu.Lock()
+				by[name]++
+				mu.Unlock()
+				return l.applied(task.ID, task.Run)
+			})
+			worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+		})
+	}
+	const n = 300
+	w.sendJobs(n)
+	l.doneWithin(t, n)
+	// Who joined late gets later work: all get some.
+	testkit.Eventually(t, wait, func() (bool, string) {
+		mu.Lock()
+		idle := 6 - len(by)
+		mu.Unlock()
+		if idle > 0 {
+			w.sendJobs(12)
+		}
+		return idle == 0, fmt.Sprintf("%d of 6 workers got nothing", idle)
+	})
+	w.acceptedAll()
+	if _, _, twice := l.count(); twice > 0 {
+		t.Errorf("%d tasks have two effects", twice)
+	}
+	for id, runs := range l.runs {
+		if len(runs) != 1 {
+			t.Errorf("task %s began %d times", id, len(runs))
+		}
+	}
+}
+
+func TestASharedTaskLongerThanItsLockRunsOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	w.setGroup("share.record.lock.duration.ms", "1000")
+	l := newLedger()
+	handle := func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			l.began(task.ID, task.Run)
+			time.Sleep(4 * time.Second)
+			return l.applied(task.ID, task.Run)
+		})
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+	}
+	a, b := w.start("a", nil, handle), w.start("b", nil, handle)
+	ids := w.sendJobs(4)
+	l.doneWithin(t, 4)
+	w.acceptedAll()
+	for _, id := range ids {
+		if n := l.runsOf(id); n != 1 {
+			t.Errorf("task %s began %d times", id, n)
+		}
+	}
+	for _, r := range []*runningWorker{a, b} {
+		if n := r.count(t, "perdure_worker_shared_answers_late_total", ""); n != 0 {
+			t.Errorf("%v answers came too late: the locks were not renewed", n)
+		}
+		if n := r.count(t, "perdure_worker_claims_total", "park"); n != 0 {
+			t.Errorf("%v records were given out again while their task ran", n)
+		}
+	}
+}
+
+// A poll accepts what the one before brought, unless its handle is kept from it:
+// then a worker that ends with tasks in hand loses them.
+func TestWhatRunsIsNotAcceptedByTheNextPoll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	l := newLedger()
+	stuck := make(chan struct{})
+	defer close(stuck)
+	first := w.start("first", func(c *worker.Config) { c.Concurrency, c.Grace = 4, 100*time.Millisecond }, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			l.began(task.ID, task.Run)
+			if task.Payload.Mode == "stuck" {
+				<-stuck // whatever its context says
+			}
+			return l.applied(task.ID, task.Run)
+		})
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+	})
+	held := w.task("job.run", job{Mode: "stuck"})
+	w.send(held)
+	testkit.Eventually(t, wait, func() (bool, string) { return l.runsOf(held.ID) == 1, "it has not begun" })
+	w.sendJobs(40) // many polls later
+	l.doneWithin(t, 40)
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.start("second", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			l.began(task.ID, task.Run)
+			return l.applied(task.ID, task.Run)
+		})
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+	})
+	l.doneWithin(t, 41)
+	if n := l.runsOf(held.ID); n != 2 {
+		t.Errorf("it began %d times", n)
+	}
+}
+
+func TestASharedRetryIsARecordOfItsOwn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	l := newLedger()
+	r := w.start("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			n := l.began(task.ID, task.Run)
+			if task.Attempt != n {
+				t.Errorf("attempt %d at start %d", task.Attempt, n)
+			}
+			if task.Payload.Mode == "dies" || n < 3 {
+				return errors.New("not yet")
+			}
+			return l.applied(task.ID, task.Run)
+		})
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+	})
+	lives, dies := w.task("job.run", job{}), w.task("job.run", job{Mode: "dies"})
+	w.send(lives, dies)
+	l.doneWithin(t, 1)
+	letters := w.lettersWithin("jobs", 1)
+	w.acceptedAll()
+	if len(letters) != 1 || letters[0].Reason != schemas.ReasonExhausted || len(letters[0].Attempts) != 3 {
+		t.Errorf("letters: %+v", letters)
+	}
+	if got := len(w.read(w.names.Tasks("jobs"))); got != 6 {
+		t.Errorf("%d records for two tasks of three attempts", got)
+	}
+	if n := r.count(t, "perdure_worker_retries_produced_total", ""); n != 4 {
+		t.Errorf("%v retries produced", n)
+	}
+}
+
+func TestARecordThatWasGivenOutOftenIsProducedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	w.setGroup("share.delivery.count.limit", "4")
+	l := newLedger()
+	ids := w.sendJobs(5)
+	w.givenOut(len(ids), 2)
+	r := w.start("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			l.began(task.ID, task.Run)
+			return l.applied(task.ID, task.Run)
+		})
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+	})
+	l.doneWithin(t, len(ids))
+	w.acceptedAll()
+	if n := r.count(t, "perdure_worker_shared_produced_again_total", ""); n != float64(len(ids)) {
+		t.Errorf("%v produced again", n)
+	}
+	for _, id := range ids {
+		if n := l.runsOf(id); n != 1 {
+			t.Errorf("task %s began %d times", id, n)
+		}
+	}
+}
+
+func TestAKindAtItsLimitLeavesRoomForOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	l := newLedger()
+	release := make(chan struct{})
+	w.start("a", func(c *worker.Config) { c.Concurrency = 4 }, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { <-release; return nil })
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			l.began(task.ID, task.Run)
+			return l.applied(task.ID, task.Run)
+		})
+	})
+	defer close(release)
+	var flood []schemas.Task
+	for i := range 40 {
+		flood = append(flood, w.task("job.one", job{N: i}))
+	}
+	w.send(flood...)
+	w.sendJobs(10)
+	l.doneWithin(t, 10)
+}
+
+func TestAWorkerJoinsNoShareGroupThatBeginsAtTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	w.setGroup("share.auto.offset.reset", "latest")
+	wk, _ := w.make("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	defer cancel()
+	err := wk.Run(ctx)
+	if err == nil || !strings.Contains(err.Error(), "share.auto.offset.reset") {
+		t.Errorf("got %v", err)
+	}
+}
