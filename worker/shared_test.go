@@ -298,7 +298,7 @@ func TestAKindAtItsLimitLeavesRoomForOthers(t *testing.T) {
 	})
 	defer close(release)
 	var flood []schemas.Task
-	for i := range 40 {
+	for i := range 16 {
 		flood = append(flood, w.task("job.one", job{N: i}))
 	}
 	w.send(flood...)
