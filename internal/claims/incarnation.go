@@ -98,8 +98,15 @@ func (s *Store) Open(ctx context.Context) error {
 
 // tryOpen returns nil, nil where another worker is raising.
 func (s *Store) tryOpen(ctx context.Context) (*incarnation, error) {
+	if err := s.watchNodes(ctx); err != nil {
+		return nil, fmt.Errorf("list the nodes of the cluster: %w", err)
+	}
+	node, err := s.node(ctx)
+	if err != nil {
+		return nil, err
+	}
 	dials := s.dials.Load()
-	server, err := s.identity(ctx)
+	server, err := s.identity(ctx, node)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +125,7 @@ func (s *Store) tryOpen(ctx context.Context) (*incarnation, error) {
 		}
 		if found.server == server && found.n == last {
 			s.checked.Store(dials)
+			s.home.Store(node)
 			return found, nil
 		}
 	}

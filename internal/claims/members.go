@@ -55,7 +55,11 @@ func (s *Store) BeatAndLook(ctx context.Context, owner, line string, look bool) 
 		return nil, fmt.Errorf("claims: beat of %s: %w", proc, err)
 	}
 	if time.Since(s.born)-time.Duration(s.looked.Load()) >= min(identityEvery, s.cfg.Interval()) {
-		if err := s.verify(ctx, inc); err != nil {
+		node, err := s.node(ctx)
+		if err == nil {
+			err = s.verify(ctx, inc, node)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("claims: beat of %s: %w", proc, err)
 		}
 	}

@@ -56,14 +56,16 @@ type Store struct {
 
 	current atomic.Pointer[incarnation] // nil = not open
 	opening sync.Mutex
-	dials   atomic.Int64 // connections begun; see identity.go
-	checked atomic.Int64 // value of dials at the last identity check
-	looked  atomic.Int64 // when that was, nanoseconds after born
+	home    atomic.Pointer[redis.Client] // the cluster's node at the last identity check
+	dials   atomic.Int64                 // connections begun; see identity.go
+	checked atomic.Int64                 // value of dials at the last identity check
+	looked  atomic.Int64                 // when that was, nanoseconds after born
 	born    time.Time
 
-	mu     sync.Mutex
-	unsure []unsure // see unsure.go
-	spent  []*Lease // see lease.go
+	mu      sync.Mutex
+	watched map[*redis.Client]bool // nodes of a cluster that have a hook
+	unsure  []unsure               // see unsure.go
+	spent   []*Lease               // see lease.go
 }
 
 // New returns a store that is not open yet. It adds a hook to rdb that counts
@@ -79,8 +81,8 @@ func New(rdb redis.UniversalClient, cfg Config) (*Store, error) {
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, fmt.Errorf("claims: draw a nonce: %w", err)
 	}
-	s := &Store{rdb: rdb, cfg: cfg, k: newKeys(cfg.Prefix, cfg.Cluster), nonce: hex.EncodeToString(b[:]), born: time.Now()}
-	s.watchDials()
+	s := &Store{rdb: rdb, cfg: cfg, k: newKeys(cfg.Prefix, cfg.Cluster), nonce: hex.EncodeToString(b[:]), born: time.Now(), watched: map[*redis.Client]bool{}}
+	s.watch()
 	return s, nil
 }
 
@@ -89,14 +91,13 @@ func (s *Store) Config() Config { return s.cfg }
 
 // run calls one script and turns its refusals into this package's errors.
 func (s *Store) run(ctx context.Context, sc *redis.Script, inc *incarnation, keys []string, args []any) (any, error) {
+	ctx, by := s.asking(ctx)
 	res, err := sc.Run(ctx, s.rdb, keys, args...).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return nil, refusal(err)
 	}
-	// A connection made since the last check may lead to another server, whose
-	// copy of `inc` looks right: its answer counts only after a look at it.
-	if inc != nil && s.dials.Load() != s.checked.Load() {
-		if err := s.verify(ctx, inc); err != nil {
+	if inc != nil {
+		if err := s.sure(ctx, inc, by); err != nil {
 			return nil, err
 		}
 	}
