@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/perdure/perdure/internal/testkit"
 )
 
 // result of an exploration.
@@ -149,7 +151,7 @@ var explorations = []struct {
 func TestModelHolds(t *testing.T) {
 	for _, x := range explorations {
 		t.Run(x.name, func(t *testing.T) {
-			if raceEnabled && !x.race {
+			if testkit.Race && !x.race {
 				t.Skip("explored without the race detector")
 			}
 			begin := time.Now()

@@ -2,7 +2,11 @@ package claims
 
 // Every rule broken once: a checker that does not see it proves nothing.
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/perdure/perdure/internal/testkit"
+)
 
 var mutations = map[mutation]string{
 	ackSameCoordinate:   "R, owner beats, c = C: ack instead of park",
@@ -46,7 +50,7 @@ func TestEveryMutationIsCaught(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, x := range explorations {
 				shared := mut == sharedIsDuplicate || mut == sharedIsStale || mut == copyAfterAck
-				if raceEnabled && !x.race || shared && !x.m.shared {
+				if testkit.Race && !x.race || shared && !x.m.shared {
 					continue
 				}
 				m := x.m

@@ -1,6 +1,0 @@
-//go:build race
-
-package claims
-
-// raceEnabled makes explorations smaller.
-const raceEnabled = true
