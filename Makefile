@@ -24,6 +24,9 @@ build: ## bin/perdure, one static binary
 
 .PHONY: test
 test: ## all tests, on the real servers that this machine can run (PKGS=./relay/... for some)
+ifeq ($(PKGS),./...)
+	$(GO) test -count=1 -run '^Test(ModelHolds|EveryMutationIsCaught)$$' ./internal/claims # too slow under -race, and of one goroutine
+endif
 	.ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
 
 .PHONY: lint

@@ -67,7 +67,7 @@ func NewNode(ctx context.Context, env Env, opts NodeOptions) (*Node, error) {
 		if err := n.p.abandon(ctx, err); err != nil {
 			return nil, err
 		}
-		return nil, ErrStopped
+		return nil, fmt.Errorf("%w: %w", ErrStopped, context.Cause(ctx))
 	}
 	return n, nil
 }

@@ -127,33 +127,39 @@ func (m *model) trace(parents []int32, last int32, end world) []string {
 var explorations = []struct {
 	name string
 	m    model
-	race bool // small enough for the race detector
 }{
-	{"the protocol's bounds", model{width: 1, from: budget{kills: 2, dups: 1, replays: 1, losses: 1, silences: 1}}, false},
-	{"once", model{once: true, width: 1, from: budget{kills: 2, dups: 1, losses: 1, silences: 1}}, true},
-	{"many records in hand", model{width: maxHandlers, gap: true, from: budget{kills: 1, dups: 1, losses: 1, silences: 1}}, false},
-	{"many records in hand, replay", model{width: maxHandlers, gap: true, from: budget{kills: 1, replays: 1, losses: 1}}, false},
-	{"cancel, hand-back, abandon", model{width: 1, from: budget{kills: 1, dups: 1, losses: 1, cancels: 1, handBacks: 1, abandons: 1}}, true},
-	{"cancel, hand-back, abandon, replay", model{width: 1, from: budget{kills: 1, replays: 1, cancels: 1, handBacks: 1, abandons: 1}}, true},
-	{"two crashes and a hand-back", model{width: 1, from: budget{kills: 2, replays: 1, handBacks: 1}}, true},
-	{"a failover that lost the last write", model{width: 2, from: budget{kills: 1, losses: 1, dups: 1, failovers: 1}}, true},
-	{"shared", model{shared: true, width: 1, from: budget{kills: 2, copies: 1}}, false},
-	{"shared, silence", model{shared: true, width: 1, from: budget{kills: 1, silences: 1, copies: 2}}, true},
-	{"shared, relay duplicate", model{shared: true, width: 1, from: budget{kills: 1, dups: 1, copies: 1}}, false},
-	{"shared, replay", model{shared: true, width: 1, from: budget{kills: 1, replays: 1, copies: 1}}, false},
-	{"shared, once", model{shared: true, once: true, width: 1, from: budget{kills: 1, silences: 1, copies: 1}}, false},
-	{"shared, hand-back and cancel", model{shared: true, width: 1, from: budget{kills: 1, handBacks: 1, cancels: 1, copies: 1}}, true},
-	{"shared, two in hand", model{shared: true, width: 2, from: budget{kills: 1, copies: 1}}, true},
-	{"shared, a failover that lost the last write", model{shared: true, width: 1, from: budget{kills: 1, failovers: 1, copies: 1}}, false},
-	{"a failover and a replay", model{width: 1, from: budget{kills: 1, losses: 1, replays: 1, failovers: 1}}, true},
+	{"the protocol's bounds", model{width: 1, from: budget{kills: 2, dups: 1, replays: 1, losses: 1, silences: 1}}},
+	{"once", model{once: true, width: 1, from: budget{kills: 2, dups: 1, losses: 1, silences: 1}}},
+	{"many records in hand", model{width: maxHandlers, gap: true, from: budget{kills: 1, dups: 1, losses: 1, silences: 1}}},
+	{"many records in hand, replay", model{width: maxHandlers, gap: true, from: budget{kills: 1, replays: 1, losses: 1}}},
+	{"cancel, hand-back, abandon", model{width: 1, from: budget{kills: 1, dups: 1, losses: 1, cancels: 1, handBacks: 1, abandons: 1}}},
+	{"cancel, hand-back, abandon, replay", model{width: 1, from: budget{kills: 1, replays: 1, cancels: 1, handBacks: 1, abandons: 1}}},
+	{"two crashes and a hand-back", model{width: 1, from: budget{kills: 2, replays: 1, handBacks: 1}}},
+	{"a failover that lost the last write", model{width: 2, from: budget{kills: 1, losses: 1, dups: 1, failovers: 1}}},
+	{"shared", model{shared: true, width: 1, from: budget{kills: 2, copies: 1}}},
+	{"shared, silence", model{shared: true, width: 1, from: budget{kills: 1, silences: 1, copies: 2}}},
+	{"shared, relay duplicate", model{shared: true, width: 1, from: budget{kills: 1, dups: 1, copies: 1}}},
+	{"shared, replay", model{shared: true, width: 1, from: budget{kills: 1, replays: 1, copies: 1}}},
+	{"shared, once", model{shared: true, once: true, width: 1, from: budget{kills: 1, silences: 1, copies: 1}}},
+	{"shared, hand-back and cancel", model{shared: true, width: 1, from: budget{kills: 1, handBacks: 1, cancels: 1, copies: 1}}},
+	{"shared, two in hand", model{shared: true, width: 2, from: budget{kills: 1, copies: 1}}},
+	{"shared, a failover that lost the last write", model{shared: true, width: 1, from: budget{kills: 1, failovers: 1, copies: 1}}},
+	{"a failover and a replay", model{width: 1, from: budget{kills: 1, losses: 1, replays: 1, failovers: 1}}},
+}
+
+// withoutRace skips an exploration, which is one goroutine that -race makes ten
+// times slower.
+func withoutRace(t *testing.T) {
+	t.Helper()
+	if testkit.Race {
+		t.Skip("explored without the race detector: make test does")
+	}
 }
 
 func TestModelHolds(t *testing.T) {
+	withoutRace(t)
 	for _, x := range explorations {
 		t.Run(x.name, func(t *testing.T) {
-			if testkit.Race && !x.race {
-				t.Skip("explored without the race detector")
-			}
 			begin := time.Now()
 			r := x.m.explore(8_000_000)
 			t.Logf("%d states, %d transitions, %d ends, %v", r.states, r.edges, r.over, time.Since(begin).Round(time.Millisecond))

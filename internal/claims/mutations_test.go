@@ -2,11 +2,7 @@ package claims
 
 // Every rule broken once: a checker that does not see it proves nothing.
 
-import (
-	"testing"
-
-	"github.com/perdure/perdure/internal/testkit"
-)
+import "testing"
 
 var mutations = map[mutation]string{
 	ackSameCoordinate:   "R, owner beats, c = C: ack instead of park",
@@ -39,6 +35,7 @@ var mutations = map[mutation]string{
 }
 
 func TestEveryMutationIsCaught(t *testing.T) {
+	withoutRace(t)
 	for mut := intact + 1; mut < lastMutation; mut++ {
 		if mut == lastMutationOfSpec {
 			continue
@@ -48,9 +45,10 @@ func TestEveryMutationIsCaught(t *testing.T) {
 			t.Fatalf("mutation %d has no name", mut)
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, x := range explorations {
 				shared := mut == sharedIsDuplicate || mut == sharedIsStale || mut == copyAfterAck
-				if testkit.Race && !x.race || shared && !x.m.shared {
+				if shared && !x.m.shared {
 					continue
 				}
 				m := x.m

@@ -118,20 +118,22 @@ func (w *world) tell(ctx context.Context) (Result, error) {
 
 // drama is what happens when which share of the input is fed.
 func (w *world) drama() []scene {
+	asked := func(c disputes.BankCounts) bool { return c.Calls > 0 }
+	failed := func(c disputes.BankCounts) bool { return c.Unavailable > 0 && c.Wrong > 0 }
 	return []scene{
-		{0.20, func() error {
+		{0.20, asked, func() error {
 			w.bank.SetOutage(true)
 			w.say.linef("the bank fails: most calls get 503 and will wait, some a wrong 422 and will die")
 			return nil
 		}},
-		{0.40, func() error {
+		{0.40, asked, func() error {
 			pid, err := w.workers.killOne()
 			if err == nil {
 				w.say.linef("SIGKILL to worker process %d in the middle of its work; another one takes its place", pid)
 			}
 			return err
 		}},
-		{0.65, func() error {
+		{0.65, failed, func() error {
 			w.bank.SetOutage(false)
 			c := w.bank.Counts()
 			w.say.linef("the bank is back: of %d calls it answered %d with 503 and %d with a wrong 422", c.Calls, c.Unavailable, c.Wrong)

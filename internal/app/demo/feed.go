@@ -17,10 +17,12 @@ import (
 	"github.com/perdure/perdure/schemas"
 )
 
-// scene happens when a share of the input is fed.
+// scene happens when a share of the input is fed and the bank has seen enough,
+// however slow the machine is.
 type scene struct {
-	at  float64
-	act func() error
+	at    float64
+	ready func(disputes.BankCounts) bool // nil = at once
+	act   func() error
 }
 
 // fed is what became of the input.
@@ -91,10 +93,11 @@ func (w *world) feed(ctx context.Context, scenes []scene) (*fed, error) {
 	for step, chunk := range slices.Collect(slices.Chunk(lines, size)) {
 		share := float64(step) / float64(steps)
 		for len(scenes) > 0 && share >= scenes[0].at {
-			if err := scenes[0].act(); err != nil {
+			came := time.Now()
+			if err := w.play(ctx, scenes[0], len(out.accepted)); err != nil {
 				return nil, err
 			}
-			scenes = scenes[1:]
+			scenes, begun = scenes[1:], begun.Add(time.Since(came))
 		}
 		if err := w.pause(ctx, time.Until(begun.Add(time.Duration(share*float64(w.opts.Feed))))); err != nil {
 			return nil, err
@@ -104,7 +107,7 @@ func (w *world) feed(ctx context.Context, scenes []scene) (*fed, error) {
 		}
 	}
 	for _, s := range scenes { // an input of a few lines
-		if err := s.act(); err != nil {
+		if err := w.play(ctx, s, len(out.accepted)); err != nil {
 			return nil, err
 		}
 	}
@@ -112,6 +115,32 @@ func (w *world) feed(ctx context.Context, scenes []scene) (*fed, error) {
 		return nil, fmt.Errorf("%d lines were read, but %d accepted and %d rejected", total, len(out.accepted), out.rejected)
 	}
 	return out, nil
+}
+
+// A scene is waited for no longer than sceneWait, and not when the bank was asked
+// nothing for sceneIdle: an input may be too small for it.
+const (
+	sceneWait = 20 * time.Second
+	sceneIdle = 2 * time.Second
+)
+
+// play waits until a scene's time has come, and acts it.
+func (w *world) play(ctx context.Context, s scene, accepted int) error {
+	began := time.Now()
+	calls, asked := int64(0), began
+	for s.ready != nil && accepted > 0 && time.Since(began) < sceneWait {
+		c := w.bank.Counts()
+		if s.ready(c) || calls > 0 && time.Since(asked) > sceneIdle {
+			break
+		}
+		if c.Calls != calls {
+			calls, asked = c.Calls, time.Now()
+		}
+		if err := w.pause(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return s.act()
 }
 
 // read takes the whole input apart; what cannot be sent is rejected here.
