@@ -17,7 +17,7 @@ type metrics struct {
 	produceErrors                    *prometheus.CounterVec // class
 	parked                           *prometheus.GaugeVec   // queue
 	moved                            *prometheus.CounterVec // tier
-	garbage, outOfRange              prometheus.Counter
+	garbage, outOfRange, recurring   prometheus.Counter
 	label                            func(queue string) string
 }
 
@@ -50,6 +50,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		}, []string{"queue"}),
 		moved:      counters("retries_moved_total", "Records moved on from a delay topic.", "tier"),
 		garbage:    counter("retries_garbage_total", "Records of delay topics that named no queue and became dead letters."),
+		recurring:  counter("schedule_tasks_total", "Tasks that were filed because the catalog's schedule said so."),
 		outOfRange: counter("retries_out_of_range_total", "Partitions of delay topics that stopped because their offset is out of range."),
 	}
 	known := make(map[string]bool, len(queues))
@@ -66,7 +67,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.active, m.halted, m.lag, m.rows, m.passes, m.flushes, m.leaseLost, m.upkeepErrors,
-		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange} {
+		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange, m.recurring} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("relay: register metrics: %w", err)
 		}

@@ -22,6 +22,7 @@ const firstTry = 16
 // resume finds what earlier terms left: parked queues, scheduled tasks.
 func (t *term) resume(ctx context.Context) error {
 	t.parked, t.tries = map[string]string{}, map[string]int{}
+	t.recurAt = time.Now()
 	rows, err := t.conn.Query(ctx, parkedQueues)
 	if err != nil {
 		return fmt.Errorf("postgres: read parked queues: %w", err)

@@ -86,6 +86,8 @@ type Relay struct {
 	broker  brokerHook
 	seams   seams
 
+	schedules []*schemas.Kind // that this source files by the clock
+
 	fence int64 // of this process's last term; 0 = none yet
 	high  int64 // highest id that this process saw acknowledged
 
@@ -123,6 +125,7 @@ func New(cfg Config, deps Deps) (*Relay, error) {
 		cfg: cfg, deps: deps,
 		log: deps.Log.With("part", "relay", "source", cfg.Source),
 		sql: newStatements(), refused: map[string]int32{},
+		schedules: schedulesOf(deps.Catalog, cfg.Source),
 	}
 	var err error
 	if r.metrics, err = newMetrics(deps.Registry, deps.Catalog.QueueNames()); err != nil {

@@ -34,6 +34,7 @@ type term struct {
 	parked  map[string]string // queue → why, of queues whose rows go to perdure.parked
 	tries   map[string]int    // queue → rows of its next try, while it is parked
 	due     time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
+	recurAt time.Time         // when to look at perdure.schedules; zero = the catalog has none
 	probe   time.Time         // when to try parked queues again
 	upkeep  time.Time         // when to look after partitions
 }
@@ -234,6 +235,15 @@ func (t *term) turn(ctx context.Context) (busy bool, err error) {
 		n, err := t.promote(ctx)
 		if err != nil {
 			return busy, err
+		}
+		busy = busy || n > 0
+	}
+	if !t.recurAt.IsZero() && !now.Before(t.recurAt) {
+		n, err := t.recur(ctx)
+		if errors.Is(err, errLeaseLost) {
+			return busy, err
+		} else if err != nil { // passes go on
+			t.r.log.Error("cannot file the tasks that are due by schedule, trying again", "cause", err)
 		}
 		busy = busy || n > 0
 	}

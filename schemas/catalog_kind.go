@@ -19,7 +19,7 @@ const maxConcurrency = 100_000
 func (b *builder) kind(e entry) {
 	path := "kinds." + clip(e.name)
 	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "expires_after", "order",
-		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses")
+		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses", "schedule")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
 
@@ -49,6 +49,7 @@ func (b *builder) kind(e entry) {
 	b.executor(o, k)
 	b.reconcile(o, k)
 	b.schema(o, k)
+	b.schedule(o, k)
 }
 
 func (b *builder) retry(kind object) Retry {

@@ -29,6 +29,8 @@ type KindView struct {
 	Timeout      string `json:"timeout"`
 	ExpiresAfter string `json:"expires_after"`
 	Dependency   string `json:"dependency,omitempty"`
+	Schedule     string `json:"schedule,omitempty"`  // cron and time zone
+	NextTask     string `json:"next_task,omitempty"` // when the schedule is next due, RFC 3339
 	MaxAttempts  int    `json:"max_attempts"`
 	InitialDelay string `json:"initial_delay"`
 	MaxDelay     string `json:"max_delay"`
@@ -48,6 +50,10 @@ func ViewKind(cat *schemas.Catalog, k *schemas.Kind) KindView {
 	}
 	if k.Reconcile != nil {
 		v.Reconcile = k.Reconcile.URL
+	}
+	if k.Schedule != nil {
+		v.Schedule = k.Schedule.Spec()
+		v.NextTask = k.Schedule.Next(time.Now()).Format(time.RFC3339)
 	}
 	if k.SchemaFile != "" {
 		v.Schema = k.SchemaFile
