@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -185,8 +186,8 @@ func (s *snapshot) row(t *Task, now time.Time) (row, error) {
 	if t.UniqueKey != "" {
 		errs = append(errs, schemas.FieldError{Pointer: "#/unique_key", Detail: "cannot be used: no kind declares unique; for one task a request use idempotency_key"})
 	}
-	if strings.ContainsAny(t.Producer, "\x00\x1f") {
-		errs = append(errs, schemas.FieldError{Pointer: "#/producer", Detail: "holds a control character"})
+	if detail := badProducer(t.Producer); detail != "" {
+		errs = append(errs, schemas.FieldError{Pointer: "#/producer", Detail: detail})
 	}
 	kind := s.Kinds[sub.Kind]
 	if len(errs) > 0 {
@@ -226,4 +227,19 @@ func (s *snapshot) row(t *Task, now time.Time) (row, error) {
 	}
 	r.scheduled = sub.RunAt.After(now)
 	return r, nil
+}
+
+// badProducer says why p cannot be the scope of a key, "" if it can: Postgres
+// would refuse it in the middle of the caller's transaction, or, where it is too
+// long for the index, only for some.
+func badProducer(p string) string {
+	switch {
+	case len(p) > schemas.MaxKey:
+		return fmt.Sprintf("is longer than %d bytes", schemas.MaxKey)
+	case strings.ContainsAny(p, "\x00\x1f"):
+		return "holds a control character"
+	case !utf8.ValidString(p):
+		return "is not UTF-8"
+	}
+	return ""
 }

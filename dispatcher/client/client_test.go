@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
-	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -86,47 +84,6 @@ func count(t testing.TB, db pg.Querier) (n int) {
 		t.Fatal(err)
 	}
 	return n
-}
-
-func TestInvalidTasksAreRefusedBeforeTheyAreWritten(t *testing.T) {
-	pool := database(t)
-	c := newClient(t, pool)
-	for _, b := range []struct {
-		pointer string
-		is      error
-		task    client.Task
-	}{
-		{"#/payload/amount", nil, client.Task{Kind: "refund.issue", Payload: refund{0}}},
-		{"#/payload/amount", nil, client.Task{Kind: "refund.issue", Payload: map[string]string{}}},
-		{"#/payload", nil, client.Task{Kind: "refund.issue"}},
-		{"#/payload", nil, client.Task{Kind: "refund.issue", Payload: []byte("{}")}},
-		{"#/payload", nil, client.Task{Kind: "refund.issue", Payload: math.Inf(1)}},
-		{"#/payload", nil, client.Task{Kind: "refund.issue", Payload: refund{1}, ContentType: "text/plain"}},
-		{"#/payload", nil, client.Task{Kind: "refund.issue", Payload: client.Raw("{\xff")}},
-		{"#/payload", nil, client.Task{Kind: "refund.issue", Payload: client.Raw(strings.Repeat("[", 10000) + strings.Repeat("]", 10000))}},
-		{"#/payload", client.ErrTooLarge, client.Task{Kind: "refund.issue", Payload: client.Raw(`"` + strings.Repeat("x", schemas.MaxPayload) + `"`)}},
-		{"#/kind", client.ErrUnknownKind, client.Task{Kind: "refund.isue", Payload: refund{1}}},
-		{"#/kind", client.ErrUnknownKind, client.Task{Payload: refund{1}}},
-		{"#/queue", nil, client.Task{Kind: "brief", Payload: 1, Queue: "none"}},
-		{"#/deadline", nil, client.Task{Kind: "brief", Payload: 1, Deadline: time.Now().Add(-time.Second)}},
-		{"#/idempotency_key", nil, client.Task{Kind: "brief", Payload: 1, IdempotencyKey: "a\x00"}},
-		{"#/key", nil, client.Task{Kind: "brief", Payload: 1, Key: "\xff"}},
-		{"#/unique_key", nil, client.Task{Kind: "brief", Payload: 1, UniqueKey: "a"}},
-		{"#/producer", nil, client.Task{Kind: "brief", Payload: 1, Producer: "a\x1fb"}},
-		{"#/headers/ce_id", nil, client.Task{Kind: "brief", Payload: 1, Headers: map[string]string{"ce_id": "x"}}},
-	} {
-		_, err := c.Enqueue(t.Context(), b.task)
-		var invalid *client.InvalidError
-		if !errors.As(err, &invalid) || invalid.Errors[0].Pointer != b.pointer {
-			t.Errorf("%s: got %v", b.pointer, err)
-		}
-		if b.is != nil && !errors.Is(err, b.is) {
-			t.Errorf("%s: %v is not %v", b.pointer, err, b.is)
-		}
-	}
-	if n := count(t, pool); n != 0 {
-		t.Fatalf("%d rows were written", n)
-	}
 }
 
 func TestTaskIsStoredAsItWasGiven(t *testing.T) {
