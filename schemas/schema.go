@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -96,7 +97,24 @@ func schemaProblem(file string, err error) error {
 		}
 		return fmt.Errorf("%s: %w", file, load.Err)
 	}
+	var bad *jsonschema.SchemaValidationError
+	if errors.As(err, &bad) {
+		sortCauses(bad.Err)
+	}
 	return fmt.Errorf("%s is not a valid JSON Schema: %s", file, strings.NewReplacer("\n", " ", schemaRoot, "").Replace(err.Error()))
+}
+
+// sortCauses gives an error of the library one order: it looks at a schema's
+// keywords in the order of a map.
+func sortCauses(err error) {
+	var v *jsonschema.ValidationError
+	if !errors.As(err, &v) {
+		return
+	}
+	for _, c := range v.Causes {
+		sortCauses(c)
+	}
+	slices.SortFunc(v.Causes, func(a, b *jsonschema.ValidationError) int { return strings.Compare(a.Error(), b.Error()) })
 }
 
 func unwrapPath(err error) error {
