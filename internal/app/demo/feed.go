@@ -21,7 +21,7 @@ import (
 // however slow the machine is.
 type scene struct {
 	at    float64
-	ready func(disputes.BankCounts) bool // nil = at once
+	ready func(c disputes.BankCounts, accepted int) bool
 	act   func() error
 }
 
@@ -128,9 +128,9 @@ const (
 func (w *world) play(ctx context.Context, s scene, accepted int) error {
 	began := time.Now()
 	calls, asked := int64(0), began
-	for s.ready != nil && accepted > 0 && time.Since(began) < sceneWait {
+	for accepted > 0 && time.Since(began) < sceneWait {
 		c := w.bank.Counts()
-		if s.ready(c) || calls > 0 && time.Since(asked) > sceneIdle {
+		if s.ready(c, accepted) || calls > 0 && time.Since(asked) > sceneIdle {
 			break
 		}
 		if c.Calls != calls {
