@@ -197,6 +197,53 @@ func TestAnUnreadableBatchBecomesALetterAndThePartitionGoesOn(t *testing.T) {
 	}
 }
 
+// recordBytes are tasks as the records of a batch, uncompressed, at offset
+// deltas from 0.
+func recordBytes(tasks []schemas.Task) (b []byte) {
+	for i := range tasks {
+		t := &tasks[i]
+		r := kmsg.Record{OffsetDelta: int32(i), Key: []byte(t.RecordKey()), Value: t.Payload}
+		for _, h := range schemas.AppendRecordHeaders[kgo.RecordHeader](nil, t) {
+			r.Headers = append(r.Headers, kmsg.Header{Key: h.Key, Value: h.Value})
+		}
+		r.Length = int32(len(r.AppendTo(nil)) - 1) // of what comes after it: a zero has one byte
+		b = r.AppendTo(b)
+	}
+	return b
+}
+
+// A batch that says five and holds three: the three can be read, so they run
+// like others; the two that it lacks have no bytes that a letter could hold, and
+// the partition goes on behind them.
+func TestABatchThatSaysMoreThanItHoldsRunsWhatItHolds(t *testing.T) {
+	// Kafka counts what is produced, and kfake holds the count against the last
+	// offset, so that one lies as well.
+	w := newWorld(t, onePartition, withFakeKafka())
+	var held []schemas.Task
+	for n := range 3 {
+		held = append(held, w.task("job.run", job{N: n}))
+	}
+	if err := w.produceBytes(w.names.Tasks("jobs"), rawRecordBatch(0, 4, 5, recordBytes(held))); err != nil {
+		t.Fatal(err)
+	}
+	after := w.sendJobs(2)
+	l := newLedger()
+	w.start("a", nil, ledgered(l))
+	l.doneWithin(t, 5)
+	w.committedAll("jobs")
+	for _, task := range held {
+		after = append(after, task.ID)
+	}
+	for _, id := range after {
+		if n := l.runsOf(id); n != 1 {
+			t.Errorf("task %s ran %d times, want once", id, n)
+		}
+	}
+	if letters := w.letters("jobs"); len(letters) != 0 {
+		t.Errorf("%d letters, want none", len(letters))
+	}
+}
+
 func TestAnUnknownKindWaitsForAWorkerThatKnowsIt(t *testing.T) {
 	w := newWorld(t, catalogText+"  job.new: {queue: jobs}\n")
 	l := newLedger()
