@@ -46,7 +46,13 @@ func New(mux *http.ServeMux, version string, tokens *Tokens, log *slog.Logger) *
 }
 
 // ServeHTTP serves the whole mux.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if bad := badAddress(r.URL); bad != nil {
+		WriteProblem(w, bad)
+		return
+	}
+	a.handler.ServeHTTP(w, r)
+}
 
 // Register declares a route that needs verb. Errors that handler returns are
 // answered as they are if they are a *Problem, else as a 500 whose cause is
@@ -74,6 +80,9 @@ func Register[I, O any](a *API, verb Verb, op huma.Operation, handler func(conte
 			a.log.ErrorContext(ctx, "request failed", "operation", op.OperationID, "error", err)
 			if away := postgresAway(err); away != nil {
 				return nil, away
+			}
+			if bad := unstorable(err); bad != nil {
+				return nil, bad
 			}
 		}
 		return nil, err
