@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -36,7 +37,9 @@ func serve(t testing.TB) (string, *pgxpool.Pool) {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	cat, err := schemas.ParseCatalog("c.yaml", []byte("version: 1\nqueues: {q: {}}\nkinds: {k: {queue: q}}\n"), nil)
+	cat, err := schemas.ParseCatalog("c.yaml", []byte("version: 1\nqueues: {q: {}}\nkinds: {k: {queue: q}, paid: {queue: q, schema: paid.json}}\n"), fstest.MapFS{
+		"paid.json": {Data: []byte(`{"type":"object","properties":{"amount":{"type":"integer"}}}`)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,5 +361,40 @@ func TestRejectsHoldTheirLines(t *testing.T) {
 		if r.Cut != cut || !strings.HasPrefix(line, got) || len(got) < min(len(line), enqueuefile.MaxInput-3) || !cut && got != line {
 			t.Errorf("line %d of %d bytes: %d bytes of it, cut %v", r.Line, len(line), len(got), r.Cut)
 		}
+	}
+}
+
+// A rejected line is told the field by which it is wrong, and nothing of it is
+// written.
+func TestRejectsNameTheField(t *testing.T) {
+	url, db := serve(t)
+	deep := strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000)
+	bad := []struct{ pointer, line string }{
+		{"#/payload/amount", `{"kind":"paid","payload":{"amount":"x"}}`},
+		{"#/kind", `{"kind":"nope","payload":1}`},
+		{"#/payload", `{"kind":"k","payload":"` + strings.Repeat("x", 1<<20) + `"}`},
+		{"#/payload", `{"kind":"k"}`},
+		{"#/payload", `{"kind":"k","payload":` + deep + `}`},
+		{"#/key", `{"kind":"k","payload":1,"key":"\u0000"}`},
+		{"#", "{\"kind\":\"k\",\"payload\":\"\x00\"}"},
+		{"#", "{\"kind\":\"k\",\"payload\":\"\xff\"}"},
+		{"#/deadline", `{"kind":"k","payload":1,"deadline":"2020-01-01T00:00:00Z"}`},
+		{"#/headers/ce_id", `{"kind":"k","payload":1,"headers":{"ce_id":"x"}}`},
+		{"#/colour", `{"kind":"k","payload":1,"colour":"red"}`},
+	}
+	lines := []string{`{"kind":"k","payload":"first"}`}
+	for _, b := range bad {
+		lines = append(lines, b.line)
+	}
+	stats, rejects := run(t, enqueuefile.Options{URL: url}, strings.Join(append(lines, `{"kind":"k","payload":"last"}`), "\n"))
+	check(t, stats, 2, 0, int64(len(bad)))
+	for i, b := range bad {
+		r := rejects[i]
+		if r.Line != i+2 || len(r.Problem.Errors) != 1 || r.Problem.Errors[0].Pointer != b.pointer {
+			t.Errorf("line %d, %.60q: %+v, want one error at %s", r.Line, b.line, r.Problem, b.pointer)
+		}
+	}
+	if got := tasks(t, db); len(got) != 2 {
+		t.Errorf("%d tasks were written, want the two good ones", len(got))
 	}
 }
