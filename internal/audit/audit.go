@@ -52,7 +52,7 @@ func scan(r pgx.CollectableRow) (x Row, err error) {
 // List returns at most limit rows, the latest first.
 func (l *Log) List(ctx context.Context, f Filter, limit int) ([]Row, error) {
 	rows, err := l.db.Query(ctx, `select `+columns+` from perdure.audit
-where ($1 = '' or who = $1) and ($2 = '' or what = $2) and ($3 = '' or replay = $3) and ($4 = 0 or place < $4) order by place desc limit $5`,
+where ($1 = '' or who = $1) and ($2 = '' or what = $2) and ($3 = '' or replay = $3) and ($4::bigint = 0 or place < $4) order by place desc limit $5`,
 		f.Who, f.What, f.Replay, f.Before, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list the audit: %w", err)
