@@ -32,6 +32,7 @@ queues: {payments: {}}
 kinds:
   refund: {queue: payments, schema: refund.json}
   any: {queue: payments}
+  only: {queue: payments, unique: {until: 1h}}
 `
 
 // server is a running dispatcher.

@@ -138,7 +138,7 @@ func (in *intake) apart(ctx context.Context, c *client.Client, tasks []client.Ta
 
 // accept waits until the task is committed or refused.
 func (in *intake) accept(ctx context.Context, c *client.Client, t client.Task) (client.Ref, error) {
-	if t.IdempotencyKey != "" {
+	if t.IdempotencyKey != "" || t.UniqueKey != "" {
 		return in.acceptKeyed(ctx, c, t)
 	}
 	raw, _ := t.Payload.(client.Raw)
@@ -172,7 +172,13 @@ func (in *intake) accept(ctx context.Context, c *client.Client, t client.Task) (
 func (in *intake) acceptKeyed(ctx context.Context, c *client.Client, t client.Task) (client.Ref, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	unlock, err := in.keys.lock(ctx, t.Producer+"\x1f"+t.Kind+"\x1f"+t.Queue+"\x1f"+t.IdempotencyKey)
+	key := t.Producer + "\x1f" + t.Kind + "\x1f" + t.Queue + "\x1f"
+	if t.UniqueKey != "" { // shared by more posts than the other
+		key += "unique\x1f" + t.UniqueKey
+	} else {
+		key += t.IdempotencyKey
+	}
+	unlock, err := in.keys.lock(ctx, key)
 	if err != nil {
 		return client.Ref{}, err
 	}
@@ -232,6 +238,8 @@ func (m *metrics) count(kind string, ref client.Ref, p *api.Problem) {
 		m.refused.WithLabelValues(p.Name()).Inc()
 	case ref.Replayed:
 		m.replayed.Inc()
+	case ref.Duplicate:
+		m.duplicate.Inc()
 	default:
 		m.accepted.WithLabelValues(kind).Inc()
 	}

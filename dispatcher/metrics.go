@@ -5,28 +5,30 @@ package dispatcher
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	accepted *prometheus.CounterVec // by kind
-	replayed prometheus.Counter
-	refused  *prometheus.CounterVec // by problem
-	batch    prometheus.Histogram
-	commit   prometheus.Histogram
-	waiting  prometheus.GaugeFunc
+	accepted  *prometheus.CounterVec // by kind
+	replayed  prometheus.Counter
+	duplicate prometheus.Counter
+	refused   *prometheus.CounterVec // by problem
+	batch     prometheus.Histogram
+	commit    prometheus.Histogram
+	waiting   prometheus.GaugeFunc
 }
 
 // newMetrics registers with reg; nil registers nothing.
 func newMetrics(reg prometheus.Registerer, waiting func() float64) (*metrics, error) {
 	m := &metrics{
-		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perdure_dispatcher_accepted_tasks_total", Help: "Tasks accepted over HTTP; replayed ones do not count."}, []string{"kind"}),
-		replayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "perdure_dispatcher_replayed_tasks_total", Help: "Requests whose idempotency key was known."}),
-		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perdure_dispatcher_refused_tasks_total", Help: "Tasks not accepted, by problem."}, []string{"problem"}),
-		batch:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "perdure_dispatcher_batch_tasks", Help: "Tasks of one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
-		commit:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "perdure_dispatcher_commit_seconds", Help: "Time to write and commit one transaction.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
-		waiting:  prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "perdure_dispatcher_waiting_bytes", Help: "Payload bytes that wait to be written."}, waiting),
+		accepted:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perdure_dispatcher_accepted_tasks_total", Help: "Tasks accepted over HTTP; replayed ones do not count."}, []string{"kind"}),
+		replayed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "perdure_dispatcher_replayed_tasks_total", Help: "Requests whose idempotency key was known."}),
+		duplicate: prometheus.NewCounter(prometheus.CounterOpts{Name: "perdure_dispatcher_duplicate_tasks_total", Help: "Requests whose unique key another task held."}),
+		refused:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perdure_dispatcher_refused_tasks_total", Help: "Tasks not accepted, by problem."}, []string{"problem"}),
+		batch:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "perdure_dispatcher_batch_tasks", Help: "Tasks of one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
+		commit:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "perdure_dispatcher_commit_seconds", Help: "Time to write and commit one transaction.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
+		waiting:   prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "perdure_dispatcher_waiting_bytes", Help: "Payload bytes that wait to be written."}, waiting),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.accepted, m.replayed, m.refused, m.batch, m.commit, m.waiting} {
+	for _, c := range []prometheus.Collector{m.accepted, m.replayed, m.duplicate, m.refused, m.batch, m.commit, m.waiting} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -29,11 +29,12 @@ const (
 // LineResult answers one line of an NDJSON post: an accepted task, or a
 // problem.
 type LineResult struct {
-	Line     int    `json:"line" doc:"from 1; blank lines count but get no answer"`
-	ID       string `json:"id,omitempty"`
-	Seq      int64  `json:"seq,omitempty"`
-	State    string `json:"state,omitempty"`
-	Replayed bool   `json:"replayed,omitempty" doc:"the idempotency key was known: the first answer again"`
+	Line      int    `json:"line" doc:"from 1; blank lines count but get no answer"`
+	ID        string `json:"id,omitempty"`
+	Seq       int64  `json:"seq,omitempty"`
+	State     string `json:"state,omitempty"`
+	Replayed  bool   `json:"replayed,omitempty" doc:"the idempotency key was known: the first answer again"`
+	Duplicate bool   `json:"duplicate,omitempty" doc:"the unique key is held: this is the task that holds it"`
 	*api.Problem
 }
 
@@ -188,7 +189,7 @@ func (s *stream) commit(ctx context.Context) error {
 		if o.Err != nil {
 			l.Problem = s.d.problem(ctx, o.Err)
 		} else {
-			l.ID, l.Seq, l.State, l.Replayed = o.Ref.ID, o.Ref.Seq, string(o.Ref.State), o.Ref.Replayed
+			l.ID, l.Seq, l.State, l.Replayed, l.Duplicate = o.Ref.ID, o.Ref.Seq, string(o.Ref.State), o.Ref.Replayed, o.Ref.Duplicate
 		}
 		s.d.intake.metrics.count(s.tasks[n].Kind, o.Ref, l.Problem)
 		n++

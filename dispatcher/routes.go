@@ -37,7 +37,7 @@ type TaskInput struct {
 	Queue          string            `json:"queue,omitempty" doc:"default: the kind's"`
 	Key            string            `json:"key,omitempty" doc:"orders and partitions"`
 	IdempotencyKey string            `json:"idempotency_key,omitempty" doc:"the same request twice is one task, for 168 h"`
-	UniqueKey      string            `json:"unique_key,omitempty" doc:"no kind can declare unique yet"`
+	UniqueKey      string            `json:"unique_key,omitempty" doc:"one task a key, for the period of the kind's unique"`
 	RunAt          *time.Time        `json:"run_at,omitempty" doc:"not before"`
 	Deadline       *time.Time        `json:"deadline,omitempty" doc:"default: the kind's expires_after"`
 	Headers        map[string]string `json:"headers,omitempty"`
@@ -45,10 +45,11 @@ type TaskInput struct {
 
 // Accepted answers an accepted task.
 type Accepted struct {
-	ID       string `json:"id"`
-	Seq      int64  `json:"seq"`
-	State    string `json:"state" enum:"queued,scheduled"`
-	Replayed bool   `json:"replayed,omitempty" doc:"in the answer to an array only; for one task see the header Idempotency-Replayed"`
+	ID        string `json:"id"`
+	Seq       int64  `json:"seq"`
+	State     string `json:"state" enum:"queued,scheduled"`
+	Replayed  bool   `json:"replayed,omitempty" doc:"in the answer to an array only; for one task see the header Idempotency-Replayed"`
+	Duplicate bool   `json:"duplicate,omitempty" doc:"the unique key is held: this is the task that holds it"`
 }
 
 // request gives the handler the raw request: huma would read the whole body.
@@ -199,7 +200,7 @@ func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte,
 		if ref.Replayed {
 			h.SetHeader("Idempotency-Replayed", "true")
 		}
-		writeJSON(h, http.StatusAccepted, Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State)})
+		writeJSON(h, http.StatusAccepted, Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State), Duplicate: ref.Duplicate})
 	}, nil
 }
 
@@ -226,7 +227,7 @@ func (d *Dispatcher) postArray(ctx context.Context, c *client.Client, body []byt
 	all := len(refs) > 0
 	for i, ref := range refs {
 		d.intake.metrics.count(tasks[i].Kind, ref, nil)
-		out[i] = Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State), Replayed: ref.Replayed}
+		out[i] = Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State), Replayed: ref.Replayed, Duplicate: ref.Duplicate}
 		all = all && ref.Replayed
 	}
 	return func(h huma.Context) {

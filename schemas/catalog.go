@@ -83,7 +83,8 @@ type Kind struct {
 	HTTP         *HTTPExecutor // nil = a Go handler in the user's own binary
 	Reconcile    *HTTPHook     // effects: once; asked whether an effect in doubt happened; nil = no URL is
 
-	Schedule *Schedule // nil = only as they are enqueued
+	UniqueFor time.Duration // unique: how long a unique key is held; 0 = unique_key is refused
+	Schedule  *Schedule     // nil = only as they are enqueued
 
 	validator *validator // compiled Schema, nil = any payload
 }

@@ -19,7 +19,7 @@ const maxConcurrency = 100_000
 func (b *builder) kind(e entry) {
 	path := "kinds." + clip(e.name)
 	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "expires_after", "order",
-		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses", "schedule")
+		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses", "schedule", "unique")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
 
@@ -50,6 +50,30 @@ func (b *builder) kind(e entry) {
 	b.reconcile(o, k)
 	b.schema(o, k)
 	b.schedule(o, k)
+	b.unique(o, k)
+}
+
+// unique reads for how long a unique key is held.
+func (b *builder) unique(kind object, k *Kind) {
+	f, ok := kind.fields["unique"]
+	if !ok {
+		return
+	}
+	before := len(b.errs)
+	o := b.object(f.value, f.at(), kind.path+".unique", "until")
+	until, ok := o.fields["until"]
+	if !ok {
+		if len(b.errs) > before {
+			return // it is no mapping, or until is misspelt: told
+		}
+		b.fail(f.key, o.path, "has no until: say for how long a key is held, such as 10m")
+		return
+	}
+	if s, _ := textOf(until.value); s == "completed" {
+		o.wrong("until", "completed is reserved for a later version: give a period such as 10m")
+		return
+	}
+	k.UniqueFor = o.duration("until", 0)
 }
 
 func (b *builder) retry(kind object) Retry {

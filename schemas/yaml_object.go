@@ -25,7 +25,7 @@ type object struct {
 }
 
 // reserved are fields that a later version will understand.
-var reserved = []string{"unique", "delivery", "upcast", "redact"}
+var reserved = []string{"delivery", "upcast", "redact"}
 
 func (s *source) object(n ast.Node, at *token.Token, path string, known ...string) object {
 	o := object{s, path, at, map[string]entry{}}

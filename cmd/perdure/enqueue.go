@@ -107,6 +107,9 @@ func openLines(file string) (io.ReadCloser, int64, error) {
 
 func showEnqueued(w io.Writer, s enqueuefile.Stats, rejects string) {
 	fmt.Fprintf(w, "%d lines in %s (%.0f a second): %d accepted", s.Lines, s.Elapsed.Round(time.Millisecond), s.Rate(), s.Accepted)
+	if s.Duplicate > 0 {
+		fmt.Fprintf(w, ", %d held by another task's unique key", s.Duplicate)
+	}
 	if s.Replayed > 0 {
 		fmt.Fprintf(w, ", %d accepted before", s.Replayed)
 	}

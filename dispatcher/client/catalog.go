@@ -146,14 +146,18 @@ func (s *snapshot) kind(row pgx.CollectableRow) (struct{}, error) {
 		kind     schemas.Kind
 		limit    int
 		expires  *time.Duration
+		unique   *time.Duration
 		settings []byte
 		stored   StoredSchema
 	)
-	if err := row.Scan(&kind.Name, &kind.Queue, &kind.Ordered, &limit, &expires, &settings); err != nil {
+	if err := row.Scan(&kind.Name, &kind.Queue, &kind.Ordered, &limit, &expires, &unique, &settings); err != nil {
 		return struct{}{}, err
 	}
 	if expires != nil {
 		kind.ExpiresAfter = *expires
+	}
+	if unique != nil {
+		kind.UniqueFor = *unique
 	}
 	if err := json.Unmarshal(settings, &stored); err != nil {
 		return struct{}{}, fmt.Errorf("settings of kind %s: %w", kind.Name, err)
@@ -183,13 +187,13 @@ func (s *snapshot) row(t *Task, now time.Time) (row, error) {
 	}
 	limit := s.maxPayload[sub.Kind]
 	errs := schemas.ValidateTask(s.Catalog, &sub, now, limit)
-	if t.UniqueKey != "" {
-		errs = append(errs, schemas.FieldError{Pointer: "#/unique_key", Detail: "cannot be used: no kind declares unique; for one task a request use idempotency_key"})
-	}
 	if detail := badProducer(t.Producer); detail != "" {
 		errs = append(errs, schemas.FieldError{Pointer: "#/producer", Detail: detail})
 	}
 	kind := s.Kinds[sub.Kind]
+	if t.UniqueKey != "" && kind != nil && kind.UniqueFor == 0 {
+		errs = append(errs, schemas.FieldError{Pointer: "#/unique_key", Detail: "cannot be used: the kind declares no unique, such as `unique: {until: 10m}` in catalog.yaml; for one task a request use idempotency_key"})
+	}
 	if len(errs) > 0 {
 		invalid := &InvalidError{Errors: errs}
 		if kind == nil {
@@ -202,6 +206,7 @@ func (s *snapshot) row(t *Task, now time.Time) (row, error) {
 	r := row{
 		kind: sub.Kind, queue: sub.Queue, key: sub.Key, contentType: sub.ContentType, payload: sub.Payload,
 		runAt: sub.RunAt, deadline: sub.Deadline, idempotencyKey: sub.IdempotencyKey, producer: t.Producer,
+		uniqueKey: t.UniqueKey, uniqueFor: kind.UniqueFor,
 	}
 	if r.queue == "" {
 		r.queue = kind.Queue

@@ -25,7 +25,7 @@ type DB interface {
 type Option func(*Client)
 
 // WithLockTimeout bounds how long Enqueue, EnqueueMany and EnqueueEach wait for
-// another transaction that has used the same idempotency key and not committed;
+// another transaction that has used the same key and not committed;
 // then ErrStillCommitting. Default 5 s. The Tx methods wait as long as the
 // caller's own lock_timeout says.
 func WithLockTimeout(d time.Duration) Option { return func(c *Client) { c.lockTimeout = d } }
@@ -102,7 +102,7 @@ func (c *Client) Enqueue(ctx context.Context, t Task) (Ref, error) {
 	ask := func(ctx context.Context, query string, args ...any) scanner {
 		return c.db.QueryRow(ctx, query, args...)
 	}
-	if r.idempotencyKey == "" {
+	if r.idempotencyKey == "" && r.uniqueKey == "" {
 		return insertOne(ctx, ask, s.source, r)
 	}
 	var out Ref
@@ -118,9 +118,16 @@ func (c *Client) Enqueue(ctx context.Context, t Task) (Ref, error) {
 func (c *Client) enqueueKeyed(ctx context.Context, ask asker, s *snapshot, r *row) (Ref, error) {
 	var b pgx.Batch
 	b.Queue(sqlLockTimeout, c.lockTimeoutText())
-	b.Queue(sqlInsertKeyed, keyedArgs(r)...)
+	if r.uniqueKey != "" {
+		b.Queue(sqlInsertUnique, uniqueArgs(r)...)
+	} else {
+		b.Queue(sqlInsertKeyed, keyedArgs(r)...)
+	}
 	res := c.db.SendBatch(ctx, &b)
 	_, err := res.Exec()
+	if r.uniqueKey != "" {
+		return uniqueOf(res, err, s.source)
+	}
 	var seq int64
 	var generation int
 	if err == nil {

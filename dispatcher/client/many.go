@@ -1,7 +1,7 @@
 package client
 
 // Many tasks in one transaction: ids first, in the caller's order; keyed rows
-// next, sorted by key; then the rest by COPY, or by unnest where they are few.
+// next, sorted by key, those with a unique key after them; then the rest by COPY, or by unnest where they are few.
 
 import (
 	"context"
@@ -33,8 +33,12 @@ func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out 
 	}
 	var plain []*row
 	var plainIDs []int64
-	var keyed []int
+	var keyed, unique []int
 	for i, r := range rows {
+		if r.uniqueKey != "" {
+			unique = append(unique, i)
+			continue
+		}
 		if r.idempotencyKey != "" {
 			keyed = append(keyed, i)
 			continue
@@ -43,6 +47,9 @@ func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out 
 		out[i].Ref = ref(source, generation, ids[i], r.scheduled, false)
 	}
 	if err := insertKeyed(ctx, tx, source, generation, rows, ids, keyed, out); err != nil {
+		return err
+	}
+	if err := insertManyUnique(ctx, tx, source, rows, ids, unique, out); err != nil {
 		return err
 	}
 	return insertPlain(ctx, tx, generation, plain, plainIDs)

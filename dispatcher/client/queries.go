@@ -8,7 +8,7 @@ const (
 	concat_ws(' ', (select count(*) from perdure.kinds), (select max(applied_at) from perdure.kinds),
 	               (select count(*) from perdure.queues), (select max(applied_at) from perdure.queues))`
 	sqlCatalogQueues = `select queue from perdure.queues`
-	sqlCatalogKinds  = `select kind, queue, ordered, max_payload, expires_after, settings from perdure.kinds`
+	sqlCatalogKinds  = `select kind, queue, ordered, max_payload, expires_after, unique_for, settings from perdure.kinds`
 
 	// One task without a key.
 	sqlInsert = `insert into perdure.outbox (run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
@@ -28,6 +28,22 @@ row as (
   insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
   select seq, generation, $1::timestamptz, $2::timestamptz, $3::text, $4::text, $5::text, $6::text, $7::text::jsonb, $8::bytea, true from held)
 select seq, generation from held`
+
+	// One task with a unique key, and perhaps an idempotency key too.
+	sqlInsertUnique = `select seq, generation, scheduled, outcome
+  from perdure.insert_unique(null, coalesce($9::text, session_user::text), $12::interval, $3, $4, $5, $10, $13, $6, $7::text::jsonb, $8, $1, $2, $11, true)`
+
+	// Many of them with reserved ids, one after the other, sorted by the unique
+	// key: two batches can never deadlock. A subquery with an order is not folded
+	// into the outer one, so it is the order of the calls.
+	sqlInsertManyUnique = `select t.n, r.seq, r.generation, r.scheduled, r.outcome from (
+  select t.*, coalesce(producer, session_user::text) as who
+    from unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[],
+                $10::text[], $11::text[], $12::bool[], $13::text[], $14::interval[]) with ordinality
+      as t (id, run_at, deadline, kind, queue, key, content_type, headers, payload, producer, idempotency_key, scheduled, unique_key, unique_for, n)
+   order by who, kind, queue, unique_key, n) t,
+  lateral perdure.insert_unique(t.id, t.who, t.unique_for, t.kind, t.queue, t.key, nullif(t.idempotency_key, ''), t.unique_key,
+    t.content_type, t.headers::jsonb, t.payload, t.run_at, t.deadline, t.scheduled, true) r`
 
 	// Who holds the key. A new statement: the one before cannot see a holder
 	// that committed while it waited.

@@ -19,6 +19,9 @@ type row struct {
 	scheduled                     bool
 
 	idempotencyKey, producer string
+
+	uniqueKey string
+	uniqueFor time.Duration // more than 0 with uniqueKey
 }
 
 func nullText(s string) any {
@@ -71,6 +74,8 @@ type columns struct {
 	producer        []*string
 	idempotencyKey  []string
 	scheduled       []bool
+	uniqueKey       []string
+	uniqueFor       []time.Duration
 }
 
 func (c *columns) add(id int64, r *row) {
@@ -86,6 +91,8 @@ func (c *columns) add(id int64, r *row) {
 	c.producer = append(c.producer, textPtr(&r.producer))
 	c.idempotencyKey = append(c.idempotencyKey, r.idempotencyKey)
 	c.scheduled = append(c.scheduled, r.scheduled)
+	c.uniqueKey = append(c.uniqueKey, r.uniqueKey)
+	c.uniqueFor = append(c.uniqueFor, r.uniqueFor)
 }
 
 // args are those of sqlInsertMany; sqlInsertManyKeyed takes three more.

@@ -39,6 +39,9 @@ func keyedArgs(r *row) []any {
 func insertOne(ctx context.Context, ask asker, source string, r *row) (Ref, error) {
 	var seq int64
 	var generation int
+	if r.uniqueKey != "" {
+		return insertUnique(ask(ctx, sqlInsertUnique, uniqueArgs(r)...), source)
+	}
 	if r.idempotencyKey == "" {
 		if err := ask(ctx, sqlInsert, insertArgs(r)...).Scan(&seq, &generation); err != nil {
 			return Ref{}, wrap("write the outbox row", err)

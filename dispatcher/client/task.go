@@ -28,10 +28,12 @@ type Task struct {
 	// IdempotencyKey makes the same request twice one task, for 168 h within
 	// the scope of producer, kind and queue. "" is none.
 	IdempotencyKey string
-	// Producer is the scope of IdempotencyKey; "" is the database's
+	// Producer is the scope of both keys; "" is the database's
 	// session_user. It is for gateways that accept tasks for others.
 	Producer string
-	// UniqueKey is refused so far: no kind can declare unique yet.
+	// UniqueKey makes tasks of one meaning one task, for the period that the
+	// kind's `unique` declares, within the scope of producer, kind and queue;
+	// payloads are not compared. "" is none.
 	UniqueKey string
 }
 
@@ -44,6 +46,9 @@ type Ref struct {
 	Seq      int64         // what SQL returns
 	State    schemas.State // queued or scheduled, as it was first accepted
 	Replayed bool          // the idempotency key was known: this is the first answer again
+	// Duplicate: the unique key is held, by the task that this Ref names; nothing
+	// was enqueued.
+	Duplicate bool
 }
 
 // Outcome is what became of one task of EnqueueEach: Ref, or why not.

@@ -58,13 +58,14 @@ type Options struct {
 
 // Stats count lines. Blank lines do not count.
 type Stats struct {
-	Lines    int64         `json:"lines"`    // read and decided
-	Accepted int64         `json:"accepted"` // new tasks
-	Replayed int64         `json:"replayed"` // accepted before: same batch, same line
-	Rejected int64         `json:"rejected"`
-	Bytes    int64         `json:"bytes"` // of the lines decided
-	Retries  int64         `json:"retries"`
-	Elapsed  time.Duration `json:"elapsed_ns"`
+	Lines     int64         `json:"lines"`     // read and decided
+	Accepted  int64         `json:"accepted"`  // new tasks
+	Replayed  int64         `json:"replayed"`  // accepted before: same batch, same line
+	Duplicate int64         `json:"duplicate"` // their unique key was held by another task
+	Rejected  int64         `json:"rejected"`
+	Bytes     int64         `json:"bytes"` // of the lines decided
+	Retries   int64         `json:"retries"`
+	Elapsed   time.Duration `json:"elapsed_ns"`
 }
 
 // Rate is lines a second.

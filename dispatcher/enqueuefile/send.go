@@ -27,9 +27,10 @@ func (e *fatalError) Error() string { return e.err.Error() }
 
 // answer is one line of the API's answer.
 type answer struct {
-	Line     int    `json:"line"`
-	ID       string `json:"id"`
-	Replayed bool   `json:"replayed"`
+	Line      int    `json:"line"`
+	ID        string `json:"id"`
+	Replayed  bool   `json:"replayed"`
+	Duplicate bool   `json:"duplicate"`
 	api.Problem
 }
 
@@ -129,9 +130,12 @@ func (s *sender) decide(line pending, a *answer) error {
 	}
 	s.stats.Lines++
 	s.stats.Bytes += int64(line.size)
-	if a.Replayed {
+	switch {
+	case a.Replayed:
 		s.stats.Replayed++
-	} else {
+	case a.Duplicate:
+		s.stats.Duplicate++
+	default:
 		s.stats.Accepted++
 	}
 	return nil
