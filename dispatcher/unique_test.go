@@ -287,8 +287,44 @@ func TestUniqueKeyOfARolledBackTaskIsFree(t *testing.T) {
 	}
 }
 
-// 1,000 callers of 20 keys, each with two of them in any order: one task a key,
-// and no deadlock, which EnqueueManyTx would not try again.
+// Batches of the same new keys in any order, all at once: no deadlock, which
+// EnqueueManyTx would not try again.
+func TestUniqueKeysInAnyOrderDoNotDeadlock(t *testing.T) {
+	s, c := serveUnique(t)
+	const rounds, batches, keys = 10, 4, 30
+	for round := range rounds {
+		var wg sync.WaitGroup
+		begin := make(chan struct{})
+		for range batches {
+			tx, err := s.db.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			wg.Go(func() {
+				defer tx.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // after Commit it does nothing
+				var tasks []client.Task
+				for _, k := range rand.Perm(keys) {
+					tasks = append(tasks, client.Task{Kind: "only", Payload: k, UniqueKey: fmt.Sprint(round, "/", k)})
+				}
+				<-begin
+				_, err := c.EnqueueManyTx(t.Context(), tx, tasks)
+				if err == nil {
+					err = tx.Commit(t.Context())
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		close(begin)
+		wg.Wait()
+	}
+	if _, n := newest(t, s.db, "only"); n != rounds*keys {
+		t.Errorf("%d tasks, want %d", n, rounds*keys)
+	}
+}
+
+// 1,000 callers of 20 keys, each with two of them in any order: one task a key.
 func TestUniqueKeysUnderManyCallers(t *testing.T) {
 	s, c := serveUnique(t)
 	const callers, keys = 1000, 20
