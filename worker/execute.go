@@ -21,7 +21,8 @@ type tryOut struct {
 	deadline time.Time
 	overdue  time.Time // the loop's: when it first saw that the deadline had passed
 	result   execution.Result
-	end      atomic.Pointer[attemptContext] // nil until it runs
+	ctx      attemptContext
+	end      atomic.Pointer[attemptContext] // ctx; nil until it runs
 	state    atomic.Int32                   // exactly one of executor and watchdog ends it
 	late     bool
 }
@@ -150,7 +151,8 @@ func (p *pool) executor() {
 
 // one runs an attempt and reports whether this goroutine still counts.
 func (p *pool) one(a *tryOut) bool {
-	ctx := &attemptContext{parent: p.ctx, deadline: a.deadline}
+	ctx := &a.ctx
+	ctx.parent, ctx.deadline = p.ctx, a.deadline
 	a.end.Store(ctx)
 	a.result = a.d.kind.exec.Execute(ctx, &a.attempt)
 	ctx.end()

@@ -3,6 +3,7 @@ package worker
 // The pipeline: what happens to a record, stage by stage.
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -90,12 +91,14 @@ func (p *pipeline) loop(stop <-chan struct{}) {
 		for _, order := range p.orders.take() {
 			order(now)
 		}
+		began := time.Now()
 		for _, s := range stages {
-			began := time.Now()
 			s.step(now)
-			if took := time.Since(began); took > slowStep {
+			ended := time.Now()
+			if took := ended.Sub(began); took > slowStep {
 				p.log.Warn("a stage held up the pipeline", "stage", s.name, "took", took.Round(time.Millisecond))
 			}
+			began = ended
 		}
 		p.stepOldest(now)
 		if p.stopping && p.busy == 0 && p.idle != nil {
@@ -107,6 +110,9 @@ func (p *pipeline) loop(stop <-chan struct{}) {
 		timer.Reset(p.nextTimer(now))
 		select {
 		case <-p.wake:
+			// Others are about to put into inboxes, too: a turn for all of them costs
+			// as much as one for each.
+			runtime.Gosched()
 		case <-timer.C:
 		case <-stop:
 			return
