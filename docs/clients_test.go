@@ -1,6 +1,7 @@
-// Package clients_test runs the clients of this folder against a real
-// dispatcher, over a network that is as bad as they claim to stand.
-package clients_test
+package docs_test
+
+// The clients of examples/clients against a real dispatcher, over a network that
+// is as bad as they claim to stand.
 
 import (
 	"bytes"
@@ -25,8 +26,6 @@ import (
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 )
-
-func TestMain(m *testing.M) { testkit.Main(m) }
 
 const token = "shop-token-0123456789"
 
@@ -85,7 +84,7 @@ func interpreter(t *testing.T, name string) string {
 }
 
 func TestPythonClient(t *testing.T) {
-	judge(t, interpreter(t, "python3"), "perdure.py")
+	judge(t, interpreter(t, "python3"), "../examples/clients/perdure.py")
 }
 
 // The types are taken out by esbuild, so that a Node that cannot strip them
@@ -93,7 +92,7 @@ func TestPythonClient(t *testing.T) {
 func TestTypeScriptClient(t *testing.T) {
 	node := interpreter(t, "node")
 	out := filepath.Join(t.TempDir(), "perdure.mjs")
-	build := exec.Command("go", "tool", "-modfile=../../.ci/tools/go.mod", "esbuild", "perdure.ts", "--format=esm", "--target=node18", "--outfile="+out)
+	build := exec.Command("go", "tool", "-modfile=../.ci/tools/go.mod", "esbuild", "../examples/clients/perdure.ts", "--format=esm", "--target=node18", "--outfile="+out)
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("esbuild: %v\n%s", err, text)
 	}
@@ -110,7 +109,7 @@ func judge(t *testing.T, program string, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	catalog, err := schemas.LoadCatalog("../hello/catalog.yaml")
+	catalog, err := schemas.LoadCatalog(helloCatalog)
 	if err != nil {
 		t.Fatal(err)
 	}
