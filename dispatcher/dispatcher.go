@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dispatcher/client"
+	"github.com/perdure/perdure/dispatcher/internal/admission"
 	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/pg"
@@ -30,6 +31,12 @@ type Config struct {
 	MaxPayload int
 	// TopicPrefix begins every topic and group.
 	TopicPrefix string
+	// OutboxLimit is how many rows of the outbox may wait for the relay before
+	// posts are refused; 0 is any number.
+	OutboxLimit int64
+
+	now      func() time.Time // of rates and days; nil is time.Now
+	lineWait time.Duration    // 0 is lineWait
 }
 
 // DB is what the dispatcher needs of Postgres: *pgxpool.Pool has it.
@@ -56,6 +63,7 @@ type Dispatcher struct {
 	cat     *schemas.Catalog
 	log     *slog.Logger
 	intake  *intake
+	gate    *admission.Gate
 	scaling *scaling
 	client  atomic.Pointer[client.Client]
 }
@@ -65,13 +73,17 @@ func New(cfg Config, deps Deps) (*Dispatcher, error) {
 	if deps.DB == nil || deps.Catalog == nil || deps.Log == nil {
 		return nil, errors.New("dispatcher: DB, Catalog and Log are required")
 	}
+	if cfg.lineWait == 0 {
+		cfg.lineWait = lineWait
+	}
 	var adm *kadm.Client
 	if deps.Kafka != nil {
 		adm = kadm.NewClient(deps.Kafka)
 	}
 	d := &Dispatcher{cfg: cfg, db: deps.DB, cat: deps.Catalog, log: deps.Log, intake: newIntake(),
+		gate:    admission.New(admission.Config{OutboxLimit: cfg.OutboxLimit, Now: cfg.now}, deps.DB, deps.Log),
 		scaling: newScaling(deps.DB, deps.Catalog, adm, kafka.Names{Prefix: cfg.TopicPrefix})}
-	m, err := newMetrics(deps.Metrics, func() float64 { return float64(d.intake.waiting.Load()) })
+	m, err := newMetrics(deps.Metrics, func() float64 { return float64(d.intake.waiting.Load()) }, d.gate)
 	if err != nil {
 		return nil, fmt.Errorf("dispatcher: metrics: %w", err)
 	}
@@ -105,6 +117,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { d.intake.run(ctx, c) })
 	wg.Go(func() { d.sweep(ctx) })
+	wg.Go(func() { d.gate.Run(ctx) })
 	wg.Wait()
 	return nil
 }

@@ -38,23 +38,29 @@ kinds:
 // server is a running dispatcher.
 type server struct {
 	*httptest.Server
-	db *pgxpool.Pool
+	db   *pgxpool.Pool
+	reg  *prometheus.Registry
+	stop func() // may be called before the test ends
 }
 
 func serve(t testing.TB, db *pgxpool.Pool, tokens *api.Tokens) *server {
 	t.Helper()
+	return serveWith(t, db, tokens, dispatcher.Config{})
+}
+
+func serveWith(t testing.TB, db *pgxpool.Pool, tokens *api.Tokens, cfg dispatcher.Config) *server {
+	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	d, err := dispatcher.New(dispatcher.Config{}, dispatcher.Deps{DB: db, Catalog: catalog(t, httpCatalog), Log: testkit.Logger(t), Metrics: reg})
+	d, err := dispatcher.New(cfg, dispatcher.Deps{DB: db, Catalog: catalog(t, httpCatalog), Log: testkit.Logger(t), Metrics: reg})
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := api.New(http.NewServeMux(), "test", tokens, slog.New(slog.DiscardHandler))
 	d.Routes(a)
-	s := &server{httptest.NewServer(a), db}
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
-	go func() { ran <- d.Run(ctx) }()
-	t.Cleanup(func() {
+	s := &server{Server: httptest.NewServer(a), db: db, reg: reg}
+	s.stop = sync.OnceFunc(func() {
 		s.Close()
 		cancel()
 		if err := <-ran; err != nil {
@@ -64,6 +70,8 @@ func serve(t testing.TB, db *pgxpool.Pool, tokens *api.Tokens) *server {
 			t.Errorf("metrics: %v", err)
 		}
 	})
+	go func() { ran <- d.Run(ctx) }()
+	t.Cleanup(s.stop)
 	testkit.Eventually(t, 10*time.Second, func() (bool, string) {
 		err := d.Ready(ctx)
 		return err == nil, fmt.Sprint(err)

@@ -231,6 +231,15 @@ func (k *keyLocks) lock(ctx context.Context, key string) (unlock func(), err err
 	}
 }
 
+// spent reports whether a task was written, or may have been: what its producer's
+// quota counts.
+func spent(ref client.Ref, err error) bool {
+	if err == nil {
+		return !ref.Replayed && !ref.Duplicate
+	}
+	return errors.Is(err, client.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
 // count notes what became of a task.
 func (m *metrics) count(kind string, ref client.Ref, p *api.Problem) {
 	switch {

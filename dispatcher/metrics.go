@@ -14,8 +14,8 @@ type metrics struct {
 	waiting   prometheus.GaugeFunc
 }
 
-// newMetrics registers with reg; nil registers nothing.
-func newMetrics(reg prometheus.Registerer, waiting func() float64) (*metrics, error) {
+// newMetrics registers with reg, also more; nil registers nothing.
+func newMetrics(reg prometheus.Registerer, waiting func() float64, more ...prometheus.Collector) (*metrics, error) {
 	m := &metrics{
 		accepted:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perdure_dispatcher_accepted_tasks_total", Help: "Tasks accepted over HTTP; replayed ones do not count."}, []string{"kind"}),
 		replayed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "perdure_dispatcher_replayed_tasks_total", Help: "Requests whose idempotency key was known."}),
@@ -28,7 +28,7 @@ func newMetrics(reg prometheus.Registerer, waiting func() float64) (*metrics, er
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.accepted, m.replayed, m.duplicate, m.refused, m.batch, m.commit, m.waiting} {
+	for _, c := range append([]prometheus.Collector{m.accepted, m.replayed, m.duplicate, m.refused, m.batch, m.commit, m.waiting}, more...) {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/dispatcher/client"
+	"github.com/perdure/perdure/dispatcher/internal/admission"
 	"github.com/perdure/perdure/dispatcher/internal/lines"
 	"github.com/perdure/perdure/internal/api"
 )
@@ -24,6 +25,7 @@ const (
 	lineBatch     = 500
 	lineBatchSize = 4 << 20          // bytes of lines in a batch
 	streamIdle    = 60 * time.Second // for a client that neither sends nor takes
+	lineWait      = 20 * time.Second // of a line, for its turn: well below streamIdle, and what proxies allow
 )
 
 // LineResult answers one line of an NDJSON post: an accepted task, or a
@@ -42,12 +44,17 @@ type LineResult struct {
 type stream struct {
 	d        *Dispatcher
 	client   *client.Client
+	who      *admission.Producer
 	producer string
 	key      string // of the request; line n gets <key>/<n>
 	trace    string
+	alive    func() // the client is not idle: it is we who do not read; nil: nobody to tell
 
+	held  *lines.Line // read, and waiting for its turn
+	shut  bool        // a line waited in vain for the gate to open: the next do not
 	tasks []client.Task
-	lines []LineResult // of the batch; a task's place is where Problem and ID are empty
+	taken []admission.Taken // of the quota, a task each
+	lines []LineResult      // of the batch; a task's place is where Problem and ID are empty
 	size  int
 	out   bytes.Buffer
 }
@@ -60,7 +67,15 @@ func (d *Dispatcher) serveLines(w http.ResponseWriter, r *http.Request, s *strea
 	if err := rc.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	in := lines.NewReader(&idleReader{rc: rc, r: r.Body}, maxTaskJSON)
+	done, p := s.begin(ctx)
+	if p != nil {
+		drain(rc, r.Body)
+		return d.refused(p)
+	}
+	defer done()
+	reader := &idleReader{rc: rc, r: r.Body}
+	in := lines.NewReader(reader, maxTaskJSON)
+	s.alive = reader.more
 	// The first batch decides between a problem for all and 200.
 	more, err := s.batch(ctx, in)
 	if err != nil {
@@ -71,10 +86,7 @@ func (d *Dispatcher) serveLines(w http.ResponseWriter, r *http.Request, s *strea
 	queue := newResults(resultsInMemory)
 	pumped := make(chan error, 1)
 	go func() {
-		pumped <- queue.pump(w, func() error {
-			_ = rc.SetWriteDeadline(time.Now().Add(streamIdle)) // not supported: then without
-			return rc.Flush()
-		})
+		pumped <- queue.pump(&idleWriter{rc: rc, w: w}, rc.Flush)
 	}()
 	for {
 		if _, err = queue.Write(s.out.Bytes()); err != nil {
@@ -103,28 +115,66 @@ type idleReader struct {
 }
 
 func (i *idleReader) Read(p []byte) (int, error) {
-	_ = i.rc.SetReadDeadline(time.Now().Add(streamIdle)) // not supported: then without
+	i.more()
 	return i.r.Read(p)
 }
 
-// batch reads lines until a batch is full or no more are there at once, commits
-// them, and writes their answers to s.out. more is false after the last line.
-// An error means that none of the batch was accepted, or that it is not known.
+// more gives a while from now. Without it a deadline that passes while we do not
+// read ends the request: the server watches the connection meanwhile.
+func (i *idleReader) more() {
+	_ = i.rc.SetReadDeadline(time.Now().Add(streamIdle)) // not supported: then without
+}
+
+// idleWriter does the same for each write, whenever the one before was.
+type idleWriter struct {
+	rc *http.ResponseController
+	w  io.Writer
+}
+
+func (i *idleWriter) Write(p []byte) (int, error) {
+	_ = i.rc.SetWriteDeadline(time.Now().Add(streamIdle)) // not supported: then without
+	return i.w.Write(p)
+}
+
+// drain takes what the client has sent, within bounds: one that is still sending
+// would see a broken connection instead of the answer.
+func drain(rc *http.ResponseController, body io.Reader) {
+	_ = rc.SetReadDeadline(time.Now().Add(time.Second)) // not supported: then without
+	_, _ = io.Copy(io.Discard, io.LimitReader(body, 2*lineBatchSize))
+}
+
+// batch reads lines until a batch is full, no more are there at once, or the next
+// one's turn has not come; commits them, and writes their answers to s.out. more
+// is false after the last line. An error means that none of the batch was
+// accepted, or that it is not known.
 func (s *stream) batch(ctx context.Context, in *lines.Reader) (more bool, err error) {
-	s.tasks, s.lines, s.size = s.tasks[:0], s.lines[:0], 0
+	s.tasks, s.taken, s.lines, s.size = s.tasks[:0], s.taken[:0], s.lines[:0], 0
 	more = true
-	for len(s.lines) < lineBatch && s.size < lineBatchSize && (len(s.lines) == 0 || in.Ready()) {
-		line, rerr := in.Next()
-		if errors.Is(rerr, io.EOF) {
-			more = false
+	for len(s.lines) < lineBatch && s.size < lineBatchSize && (len(s.lines) == 0 || s.held != nil || in.Ready()) {
+		if s.held == nil {
+			line, rerr := in.Next()
+			if errors.Is(rerr, io.EOF) {
+				more = false
+				break
+			}
+			if rerr != nil {
+				s.problem(line.Number, api.NewProblem(http.StatusBadRequest, "incomplete", "the post broke off after the line before this one").WithNext(retrySafely))
+				more = false
+				break
+			}
+			s.held = &line
+		}
+		ok, p := s.turn(ctx, len(s.lines) == 0)
+		if !ok {
 			break
 		}
-		if rerr != nil {
-			s.problem(line.Number, api.NewProblem(http.StatusBadRequest, "incomplete", "the post broke off after the line before this one").WithNext(retrySafely))
-			more = false
-			break
+		line := *s.held
+		s.held = nil
+		if p != nil {
+			s.problem(line.Number, p)
+			continue
 		}
-		s.add(line)
+		s.add(ctx, line)
 	}
 	if len(s.tasks) > 0 {
 		if err := s.commit(ctx); err != nil {
@@ -139,7 +189,7 @@ func (s *stream) problem(line int, p *api.Problem) {
 	s.d.intake.metrics.count("", client.Ref{}, p)
 }
 
-func (s *stream) add(line lines.Line) {
+func (s *stream) add(ctx context.Context, line lines.Line) {
 	if line.TooLong {
 		s.problem(line.Number, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the line is longer than %d bytes", maxTaskJSON)))
 		return
@@ -150,12 +200,17 @@ func (s *stream) add(line lines.Line) {
 		s.problem(line.Number, p)
 		return
 	}
+	taken, p := s.who.Reserve(ctx, 1)
+	if p != nil {
+		s.problem(line.Number, p)
+		return
+	}
 	t.Producer = s.producer
 	if t.IdempotencyKey == "" && s.key != "" {
 		t.IdempotencyKey = s.key + "/" + strconv.Itoa(line.Number)
 	}
 	withTrace(&t, s.trace)
-	s.tasks = append(s.tasks, t)
+	s.tasks, s.taken = append(s.tasks, t), append(s.taken, taken)
 	s.lines = append(s.lines, LineResult{Line: line.Number})
 }
 
@@ -170,6 +225,11 @@ func (s *stream) commit(ctx context.Context) error {
 	s.d.intake.metrics.batch.Observe(float64(len(s.tasks)))
 	if err != nil {
 		out = s.d.intake.apart(ctx, s.client, s.tasks, err)
+	}
+	for i := range out {
+		if !spent(out[i].Ref, out[i].Err) {
+			s.taken[i].Return(1)
+		}
 	}
 	// Postgres may go away while tasks are tried alone: those that it took have
 	// their ids, and must hear so, or they are sent again.

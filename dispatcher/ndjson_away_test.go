@@ -67,7 +67,7 @@ func TestLinesThatWereAcceptedHearSoWhenPostgresGoesAway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &stream{d: d, client: cl}
+		s := &stream{d: d, client: cl, who: d.gate.Producer(t.Context())}
 		in := lines.NewReader(strings.NewReader(strings.Repeat(`{"kind":"any","payload":1}`+"\n", 4)), maxTaskJSON)
 		_, err = s.batch(t.Context(), in)
 		if (err == nil) != (c.accepted > 0) {

@@ -8,10 +8,14 @@ import (
 	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/perdure/perdure/internal/api"
 )
 
 func postOperation(schemas huma.Registry) huma.Operation {
 	accepted := schemas.Schema(reflect.TypeFor[Accepted](), true, "Accepted")
+	problem := map[string]*huma.MediaType{"application/problem+json": {Schema: schemas.Schema(reflect.TypeFor[api.Problem](), true, "Problem")}}
+	later := map[string]*huma.Param{"Retry-After": {Description: "seconds until the same request may be accepted", Schema: &huma.Schema{Type: huma.TypeInteger}}}
 	line := schemas.Schema(reflect.TypeFor[LineResult](), true, "LineResult")
 	return huma.Operation{
 		OperationID: "enqueue", Method: http.MethodPost, Path: "/v1/tasks",
@@ -31,15 +35,24 @@ func postOperation(schemas huma.Registry) huma.Operation {
 				Content:     map[string]*huma.MediaType{"application/json": {Schema: either(accepted)}},
 			},
 			"200": {Description: "one result a line", Content: map[string]*huma.MediaType{ndjson: {Schema: line}}},
+			"429": {
+				Description: "over a limit of the token: rate-limited, quota-exceeded or too-many-streams; nothing was accepted. " +
+					"Lines of NDJSON over the rate wait instead; over the quota each gets that problem.",
+				Headers: later, Content: problem,
+			},
+			"503": {
+				Description: "not now: backlog (too many tasks wait for the relay), overloaded, unavailable, stopping or busy",
+				Headers:     later, Content: problem,
+			},
 		},
 	}
 }
 
 // describeBody is for after the registration: huma reads the whole body of an
 // operation that is registered with one.
-func describeBody(api *huma.OpenAPI) {
-	task := api.Components.Schemas.Schema(reflect.TypeFor[TaskInput](), true, "TaskInput")
-	api.Paths["/v1/tasks"].Post.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+func describeBody(doc *huma.OpenAPI) {
+	task := doc.Components.Schemas.Schema(reflect.TypeFor[TaskInput](), true, "TaskInput")
+	doc.Paths["/v1/tasks"].Post.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/json": {Schema: either(task)},
 		ndjson:             {Schema: task},
 	}}

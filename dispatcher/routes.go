@@ -87,7 +87,7 @@ func (d *Dispatcher) post(ctx context.Context, in *request) (*rawAnswer, error) 
 	}
 	trace := r.Header.Get("Traceparent")
 	if media == ndjson {
-		s := &stream{d: d, client: c, producer: api.Who(ctx), key: key, trace: trace}
+		s := &stream{d: d, client: c, who: d.gate.Producer(ctx), producer: api.Who(ctx), key: key, trace: trace}
 		return &rawAnswer{Body: func(huma.Context) {
 			if err := d.serveLines(w, r, s); err != nil {
 				api.WriteProblem(w, d.problem(ctx, err))
@@ -97,6 +97,9 @@ func (d *Dispatcher) post(ctx context.Context, in *request) (*rawAnswer, error) 
 	body, p := readBody(w, r)
 	if p != nil {
 		return nil, p
+	}
+	if p := d.gate.Closed(); p != nil { // only now: who still sends would not hear it
+		return nil, d.refused(p)
 	}
 	var answer func(huma.Context)
 	if first := bytes.TrimLeft(body, " \t\r\n"); len(first) > 0 && first[0] == '[' {
@@ -175,6 +178,10 @@ func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte,
 	if len(body) > maxTaskJSON {
 		return nil, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("a task is at most %d bytes of JSON", maxTaskJSON))
 	}
+	who := d.gate.Producer(ctx)
+	if p := who.Take(1); p != nil {
+		return nil, d.refused(p)
+	}
 	t, p := decodeTask(body)
 	if p == nil && key != "" {
 		if t.IdempotencyKey != "" && t.IdempotencyKey != key {
@@ -183,12 +190,18 @@ func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte,
 		t.IdempotencyKey = key
 	}
 	if p != nil {
-		d.intake.metrics.count("", client.Ref{}, p)
-		return nil, p
+		return nil, d.refused(p)
+	}
+	taken, p := who.Reserve(ctx, 1)
+	if p != nil {
+		return nil, d.refused(p)
 	}
 	t.Producer = api.Who(ctx)
 	withTrace(&t, trace)
 	ref, err := d.intake.accept(ctx, c, t)
+	if !spent(ref, err) {
+		taken.Return(1)
+	}
 	if err != nil {
 		p = d.problem(ctx, err)
 	}
@@ -205,10 +218,21 @@ func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte,
 }
 
 func (d *Dispatcher) postArray(ctx context.Context, c *client.Client, body []byte, key, trace string) (func(huma.Context), *api.Problem) {
-	tasks, p := decodeArray(body)
+	parts, p := splitArray(body)
 	if p != nil {
-		d.intake.metrics.count("", client.Ref{}, p)
-		return nil, p
+		return nil, d.refused(p)
+	}
+	who := d.gate.Producer(ctx)
+	if p := who.Take(len(parts)); p != nil {
+		return nil, d.refused(p)
+	}
+	tasks, p := decodeArray(parts)
+	if p != nil {
+		return nil, d.refused(p)
+	}
+	taken, p := who.Reserve(ctx, len(tasks))
+	if p != nil {
+		return nil, d.refused(p)
 	}
 	for i := range tasks {
 		tasks[i].Producer = api.Who(ctx)
@@ -219,17 +243,22 @@ func (d *Dispatcher) postArray(ctx context.Context, c *client.Client, body []byt
 	}
 	refs, err := d.enqueueArray(ctx, c, tasks)
 	if err != nil {
-		p = d.arrayProblem(ctx, err)
-		d.intake.metrics.count("", client.Ref{}, p)
-		return nil, p
+		if !spent(client.Ref{}, err) {
+			taken.Return(len(tasks))
+		}
+		return nil, d.refused(d.arrayProblem(ctx, err))
 	}
 	out := make([]Accepted, len(refs))
-	all := len(refs) > 0
+	all, old := len(refs) > 0, 0
 	for i, ref := range refs {
+		if !spent(ref, nil) {
+			old++
+		}
 		d.intake.metrics.count(tasks[i].Kind, ref, nil)
 		out[i] = Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State), Replayed: ref.Replayed, Duplicate: ref.Duplicate}
 		all = all && ref.Replayed
 	}
+	taken.Return(old)
 	return func(h huma.Context) {
 		if all {
 			h.SetHeader("Idempotency-Replayed", "true")
@@ -261,8 +290,13 @@ func (d *Dispatcher) arrayProblem(ctx context.Context, err error) *api.Problem {
 	return whole
 }
 
-func decodeArray(body []byte) ([]client.Task, *api.Problem) {
-	var parts []json.RawMessage
+// refused counts p and returns it.
+func (d *Dispatcher) refused(p *api.Problem) *api.Problem {
+	d.intake.metrics.count("", client.Ref{}, p)
+	return p
+}
+
+func splitArray(body []byte) (parts []json.RawMessage, p *api.Problem) {
 	if err := json.Unmarshal(body, &parts); err != nil {
 		p := syntax(body)
 		p.Detail = "the text is not a JSON array: see errors"
@@ -272,6 +306,10 @@ func decodeArray(body []byte) ([]client.Task, *api.Problem) {
 		return nil, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("an array has at most %d tasks", maxArray)).
 			WithNext("send one task a line as application/x-ndjson: that has no limit")
 	}
+	return parts, nil
+}
+
+func decodeArray(parts []json.RawMessage) ([]client.Task, *api.Problem) {
 	tasks := make([]client.Task, len(parts))
 	var errs []api.FieldError
 	var first *api.Problem

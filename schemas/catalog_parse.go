@@ -13,9 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -207,9 +205,6 @@ func (b *builder) queue(e entry) {
 	}
 }
 
-// ratePattern: 200/s, 0.5/m.
-var ratePattern = regexp.MustCompile(`^([0-9]{1,9}(?:\.[0-9]{1,9})?)/(s|m|h)$`)
-
 func (b *builder) dependency(e entry) {
 	o := b.object(e.value, e.at(), "dependencies."+e.name, "rate", "concurrency")
 	d := &Dependency{Name: e.name, Concurrency: o.number("concurrency", 0, 1, maxConcurrency)}
@@ -219,17 +214,11 @@ func (b *builder) dependency(e entry) {
 		return
 	}
 	s, _ := textOf(f.value)
-	m := ratePattern.FindStringSubmatch(s)
-	if m == nil {
-		o.wrong("rate", "must be a rate such as 200/s, 90/m or 10/h")
-		return
+	rate, err := ParseRate(s)
+	if err != nil {
+		o.wrong("rate", err.Error())
 	}
-	n, err := strconv.ParseFloat(m[1], 64)
-	if err != nil || n <= 0 {
-		o.wrong("rate", "must be more than zero")
-		return
-	}
-	d.Rate = n / map[string]float64{"s": 1, "m": 60, "h": 3600}[m[2]]
+	d.Rate = rate
 }
 
 // hash is over the text and every schema file read for it, in the order of names.

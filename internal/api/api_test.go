@@ -220,6 +220,55 @@ func TestTokenFileIsChecked(t *testing.T) {
 	}
 }
 
+func TestLimitsOfTokens(t *testing.T) {
+	entry := func(name, token, verbs, limits string) string {
+		return "- name: " + name + "\n  token: " + token + "\n  verbs: [" + verbs + "]\n  " + limits + "\n"
+	}
+	const a, b = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
+	for _, c := range []struct{ yaml, want string }{
+		{entry("x", a, "enqueue", "rate: 0/s"), "line 5: rate must be more than zero"},
+		{entry("x", a, "enqueue", "rate: 5"), "line 5: rate must be a rate such as 200/s"},
+		{entry("x", a, "enqueue", "rate: -5/s"), "line 5: rate must be a rate"},
+		{entry("x", a, "enqueue", "burst: 5"), "line 5: burst needs a rate"},
+		{entry("x", a, "enqueue", "rate: 5/s\n  burst: 0"), "line 6: burst must be a whole number, at least 1"},
+		{entry("x", a, "enqueue", "rate: 5/s\n  burst: many"), "line 6: burst must be a whole number"},
+		{entry("x", a, "enqueue", "quota: 0"), "line 5: quota must be a whole number, at least 1"},
+		{entry("x", a, "enqueue", "quota: 1.5"), "line 5: quota must be a whole number"},
+		{entry("x", a, "enqueue", "quota: [1]"), "[5:"},
+		{entry("x", a, "enqueue", "streams: 0"), "line 5: streams must be a whole number, at least 1"},
+		{entry("x", a, "enqueue", "qouta: 5"), "unknown field"},
+		{entry("x", a, "replay", "quota: 5"), "line 5: quota limits enqueueing, but the token lacks the verb enqueue"},
+		{entry("x", a, "enqueue", "quota: 5") + entry("x", b, "enqueue", "quota: 6"), "line 6: has other limits"},
+		{entry("x", a, "enqueue", "quota: 5") + entry("x", b, "enqueue", "quota: 5"), ""},
+		{entry("x", a, "enqueue", "quota: 5") + entry("x", b, "replay", ""), ""},
+		{entry("x", a, "enqueue", "quota: 5") + entry("y", b, "enqueue", "quota: 6"), ""},
+	} {
+		_, err := tokens(t, "tokens:\n"+c.yaml, 0o600)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", c.yaml, err, c.want)
+		}
+	}
+
+	tok, err := tokens(t, "tokens:\n"+entry("x", a, "enqueue", "rate: 90/m\n  quota: 7\n  streams: 2")+entry("y", b, "enqueue", ""), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got api.Limits
+	h := api.New(http.NewServeMux(), "test", tok, slog.New(slog.DiscardHandler))
+	api.Register(h, api.Enqueue, huma.Operation{OperationID: "who", Method: "POST", Path: "/v1/who"}, func(ctx context.Context, _ *struct{}) (*answer, error) {
+		got = api.LimitsOf(ctx)
+		return &answer{}, nil
+	})
+	for token, want := range map[string]api.Limits{a: {Rate: 1.5, Burst: 2, Quota: 7, Streams: 2}, b: {Streams: 16}} {
+		if w, _ := do(h, "POST", "/v1/who", "Authorization", "Bearer "+token); w.Code != 200 || got != want {
+			t.Errorf("%d: %+v, want %+v", w.Code, got, want)
+		}
+	}
+	if got := api.LimitsOf(t.Context()); got != (api.Limits{}) {
+		t.Errorf("without a token: %+v", got)
+	}
+}
+
 func TestListenAddr(t *testing.T) {
 	some, err := tokens(t, "tokens:\n- {name: a, token: 0123456789abcdef, verbs: [enqueue]}\n", 0o600)
 	if err != nil {

@@ -6,25 +6,33 @@ package api
 //	  - name: billing                  # who, in the audit; scope of idempotency keys
 //	    sha256: 5e884898da28047151…    # printf %s "$TOKEN" | sha256sum
 //	    verbs: [enqueue, read-meta]
+//	    rate: 200/s                    # tasks, in each process; also 90/m, 10/h
+//	    burst: 400                     # of them at once; default a second's worth
+//	    quota: 5000000                 # tasks a UTC day, in all processes together
+//	    streams: 4                     # NDJSON posts at once, in each process; default 16
 //	  - name: oncall
 //	    token: a-long-random-string    # or the token itself; then chmod 600
 //	    verbs: [read-meta, read-payload, replay, kill]
 //
-// Two entries may share a name, so that a token can be rotated. Nobody but the
-// owner may be able to write the file; one that holds a token itself may not be
+// Without rate or quota there is no such limit. Two entries may share a name, so
+// that a token can be rotated: they share the limits too, and must say the same.
+// Nobody but the owner may be able to write the file; one that holds a token itself may not be
 // readable by others either. It is read once, at start.
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/parser"
 )
 
 // minToken is the least length of a token given in clear, in bytes.
@@ -63,15 +71,27 @@ func LoadTokens(path string) (*Tokens, error) {
 	}
 	var file struct {
 		Tokens []struct {
-			Name   string `yaml:"name"`
-			SHA256 string `yaml:"sha256"`
-			Token  string `yaml:"token"`
-			Verbs  []Verb `yaml:"verbs"`
+			Name   string     `yaml:"name"`
+			SHA256 string     `yaml:"sha256"`
+			Token  string     `yaml:"token"`
+			Verbs  []Verb     `yaml:"verbs"`
+			Limits limitsText `yaml:",inline"`
 		} `yaml:"tokens"`
 	}
-	if err := yaml.NewDecoder(f, yaml.DisallowUnknownField()).Decode(&file); err != nil {
-		// Without the source excerpt: it could show a token.
-		return nil, fmt.Errorf("API_TOKENS_FILE: %s: %s", path, yaml.FormatError(err, false, false))
+	// Without the source excerpt: it could show a token.
+	unread := func(err error) error {
+		return fmt.Errorf("API_TOKENS_FILE: %s: %s", path, yaml.FormatError(err, false, false))
+	}
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("API_TOKENS_FILE: %w", err)
+	}
+	tree, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		return nil, unread(err)
+	}
+	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.DisallowUnknownField()).Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		return nil, unread(err)
 	}
 	if len(file.Tokens) == 0 {
 		return nil, fmt.Errorf("API_TOKENS_FILE: %s has no tokens: nobody could call the API", path)
@@ -100,7 +120,15 @@ func LoadTokens(path string) (*Tokens, error) {
 		if t.find(hash) != nil {
 			return nil, fmt.Errorf("%s: the same token stands above", at)
 		}
-		t.entries = append(t.entries, tokenEntry{hash: hash, who: &principal{name: e.Name, verbs: e.Verbs}})
+		limits, bad := e.Limits.limits(e.Verbs)
+		if bad != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", at, lineOf(tree, i, bad.field), bad)
+		}
+		who := &principal{name: e.Name, verbs: e.Verbs, limits: limits}
+		if err := t.one(who); err != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", at, lineOf(tree, i, "name"), err)
+		}
+		t.entries = append(t.entries, tokenEntry{hash: hash, who: who})
 	}
 	return t, nil
 }

@@ -26,8 +26,9 @@ var verbs = []Verb{Enqueue, ReadMeta, ReadPayload, Replay, Kill}
 const Local = "local"
 
 type principal struct {
-	name  string
-	verbs []Verb
+	name   string
+	verbs  []Verb
+	limits Limits
 }
 
 type principalKey struct{}

@@ -48,6 +48,7 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	d, err := dispatcher.New(dispatcher.Config{
 		MaxPayload:  limit,
 		TopicPrefix: p.cfg.KafkaTopicPrefix,
+		OutboxLimit: p.cfg.OutboxLimit,
 	}, dispatcher.Deps{
 		DB:      p.db,
 		Catalog: p.catalog,

@@ -26,6 +26,8 @@ type Config struct {
 	LogFormat string        `envconfig:"PERDURE_LOG_FORMAT" desc:"text or json; default text on a terminal, else json"`
 	LogLevel  string        `envconfig:"PERDURE_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 
+	OutboxLimit int64 `envconfig:"PERDURE_OUTBOX_LIMIT" default:"10000000" desc:"outbox rows that may wait for the relay; more, and the HTTP API answers 503; 0 is any number"`
+
 	PostgresURL       string `envconfig:"PERDURE_POSTGRES_URL" secret:"url" desc:"outbox database"`
 	PostgresDirectURL string `envconfig:"PERDURE_POSTGRES_DIRECT_URL" secret:"url" desc:"the same database without a transaction pooler, for relay and migrate; default POSTGRES_URL"`
 

@@ -34,7 +34,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Source != "main" || c.History != 168*time.Hour || c.RedisKeyPrefix != "perdure:" || c.KafkaTopics != "create" {
+	if c.Source != "main" || c.History != 168*time.Hour || c.RedisKeyPrefix != "perdure:" || c.KafkaTopics != "create" || c.OutboxLimit != 10_000_000 {
 		t.Errorf("defaults: %+v", c)
 	}
 	if want := filepath.Join(home, "perdure"); c.DataDir != want {
@@ -64,6 +64,8 @@ func TestWrongValuesNameTheVariable(t *testing.T) {
 		{"PERDURE_SOURCE", "Main!", "a-z"},
 		{"PERDURE_HISTORY", "7d", "a duration such as"},
 		{"PERDURE_HISTORY", "1s", "at least 1h"},
+		{"PERDURE_OUTBOX_LIMIT", "10M", "a whole number"},
+		{"PERDURE_OUTBOX_LIMIT", "-1", "0 is no limit"},
 		{"PERDURE_LOG_FORMAT", "xml", "neither text nor json"},
 		{"PERDURE_LOG_LEVEL", "loud", "debug, info, warn, error"},
 		{"PERDURE_HTTP_ADDR", "8080", "host:port"},

@@ -197,6 +197,12 @@ func (v variable) set(s string) error {
 			return fmt.Errorf("%s: %q is not true or false", v.name, s)
 		}
 		*f = b
+	case *int64:
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s: %q is not a whole number", v.name, s)
+		}
+		*f = n
 	case *time.Duration:
 		d, err := time.ParseDuration(s)
 		if err != nil {
@@ -221,6 +227,8 @@ func explainParse(err error) error {
 		want = "a duration such as 168h or 30s"
 	case "bool":
 		want = "true or false"
+	case "int64":
+		want = "a whole number"
 	}
 	return fmt.Errorf("%s: %q is not %s", pe.KeyName, pe.Value, want)
 }

@@ -29,6 +29,9 @@ func (c *Config) validate() []error {
 	if c.History < time.Hour {
 		wrong("HISTORY", "%s is too short: at least 1h", c.History)
 	}
+	if c.OutboxLimit < 0 {
+		wrong("OUTBOX_LIMIT", "%d is negative; 0 is no limit", c.OutboxLimit)
+	}
 	if !slices.Contains([]string{"", "text", "json"}, c.LogFormat) {
 		wrong("LOG_FORMAT", "%q is neither text nor json", c.LogFormat)
 	}
