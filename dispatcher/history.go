@@ -28,6 +28,7 @@ var (
 type HistoryClaims interface {
 	Get(ctx context.Context, ids ...string) ([]claims.Claim, error)
 	Cancel(ctx context.Context, id string) (claims.Claim, error)
+	Progress(ctx context.Context, id string) (claims.Progress, error)
 }
 
 // HistoryOffsets is what a History asks of Kafka: the offset that a group has
@@ -77,7 +78,14 @@ type TaskView struct {
 	Reason   schemas.Reason     `json:"reason,omitempty" doc:"dead: why"`
 	Letter   string             `json:"letter,omitempty" doc:"dead: its letter"`
 	Timeline []Hop              `json:"timeline"`
+	Progress *Progress          `json:"progress,omitempty" doc:"running, or waiting for something outside: what was heard last"`
 	Result   json.RawMessage    `json:"result,omitempty" doc:"needs the verb read-payload"`
+}
+
+// Progress is what a task's work said of itself last.
+type Progress struct {
+	At    time.Time       `json:"at"`
+	Value json.RawMessage `json:"value,omitempty" doc:"needs the verb read-payload"`
 }
 
 // Settled reports whether nothing more will happen by itself.
@@ -139,8 +147,26 @@ func (h *History) Get(ctx context.Context, id string) (*TaskView, error) {
 	if err := h.state(ctx, t, v); err != nil {
 		return nil, fmt.Errorf("task %s: %w", id, err)
 	}
+	if v.Progress, err = h.progress(ctx, id, v); err != nil {
+		return nil, fmt.Errorf("task %s: %w", id, err)
+	}
 	t.timeline(v)
 	return v, nil
+}
+
+// progress is what was heard of the run that the task has now; nil = nothing.
+func (h *History) progress(ctx context.Context, id string, v *TaskView) (*Progress, error) {
+	if v.State != schemas.StateRunning && v.Waits != schemas.WaitExternal {
+		return nil, nil
+	}
+	p, err := h.deps.Claims.Progress(ctx, id)
+	if err != nil {
+		return nil, &awayError{"Redis", err}
+	}
+	if p.Run != v.Run || p.At.IsZero() {
+		return nil, nil
+	}
+	return &Progress{At: p.At.UTC(), Value: p.Value}, nil
 }
 
 // awayError names the server that did not answer.

@@ -51,6 +51,9 @@ func (h *History) httpGet(ctx context.Context, in *taskInput) (*taskOutput, erro
 	}
 	if !api.Can(ctx, api.ReadPayload) {
 		v.Result = nil
+		if v.Progress != nil {
+			v.Progress.Value = nil
+		}
 	}
 	return &taskOutput{Body: v}, nil
 }

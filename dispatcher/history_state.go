@@ -58,6 +58,10 @@ func (h *History) state(ctx context.Context, t *traces, v *TaskView) error {
 		return nil
 	case claims.Waiting:
 		v.State, v.Epoch, v.Attempt, v.Run = schemas.StateRetrying, max(v.Epoch, c.Epoch), c.Attempt, c.Run
+		if c.Elsewhere > 0 && c.Report == nil {
+			v.State, v.Waits, v.Attempt = schemas.StateWaiting, schemas.WaitExternal, c.Attempt-1
+			return nil
+		}
 		if !c.Due.IsZero() {
 			v.Due = &c.Due
 		}

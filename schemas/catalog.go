@@ -15,6 +15,7 @@ const (
 	DefaultRetention    = 168 * time.Hour
 	DefaultDLQRetention = 720 * time.Hour
 	DefaultTimeout      = 30 * time.Second
+	DefaultHeartbeat    = time.Hour // of work that goes on elsewhere
 	DefaultMaxAttempts  = 10
 	DefaultInitialDelay = time.Second
 	DefaultMaxDelay     = 10 * time.Minute
@@ -72,6 +73,7 @@ type Kind struct {
 	SchemaURI    string            // ce_dataschema; "" = none
 	SchemaFiles  map[string][]byte // SchemaFile and what it refers to, by path; nil = none
 	Timeout      time.Duration     // of one attempt
+	Heartbeat    time.Duration     // heartbeat_timeout: silence after which an attempt is given up; 0 = a running one may be silent
 	ExpiresAfter time.Duration     // 0 = never; a deadline given at enqueue wins if earlier
 	Ordered      bool              // order: key
 	BlockOnDead  bool              // on_dead: block
@@ -117,6 +119,14 @@ func (c *Catalog) QueueNames() []string { return slices.Sorted(maps.Keys(c.Queue
 
 // KindNames returns the names of all kinds, sorted.
 func (c *Catalog) KindNames() []string { return slices.Sorted(maps.Keys(c.Kinds)) }
+
+// Silence is how long work that goes on elsewhere may be silent.
+func (k *Kind) Silence() time.Duration {
+	if k.Heartbeat > 0 {
+		return k.Heartbeat
+	}
+	return DefaultHeartbeat
+}
 
 // ValidatePayload returns what is wrong with a payload of this kind, nil if
 // nothing is. A JSON content type (IsJSON) must hold JSON, at most MaxDepth

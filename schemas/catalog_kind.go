@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
@@ -13,12 +14,15 @@ var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 // maxAttempts bounds retry.max_attempts.
 const maxAttempts = 1000
 
+// minHeartbeat keeps heartbeats from becoming the load.
+const minHeartbeat = time.Second
+
 // maxConcurrency bounds concurrency.
 const maxConcurrency = 100_000
 
 func (b *builder) kind(e entry) {
 	path := "kinds." + clip(e.name)
-	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "expires_after", "order",
+	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "heartbeat_timeout", "expires_after", "order",
 		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses", "schedule", "unique")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
@@ -29,6 +33,9 @@ func (b *builder) kind(e entry) {
 		o.wrong("queue", "is not declared under queues"+didYouMean(k.Queue, keysOf(b.out.Queues)))
 	}
 	k.Timeout = o.duration("timeout", DefaultTimeout)
+	if k.Heartbeat = o.duration("heartbeat_timeout", 0); k.Heartbeat > 0 && k.Heartbeat < minHeartbeat {
+		o.wrong("heartbeat_timeout", "must be at least "+minHeartbeat.String())
+	}
 	k.ExpiresAfter = o.duration("expires_after", 0)
 	k.Ordered = o.choice("order", "none", "none", "key") == "key"
 	if q := b.out.Queues[k.Queue]; k.Ordered && q != nil && q.Shared {

@@ -41,6 +41,7 @@ const (
 	OutcomeDead       Outcome = "dead"
 	OutcomeUnknown    Outcome = "unknown"
 	OutcomeHandedBack Outcome = "handed_back"
+	OutcomePending    Outcome = "pending" // it goes on elsewhere; for tests of handlers alone
 )
 
 // LetterState is the state of a dead letter.
@@ -98,6 +99,7 @@ const (
 	HeaderAttempt = "perdure_attempt" // decimal; absent means 1
 	HeaderEpoch   = "perdure_epoch"   // decimal; absent means 0
 	HeaderRun     = "perdure_run"     // the last run granted; absent means 0
+	HeaderTimer   = "perdure_timer"   // TimerElsewhere
 	HeaderDue     = "perdure_due"     // not before, Unix milliseconds; absent means now
 	HeaderQueue   = "perdure_queue"   // on retry.* only: the queue to return to
 	HeaderOrder   = "perdure_order"   // "key": tasks of this key must not overlap
@@ -117,6 +119,10 @@ const SpecVersion = "1.0"
 
 // SourcePrefix stands before the source's name in ce_source.
 const SourcePrefix = "/perdure/"
+
+// TimerElsewhere is the value of HeaderTimer: the task's work goes on elsewhere, and
+// the record sees after it.
+const TimerElsewhere = "elsewhere"
 
 // Run numbers: epoch × 2^48 + incarnation × 2^24 + n, so that one number alone
 // is the fence of a task.

@@ -42,6 +42,7 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 	d.task.Queue = asg.intake.queue
 	if err == nil {
 		d.attempt, d.due = d.task.Attempt, d.task.Due
+		d.timer = d.attempt > 1 && isTimer(r)
 		rec := d.record()
 		err = rec.Check()
 	}

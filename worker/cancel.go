@@ -70,6 +70,7 @@ func (w *Worker) cancelLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		w.signs(ctx, running)
 		held := make([]claims.Hold, len(running))
 		for i, a := range running {
 			held[i] = claims.Hold{TaskID: a.attempt.Task.ID, Run: a.attempt.Run}

@@ -3,6 +3,7 @@ package worker
 // Stage claim: may it run, and by whose leave? One call for all that start now.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -157,10 +158,19 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.met.run(d.asg.intake.queue)
 		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
 		p.claimed[d] = nil
-		if g.InDoubt {
+		if g.InDoubt && !d.timer {
 			p.tell(d, dlq.EventCrashed, execution.Result{}, map[string]any{"crashes": d.crashes})
 		}
 		d.history = decodeHistory(g.Claim.History)
+		d.elsewhere = 0
+		if g.Claim.Report != nil {
+			p.reported(d, g.Claim.Report, now)
+			return
+		}
+		if d.timer && g.InDoubt && d.condemn == "" {
+			p.unheard(d, now)
+			return
+		}
 		p.start(d, now)
 		return
 	}
@@ -178,11 +188,14 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.park(d, now.Add(parkFor))
 	case claims.VerdictWait:
 		d.attempt, d.run, d.local = max(g.Claim.Attempt, 1), g.Claim.Run, true
-		d.history = decodeHistory(g.Claim.History)
-		p.park(d, p.waitUntil(d, g.Claim.Due, now))
+		d.history, d.elsewhere = decodeHistory(g.Claim.History), g.Claim.Elsewhere
+		p.park(d, lookDue(d, p.waitUntil(d, g.Claim.Due, now), now))
 	case claims.VerdictRetry:
 		d.attempt, d.run = max(g.Claim.Attempt, 1), g.Claim.Run
 		due := g.Claim.Due
+		if d.elsewhere = g.Claim.Elsewhere; d.elsewhere > 0 {
+			due = p.timerDue(d, cmp.Or(g.Claim.Left, d.elsewhere), now)
+		}
 		if due.IsZero() {
 			due = p.waitUntil(d, due, now)
 		}

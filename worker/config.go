@@ -82,6 +82,8 @@ type Claims interface {
 	Dead(ctx context.Context, owner string, o []claims.DeadOutcome) ([]bool, error)
 	Cancelled(ctx context.Context, owner string, held []claims.Hold) ([]bool, error)
 	CancelAsked(ctx context.Context, held []claims.Hold) ([]bool, error)
+	Signs(ctx context.Context, held []claims.Hold) ([]int64, error)
+	Hear(ctx context.Context, g claims.Sign) (claims.Heard, error)
 	HandBack(ctx context.Context, owner string, held []claims.Hold) error
 	Reassert(ctx context.Context, owner string, held []claims.Held, done []claims.Outcome) ([]bool, error)
 }

@@ -39,12 +39,14 @@ type delivery struct {
 	size int
 	line *keyLine // order: key; nil = none
 
-	due       time.Time // in the waiting heap: when to go on
-	parked    time.Time // shared: since when another owner runs it; zero = not
-	lent      bool      // shared: it waits, and its room is another's
-	seen      time.Time // of an unknown kind: since when it waits here
-	heapAt    int       // index there, -1 = not in it
-	local     bool      // its claim waits here (W): re-asserted if Redis is lost
+	due       time.Time     // in the waiting heap: when to go on
+	parked    time.Time     // shared: since when another owner runs it; zero = not
+	lent      bool          // shared: it waits, and its room is another's
+	seen      time.Time     // of an unknown kind: since when it waits here
+	heapAt    int           // index there, -1 = not in it
+	local     bool          // its claim waits here (W): re-asserted if Redis is lost
+	timer     bool          // its record sees after work that goes on elsewhere
+	elsewhere time.Duration // its work goes on elsewhere, and may be silent for so long; 0 = it does not
 	condemn   schemas.Reason
 	why       execution.Result // of the condemnation, or of the last attempt
 	attempt   int              // to ask for, then the one granted
@@ -72,7 +74,7 @@ func (d *delivery) record() claims.Record {
 	return claims.Record{
 		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: max(d.task.Run, d.run), Coord: d.coord(),
 		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce, Alone: d.alone, Known: d.known,
-		Shared: d.shared(),
+		Shared: d.shared(), Timer: d.timer, Ends: d.condemn != "",
 	}
 }
 

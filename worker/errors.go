@@ -24,6 +24,16 @@ func RetryAfter(d time.Duration, err error) error {
 // letters with reason unknown; other kinds are run again. nil stays nil.
 func Unknown(err error) error { return mark(err, marked{says: saysUnknown}) }
 
+// Pending is what a handler returns when it has handed the work to somebody who
+// will report its end: POST /v1/tasks/{id}/outcome with the task's id and Run.
+// The task is not completed and holds no slot. Until its end is reported it must
+// be heard of (…/heartbeat) within the kind's heartbeat_timeout, 1 h if the kind
+// has none: after a longer silence it is in doubt, and run again (effects:
+// idempotent or fenced) or dead with reason unknown (effects: once).
+func Pending() error { return errPending }
+
+var errPending error = &marked{err: errors.New("the work goes on elsewhere"), says: saysPending}
+
 // Fingerprint names the cause of a failure: dead letters of one kind with the
 // same s stand in one failure group, whatever their errors' texts are. It says
 // nothing about a retry and goes together with the other marks, in any order:
@@ -56,6 +66,7 @@ const (
 	saysRetry
 	saysPermanent
 	saysUnknown
+	saysPending
 )
 
 // marked is an error with one mark; marks are put around each other.

@@ -25,6 +25,13 @@ type tryOut struct {
 	end      atomic.Pointer[attemptContext] // ctx; nil until it runs
 	state    atomic.Int32                   // exactly one of executor and watchdog ends it
 	late     bool
+
+	notes  execution.Notes
+	silent bool          // the loop's, as all below: it was silent for too long, and its context was ended
+	heard  time.Time     // the last sign that the loop knows of
+	seen   time.Time     // the last patrol
+	quiet  time.Duration // without a sign, as far as patrols saw
+	signs  int64         // cancelLoop's: those that Redis counted
 }
 
 // States of a try.
@@ -42,6 +49,7 @@ func (p *pipeline) stepExecute(now time.Time) {
 		a := &tryOut{d: d, attempt: execution.Attempt{
 			Task: &d.task, Kind: d.kind.Kind, N: d.attempt, Run: d.run, InDoubt: d.inDoubt,
 		}}
+		a.attempt.Notes, a.seen = &a.notes, now
 		a.deadline = now.Add(execution.Timeout(&a.attempt, now))
 		p.claimed[d] = a
 		p.running++
@@ -53,6 +61,9 @@ func (p *pipeline) stepExecute(now time.Time) {
 	if now.After(p.patrol) {
 		p.patrol = now.Add(patrolEvery)
 		for d, a := range p.claimed {
+			if a != nil && p.silenced(a, now) {
+				p.hush(a, now)
+			}
 			if a != nil && a.ignores(now, p.cfg.AbandonAfter) && a.state.CompareAndSwap(tryRunning, tryAbandoned) {
 				p.abandon(d, a, now)
 			}
@@ -66,7 +77,7 @@ func (p *pipeline) stepExecute(now time.Time) {
 			continue
 		}
 		p.ended(f.d)
-		p.judge(f.d, f.deadline, f.result, now)
+		p.judge(f.d, f.deadline, f.unheardResult(), now)
 	}
 }
 

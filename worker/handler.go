@@ -29,6 +29,8 @@ type Task[T any] struct {
 	InDoubt  bool      // an earlier worker went silent while it ran this task: its effect may have happened
 	Payload  T         // decoded from JSON; a []byte or json.RawMessage is as it came
 	Headers  map[string]string
+
+	notes *execution.Notes // nil = it is not running: a reconcile hook's
 }
 
 // TaskID returns ID; with RunNumber it makes a Task what the inbox needs.
@@ -99,7 +101,7 @@ func newTask[T any](a *execution.Attempt) Task[T] {
 	return Task[T]{
 		ID: a.Task.ID, Kind: a.Task.Kind, Key: a.Task.Key, Queue: a.Task.Queue,
 		Attempt: a.N, Epoch: a.Task.Epoch, Run: a.Run, InDoubt: a.InDoubt,
-		Deadline: a.Task.Deadline, Headers: a.Task.Headers,
+		Deadline: a.Task.Deadline, Headers: a.Task.Headers, notes: a.Notes,
 	}
 }
 
@@ -124,7 +126,11 @@ func (c *call[T]) run(ctx context.Context, payload []byte) error {
 // judge says what the attempt's error means.
 func (c *call[T]) judge(ctx context.Context, err error) execution.Result {
 	if err == nil {
-		return execution.Result{Outcome: execution.Completed}
+		r := execution.Result{Outcome: execution.Completed}
+		if c.a.Notes != nil {
+			r.Value = c.a.Notes.Value()
+		}
+		return r
 	}
 	marks := marksOf(err)
 	r := execution.Result{Outcome: execution.Retry, Class: errorClass(err), Message: err.Error(), Fingerprint: marks.fingerprint}
@@ -142,6 +148,8 @@ func (c *call[T]) judge(ctx context.Context, err error) execution.Result {
 	}
 	once := c.a.Kind.Effects == schemas.EffectsOnce && c.began
 	switch {
+	case marks.says == saysPending:
+		return execution.Result{Outcome: execution.Elsewhere}
 	case marks.says == saysPermanent:
 		r.Outcome = execution.Permanent
 	case marks.says == saysUnknown:

@@ -72,10 +72,11 @@ func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
 	}
 	t := d.task
 	t.Attempt, t.Run, t.Due = d.attempt, max(d.run, t.Run), due
-	d.hop = []*kgo.Record{{
-		Topic: p.deps.Names.Retry(tier.Name), Key: d.rec.Key, Value: d.rec.Value,
-		Headers: schemas.AppendRetryHeaders(make([]kgo.RecordHeader, 0, 20), &t),
-	}}
+	headers := schemas.AppendRetryHeaders(make([]kgo.RecordHeader, 0, 20), &t)
+	if d.elsewhere > 0 {
+		headers = append(headers, timerHeader)
+	}
+	d.hop = []*kgo.Record{{Topic: p.deps.Names.Retry(tier.Name), Key: d.rec.Key, Value: d.rec.Value, Headers: headers}}
 	p.produce(d)
 }
 

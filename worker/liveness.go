@@ -111,7 +111,7 @@ func (w *Worker) reassert(ctx context.Context) error {
 		for _, d := range w.p.waiting {
 			if d.local && d.run > 0 {
 				k := of(d.asg.owner)
-				k.held = append(k.held, claims.Held{Record: d.record(), Run: d.run, Crashes: d.crashes, Waiting: true, Due: d.due})
+				k.held = append(k.held, claims.Held{Record: d.record(), Run: d.run, Crashes: d.crashes, Waiting: true, Due: d.due, Elsewhere: d.elsewhere})
 			}
 		}
 		for _, m := range w.p.recent {

@@ -48,7 +48,7 @@ type metrics struct {
 
 type attemptHandles struct {
 	done     prometheus.Counter
-	outcomes [execution.Misconfigured + 1]prometheus.Counter
+	outcomes [execution.Outcomes]prometheus.Counter
 	seconds  prometheus.Observer
 }
 

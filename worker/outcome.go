@@ -22,11 +22,15 @@ func (p *pipeline) judge(d *delivery, deadline time.Time, r execution.Result, no
 	p.reportBreaker(d, r, now)
 	interrupted := p.workCtx.Err() != nil && now.Before(deadline)
 	switch {
+	case r.Outcome == execution.Completed && r.Value != nil:
+		p.keepResult(d, r.Value)
 	case r.Outcome == execution.Completed:
 		p.settle(settlement{op: opDone, d: d})
 	case d.cancelled && (r.Outcome != execution.Unknown || d.kind.Effects != schemas.EffectsOnce):
 		// Whatever else it failed with: it was asked to end, and it ended.
 		p.settle(settlement{op: opCancelled, d: d})
+	case r.Outcome == execution.Elsewhere:
+		p.goesOn(d, now)
 	case interrupted && r.Outcome != execution.Permanent:
 		p.interrupted(d, r, now)
 	case r.Outcome == execution.Permanent:

@@ -135,8 +135,11 @@ func (p *pipeline) again1(d *delivery, topic string, due time.Time) {
 	} else {
 		headers = schemas.AppendRetryHeaders(headers, &t)
 	}
+	if d.elsewhere > 0 && !d.timer {
+		headers = append(headers, timerHeader)
+	}
 	for _, h := range d.rec.Headers {
-		if h.Key == headerUnknownSince {
+		if h.Key == headerUnknownSince || h.Key == schemas.HeaderTimer {
 			headers = append(headers, h)
 		}
 	}

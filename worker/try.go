@@ -4,6 +4,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -16,7 +17,7 @@ import (
 
 // Outcome says how one attempt ended, as the worker would judge it.
 type Outcome struct {
-	Result      schemas.Outcome // completed, retry, dead, unknown
+	Result      schemas.Outcome // completed, retry, dead, unknown, pending
 	Reason      schemas.Reason  // of a dead one: permanent, exhausted, expired, unknown
 	Class       string          // what the error is, without values
 	Message     string          // the error's text
@@ -24,6 +25,8 @@ type Outcome struct {
 	Fingerprint string          // what the handler called the cause; "" = it did not
 	Delay       time.Duration   // retry: the longest that the backoff may choose, at least After
 	After       time.Duration   // retry: what the error asked for
+	Value       json.RawMessage // completed: what SetResult was given last; nil = nothing
+	Progress    json.RawMessage // what Heartbeat was given last; nil = nothing
 }
 
 // Trial is one attempt to be tried. Kind and Task are required.
@@ -44,16 +47,18 @@ func Try[T any](ctx context.Context, tr Trial, fn func(context.Context, *Task[T]
 }
 
 func try(ctx context.Context, tr Trial, x execution.Executor) Outcome {
-	a := &execution.Attempt{Task: tr.Task, Kind: tr.Kind, N: tr.Attempt, Run: tr.Run, InDoubt: tr.InDoubt}
+	a := &execution.Attempt{Task: tr.Task, Kind: tr.Kind, N: tr.Attempt, Run: tr.Run, InDoubt: tr.InDoubt, Notes: &execution.Notes{}}
 	now := time.Now()
 	if tr.Task.Expired(now) {
 		return Outcome{Result: schemas.OutcomeDead, Reason: schemas.ReasonExpired, Class: "expired", Message: "the deadline passed before the task could run"}
 	}
 	r := executeOnce(ctx, now.Add(execution.Timeout(a, now)), x, a)
-	o := Outcome{Class: r.Class, Message: r.Message, Stack: r.Stack, Fingerprint: r.Fingerprint}
+	o := Outcome{Class: r.Class, Message: r.Message, Stack: r.Stack, Fingerprint: r.Fingerprint, Value: r.Value, Progress: a.Notes.TakeProgress()}
 	switch {
 	case r.Outcome == execution.Completed:
 		o.Result = schemas.OutcomeCompleted
+	case r.Outcome == execution.Elsewhere:
+		o.Result = schemas.OutcomePending
 	case r.Outcome == execution.Permanent:
 		o.Result, o.Reason = schemas.OutcomeDead, schemas.ReasonPermanent
 	case r.Outcome == execution.Unknown && tr.Kind.Effects == schemas.EffectsOnce:

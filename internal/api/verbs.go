@@ -18,9 +18,10 @@ const (
 	ReadPayload Verb = "read-payload" // payloads, headers and results
 	Replay      Verb = "replay"       // plan and run replays, repair
 	Kill        Verb = "kill"         // pause, cancel, kill switches
+	Report      Verb = "report"       // say how work that a worker handed on goes and ends
 )
 
-var verbs = []Verb{Enqueue, ReadMeta, ReadPayload, Replay, Kill}
+var verbs = []Verb{Enqueue, ReadMeta, ReadPayload, Replay, Kill, Report}
 
 // Local is the name of the principal where no tokens are configured.
 const Local = "local"

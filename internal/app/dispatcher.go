@@ -15,6 +15,7 @@ import (
 	"github.com/perdure/perdure/internal/pg"
 	"github.com/perdure/perdure/replayer"
 	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/reports"
 )
 
 // Dispatcher runs a dispatcher until ctx ends. It waits for Postgres alone: with
@@ -74,7 +75,12 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	desk, err := reports.New(reports.Deps{Claims: store, Producer: p.client, Kafka: p.kafka, Names: p.names, Source: p.cfg.Source, Log: p.log})
+	if err != nil {
+		return err
+	}
 	d.Routes(p.api)
+	desk.Routes(p.api)
 	history.Routes(p.api)
 	dlq.NewLetters(p.db).Routes(p.api)
 	replayer.NewJobs(p.db, p.catalog).Routes(p.api)

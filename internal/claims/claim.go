@@ -130,6 +130,12 @@ func (s *Store) claimBatch(ctx context.Context, inc *incarnation, proc, owner, t
 		if r.Shared {
 			flags += "s"
 		}
+		if r.Timer {
+			flags += "e"
+		}
+		if r.Ends {
+			flags += "x"
+		}
 		keys = append(keys, s.k.claim(r.TaskID), key)
 		args = append(args, bit, r.Epoch, r.Attempt, r.Coord.text(), runParts(r.Run), flags)
 	}

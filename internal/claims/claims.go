@@ -21,6 +21,8 @@ type Record struct {
 	Once    bool // effects: once; in doubt it is never run again
 	Known   bool // it has a claim, as far as its asker knows: a hint, which only saves a question
 	Shared  bool // from a share group: other records of the task may stand in for this one, wherever they lie
+	Timer   bool // produced to see after work that goes on elsewhere: WaitOutcome.Elsewhere
+	Ends    bool // it is to die without a run (its deadline passed), whatever is heard from elsewhere
 	Alone   bool // nothing else runs in this process, and nothing will start before this has ended
 }
 
@@ -51,6 +53,11 @@ type Claim struct {
 	History []byte    // Waiting and Dead: the bounded failure history, opaque here
 	Cancel  bool      // Running: someone asked to cancel
 	Reason  string    // Dead: the dead letter's reason
+
+	AtRecord  bool          // Waiting: in the worker, at Coord (WaitOutcome.Local)
+	Elsewhere time.Duration // Waiting: for work that goes on elsewhere, which may be silent for so long; 0 = it does not
+	Left      time.Duration // of VerdictRetry and VerdictWait: it was heard of, and may be silent for so long from now on
+	Report    []byte        // Waiting, and Running until it is acted on: how work elsewhere failed, opaque here; nil = no report
 
 	// Stale, of Running and Waiting and told by Get alone: it stands as an earlier
 	// life of Redis left it, and no owner has asserted it since. What came after

@@ -91,6 +91,9 @@ func newKeys(prefix string, cluster bool) keys {
 
 func (k *keys) claim(taskID string) string { return k.prefix + "c:" + taskID }
 
+// heard is what was heard of the task's run; the scripts make the name themselves.
+func (k *keys) heard(taskID string) string { return k.claim(taskID) + ":b" }
+
 func (k *keys) beat(process string) string { return k.prefix + "w:" + process }
 
 // void marks a call that its owner has given up; see handback.lua.

@@ -81,8 +81,21 @@ func (c *Claim) set(name, value string) (err error) {
 		c.Cancel = true
 	case "y":
 		c.Reason = value
+	case "l":
+		c.AtRecord = true
+	case "w":
+		c.Elsewhere, err = milliseconds(value)
+	case "left":
+		c.Left, err = milliseconds(value)
+	case "f":
+		c.Report = []byte(value)
 	}
 	return err
+}
+
+func milliseconds(text string) (time.Duration, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	return time.Duration(n) * time.Millisecond, err
 }
 
 func parseCoord(s string) (Coord, error) {

@@ -22,7 +22,7 @@ func (m *model) next(w *world, emit func(world)) {
 			}
 			if !w.recs[i].acked && !w.holds(o, i) {
 				n := *w
-				if r := w.recs[i]; n.ask(m, o, i, specRec{e: r.e, a: r.a, c: i, once: m.once, run: r.run}) {
+				if r := w.recs[i]; n.ask(m, o, i, specRec{e: r.e, a: r.a, c: i, once: m.once, timer: r.timer, run: r.run}) {
 					emit(n)
 				}
 			}
@@ -78,6 +78,12 @@ func (w *world) ask(m *model, o ownerID, i int8, q specRec) bool {
 		q.alone = true
 		g = sp.record(&t, o, q)
 	}
+	if g.v == VerdictRetry && before.cl.out && q.a >= before.cl.a {
+		if w.looks == 0 {
+			return false // as if it came later
+		}
+		w.looks--
+	}
 	w.set(t)
 	w.takenOver(before)
 	h := handler{o: o, rec: i, e: q.e, a: g.a, run: g.run, crashes: t.cl.crashes}
@@ -88,6 +94,9 @@ func (w *world) ask(m *model, o ownerID, i int8, q specRec) bool {
 		if w.handBacks > 0 {
 			h.ph = phGranted
 		}
+		if t.cl.failed {
+			h.ph = phAct
+		}
 	case VerdictPark:
 		return false
 	case VerdictAck:
@@ -97,9 +106,9 @@ func (w *world) ask(m *model, o ownerID, i int8, q specRec) bool {
 			return true
 		}
 	case VerdictWait:
-		h.ph, h.run = phLocal, t.cl.run
+		h.ph, h.run, h.timer = phLocal, t.cl.run, t.cl.out
 	case VerdictRetry:
-		h.ph, h.run = phRetry, t.cl.run
+		h.ph, h.run, h.timer = phRetry, t.cl.run, t.cl.out
 	case VerdictLetter:
 		h.ph = phLetter
 		if w.task.cl.reason == 'p' && before.cl.s == 'R' && (!w.alone[q.e] || w.owns[q.e]+1 < modelN) {
@@ -137,16 +146,20 @@ func (m *model) step(w *world, i int8, emit func(world)) {
 		}
 	case phRunning:
 		m.finish(w, h, to)
+	case phOut:
+		m.report(w, h, to)
+	case phAct:
+		m.act(h, to)
 	case phRetry, phLateRetry:
 		to(func(n *world, g *handler) bool {
 			late := g.ph == phLateRetry
-			if m.mut == ackBeforeRetry && !late {
+			if (m.mut == ackBeforeRetry && !g.timer || m.mut == ackBeforeTimer && g.timer) && !late {
 				n.ack(m, g)
 				g.ph = phLateRetry
 				return true
 			}
-			n.produce(modelRec{e: g.e, a: g.a, run: g.run})
-			g.ph = phAck
+			n.produce(modelRec{e: g.e, a: g.a, run: g.run, timer: g.timer})
+			g.ph, g.timer = phAck, false
 			return !late
 		})
 	case phLetter, phLateLetter:
@@ -173,7 +186,7 @@ func (m *model) step(w *world, i int8, emit func(world)) {
 		}
 		n := *w
 		g := n.drop(i)
-		if n.ask(m, g.o, g.rec, specRec{e: g.e, a: g.a, c: g.rec, once: m.once, shared: true, run: g.run}) {
+		if n.ask(m, g.o, g.rec, specRec{e: g.e, a: g.a, c: g.rec, once: m.once, shared: true, timer: n.recs[g.rec].timer, run: g.run}) {
 			emit(n)
 		}
 		if w.copies > 0 {
@@ -187,7 +200,7 @@ func (m *model) step(w *world, i int8, emit func(world)) {
 				g.ph = phLateCopy
 				return true
 			}
-			n.produce(modelRec{e: g.e, a: g.a, run: g.run})
+			n.produce(modelRec{e: g.e, a: g.a, run: g.run, timer: n.recs[g.rec].timer})
 			g.ph = phAck
 			return !late
 		})
@@ -197,7 +210,7 @@ func (m *model) step(w *world, i int8, emit func(world)) {
 		} else if w.beating(h.o) {
 			n := *w
 			g := n.drop(i)
-			if n.ask(m, g.o, g.rec, specRec{e: g.e, a: g.a, c: g.rec, once: m.once, run: g.run}) {
+			if n.ask(m, g.o, g.rec, specRec{e: g.e, a: g.a, c: g.rec, once: m.once, timer: n.recs[g.rec].timer, run: g.run}) {
 				emit(n)
 			}
 		}
@@ -239,7 +252,7 @@ func (m *model) finish(w *world, h handler, to func(func(*world, *handler) bool)
 			}
 			to(func(n *world, g *handler) bool {
 				sp, t := n.spec(m), n.task
-				if !sp.wait(&t, g.o, g.run, g.a+1, local) {
+				if !sp.wait(&t, g.o, g.run, g.a+1, local, false) {
 					return false // not mine any more: dropped
 				}
 				n.set(t)
@@ -253,13 +266,14 @@ func (m *model) finish(w *world, h handler, to func(func(*world, *handler) bool)
 			})
 		}
 	}
+	m.leave(w, to)
 	to(func(n *world, g *handler) bool { // permanent, exhausted
 		sp, t := n.spec(m), n.task
 		if !sp.dead(&t, g.o, g.run, specRec{e: g.e, a: g.a, c: g.rec}, 0) {
 			return false // not mine any more: dropped
 		}
 		n.set(t)
-		n.minA[g.e] = modelMaxA + 1
+		n.minA[g.e] = modelMaxA + 2 // one more than an attempt that followed work elsewhere
 		g.ph = phLetter
 		return true
 	})
@@ -283,6 +297,112 @@ func (m *model) finish(w *world, h handler, to func(func(*world, *handler) bool)
 			return true
 		})
 	}
+}
+
+// nobody is the owner of what goes on elsewhere: no process.
+const nobody ownerID = 0x30
+
+// leave lets a run go on elsewhere, from where it may or may not be heard of.
+func (m *model) leave(w *world, to func(func(*world, *handler) bool)) {
+	if w.outs == 0 {
+		return
+	}
+	for _, local := range []bool{false, true} {
+		if local && m.shared {
+			continue
+		}
+		to(func(n *world, g *handler) bool {
+			sp, t := n.spec(m), n.task
+			if !sp.wait(&t, g.o, g.run, g.a+1, local, true) {
+				n.vanished[g.e] = true // begun, and nobody waits for it
+				return false
+			}
+			n.set(t)
+			n.outs--
+			n.heard = true
+			n.hold(handler{o: nobody, ph: phOut, rec: maxRecs, e: g.e, a: g.a, run: g.run})
+			g.a++
+			n.minA[g.e] = max(n.minA[g.e], g.a)
+			g.ph, g.timer = phRetry, true
+			if local {
+				g.ph = phLocal
+			}
+			return true
+		})
+	}
+}
+
+// report is what comes of work elsewhere, also long after anybody waited for it.
+func (m *model) report(w *world, h handler, to func(func(*world, *handler) bool)) {
+	to(func(n *world, g *handler) bool { // succeeded
+		sp, t := n.spec(m), n.task
+		resolve, ok := sp.reportSuccess(&t, g.run)
+		if !ok {
+			return false
+		}
+		n.set(t)
+		n.everDone, n.complete, n.failed = true, true, false
+		g.ph = phResolve
+		return resolve
+	})
+	for _, told := range []bool{true, false} { // failed; the dispatcher may be killed before it produces the record
+		to(func(n *world, g *handler) bool {
+			sp, t := n.spec(m), n.task
+			if !sp.reportFailure(&t, g.run) {
+				return false
+			}
+			mine := n.task.cl.s == 'W' && n.task.cl.run == g.run
+			if !mine {
+				n.flag(badReportLost) // it ends another run
+			}
+			n.set(t)
+			n.failed, n.heard = true, false
+			if told && !t.cl.local { // at its own record the worker looks by itself
+				n.produce(modelRec{e: t.cl.e, a: t.cl.a, run: t.cl.run, timer: true})
+			}
+			return false
+		})
+	}
+	to(func(n *world, g *handler) bool { // gone
+		n.vanished[g.e] = n.vanished[g.e] || n.task.cl.run == g.run
+		return false
+	})
+	if w.heard && w.task.cl.run == h.run { // its signs are not heard for too long
+		to(func(n *world, _ *handler) bool { n.heard = false; return true })
+	}
+}
+
+// act does what a report asks for: another attempt, or a letter.
+func (m *model) act(h handler, to func(func(*world, *handler) bool)) {
+	for _, local := range []bool{false, true} {
+		if local && m.shared || h.a > modelMaxA {
+			continue
+		}
+		to(func(n *world, g *handler) bool {
+			sp, t := n.spec(m), n.task
+			if !sp.wait(&t, g.o, g.run, g.a, local, false) {
+				return false
+			}
+			n.set(t)
+			n.failed = false
+			g.ph = phRetry
+			if local {
+				g.ph = phLocal
+			}
+			return true
+		})
+	}
+	to(func(n *world, g *handler) bool {
+		sp, t := n.spec(m), n.task
+		if !sp.dead(&t, g.o, g.run, specRec{e: g.e, a: g.a, c: g.rec}, 0) {
+			return false
+		}
+		n.set(t)
+		n.failed = false
+		n.minA[g.e] = modelMaxA + 2
+		g.ph = phLetter
+		return true
+	})
 }
 
 // misfortune is what happens to process p.
@@ -351,12 +471,18 @@ func (m *model) outside(w *world, emit func(world)) {
 		n.produce(modelRec{e: e + 1, a: 1})
 		emit(n)
 	}
+	if w.heard && !w.out() { // nobody is left who would be
+		n := *w
+		n.heard = false
+		emit(n)
+	}
 	if w.cancels > 0 {
 		n := *w
 		n.cancels--
 		sp, t := n.spec(m), n.task
 		sp.cancelTask(&t)
 		n.set(t)
+		n.failed = n.failed && t.cl.s != 'C'
 		emit(n)
 	}
 	if w.failovers > 0 {
@@ -389,12 +515,22 @@ func (w *world) failover(m *model, left specTask) {
 			w.everDone = true
 		case h.rec == maxRecs: // abandoned
 		case h.ph == phGranted, h.ph == phRunning:
-			ok := sp.reassert(&w.task, h.o, h.run, specRec{e: h.e, a: h.a, c: h.rec}, h.crashes, false)
+			ok := sp.reassert(&w.task, h.o, h.run, specRec{e: h.e, a: h.a, c: h.rec}, h.crashes, false, false)
 			h.lost = h.lost || !ok
 		case h.ph == phLocal:
-			sp.reassert(&w.task, h.o, h.run, specRec{e: h.e, a: h.a, c: h.rec}, h.crashes, true)
+			sp.reassert(&w.task, h.o, h.run, specRec{e: h.e, a: h.a, c: h.rec}, h.crashes, true, h.timer)
 		}
 	}
+}
+
+// out reports whether anybody who works elsewhere can still be heard of.
+func (w *world) out() bool {
+	for _, h := range w.handlers[:w.nh] {
+		if h.ph == phOut && h.run == w.task.cl.run {
+			return true
+		}
+	}
+	return false
 }
 
 // over: everything is acknowledged and nothing is in anybody's hands.

@@ -144,6 +144,12 @@ var explorations = []struct {
 	{"shared, hand-back and cancel", model{shared: true, width: 1, from: budget{kills: 1, handBacks: 1, cancels: 1, copies: 1}}},
 	{"shared, two in hand", model{shared: true, width: 2, from: budget{kills: 1, copies: 1}}},
 	{"shared, a failover that lost the last write", model{shared: true, width: 1, from: budget{kills: 1, failovers: 1, copies: 1}}},
+	{"elsewhere", model{width: 1, from: budget{kills: 1, dups: 1, losses: 1, outs: 1, looks: 1}}},
+	{"elsewhere, silences and two of them", model{width: 1, from: budget{kills: 1, silences: 1, outs: 2, looks: 1}}},
+	{"elsewhere, once", model{once: true, width: 1, from: budget{kills: 1, dups: 1, losses: 1, outs: 1, looks: 1}}},
+	{"elsewhere, cancel, hand-back, replay", model{width: 1, from: budget{kills: 1, cancels: 1, handBacks: 1, replays: 1, outs: 1, looks: 1}}},
+	{"elsewhere, shared", model{shared: true, width: 1, from: budget{kills: 1, outs: 1}}},
+	{"elsewhere, a failover that lost the last write", model{width: 1, from: budget{kills: 1, failovers: 1, outs: 1, looks: 1}}},
 	{"a failover and a replay", model{width: 1, from: budget{kills: 1, losses: 1, replays: 1, failovers: 1}}},
 }
 

@@ -5,6 +5,8 @@ package claims
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -42,7 +44,7 @@ func (s *Store) Wait(ctx context.Context, owner string, o []WaitOutcome) ([]bool
 		if o.NextAttempt < 1 {
 			return fmt.Errorf("task %s: next attempt %d: want at least 1", o.TaskID, o.NextAttempt)
 		}
-		return b.addDone(&s.k, o.TaskID, runParts(o.Run), o.NextAttempt, ms(o.Due), flag(o.Local), o.History)
+		return b.addDone(&s.k, o.TaskID, runParts(o.Run), o.NextAttempt, ms(o.Due), flag(o.Local), o.History, span(o.Elsewhere))
 	}, s.cfg.Horizon.Milliseconds())
 	if err == nil {
 		for i := range o {
@@ -208,6 +210,14 @@ func bools(flags []int64, what string, err error) ([]bool, error) {
 		out[i] = f == 1
 	}
 	return out, nil
+}
+
+// span is d in milliseconds, "" for none.
+func span(d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return strconv.FormatInt(max(d.Milliseconds(), 1), 10)
 }
 
 func flag(b bool) string {

@@ -14,12 +14,13 @@ const (
 	ackOfLostAssignment                                          // acks count though the partition has moved
 	replayWithoutProof                                           // replay whatever has a letter
 	noReassertion                                                // after a failover nobody re-asserts
+	ackBeforeTimer                                               // elsewhere: acknowledge, then produce the record that sees after it
 	copyAfterAck                                                 // shared: acknowledge, then produce the copy
 	lastMutation
 )
 
 const (
-	maxRecs      = 8
+	maxRecs      = 12
 	maxHandlers  = 8
 	modelMaxA    = 2 // attempts
 	modelSuspect = 1 // crashes from which on a task runs alone
@@ -38,6 +39,8 @@ const (
 	phLocal     // waits in the worker for attempt a
 	phHeld      // shared: in hand, not asked about yet; others may have the same record
 	phCopy      // shared: produce the record once more, then acknowledge this one
+	phOut       // nobody's: the work goes on elsewhere, and what it says comes by a dispatcher
+	phAct       // granted to act on what was said
 	phLateRetry // mutations: acknowledged already
 	phLateLetter
 	phLateDone
@@ -52,6 +55,7 @@ type handler struct {
 	e, a    int8
 	crashes int8
 	done    bool // its success was written
+	timer   bool // phRetry: what it produces sees after work elsewhere; phLocal: it does itself
 	lost    bool // taken over while it was silent: nobody counts on it
 	run     runNo
 }
@@ -59,6 +63,7 @@ type handler struct {
 type modelRec struct {
 	e, a  int8
 	acked bool
+	timer bool
 	run   runNo
 }
 
@@ -66,6 +71,8 @@ type modelRec struct {
 type budget struct {
 	kills, dups, replays, losses, silences, cancels, handBacks, failovers, abandons int8
 
+	outs   int8 // runs that go on elsewhere
+	looks  int8 // times that a record finds work elsewhere going on, and is produced again
 	copies int8 // shared: records that are produced once more because Kafka gave them out often
 }
 
@@ -85,6 +92,7 @@ type world struct {
 	gen      [2]int8
 	beats    [2]bool // of the running process
 	stale    [2]bool // of the killed one
+	heard    bool    // work elsewhere was heard of lately
 	part     int8    // the process that has the partition
 	letters  uint8   // a bit an epoch
 	resolved bool
@@ -97,6 +105,7 @@ type world struct {
 	doubts   [2]int8  // grants in doubt of an epoch
 	owns     [2]int8  // those of them that took over a run that was alone
 	alone    [2]bool  // the epoch's last grant was to a worker that ran nothing else
+	failed   bool     // work elsewhere said that it failed, and nobody has acted on it
 	vanished [2]bool  // an epoch's handler was killed while it ran
 	bad      badState // the first violation
 }
@@ -118,6 +127,8 @@ const (
 	badLost
 	badReplayOfDone
 	badNoProof
+	badReportLost
+	badUnheard
 	badStuck
 	badBound
 )
@@ -130,6 +141,7 @@ var badNames = map[badState]string{
 	badCompany:     "a suspect ran beside others", badIsolated: "isolated without having crashed",
 	badCancelledRuns: "a cancelled task ran", badLost: "lost: all acknowledged, nothing terminal",
 	badReplayOfDone: "a completed task was replayed", badNoProof: "dead, and no claim to prove it",
+	badReportLost: "what work elsewhere said was forgotten", badUnheard: "granted over work elsewhere that was heard of",
 	badStuck: "stuck: no terminal state can be reached", badBound: "a bound of the model is too small",
 }
 
@@ -153,7 +165,7 @@ func (m *model) start() world {
 }
 
 func (w *world) spec(m *model) spec {
-	return spec{mut: m.mut, maxCrashes: modelN, suspect: modelSuspect, inc: w.inc, beats: w.beating}
+	return spec{mut: m.mut, maxCrashes: modelN, suspect: modelSuspect, inc: w.inc, beats: w.beating, heard: w.heard}
 }
 
 func (w *world) beating(o ownerID) bool {
@@ -209,7 +221,7 @@ func (w *world) tidy(m *model) {
 		}
 		switch h.ph {
 		case phAck, phResolve, phLetter, phLateLetter:
-			h.a, h.crashes = 0, 0
+			h.a, h.crashes, h.timer = 0, 0, false
 			if !h.done || w.failovers == 0 {
 				h.run = 0
 			}
@@ -227,6 +239,7 @@ func (w *world) tidy(m *model) {
 	if w.failovers == 0 {
 		w.prev = specTask{}
 	}
+	w.heard = w.heard && (w.task.cl.out || w.failovers > 0)
 	if w.everDone { // every run from here on is a violation, whichever
 		w.minA, w.doubts, w.vanished, w.owns, w.alone = [2]int8{}, [2]int8{}, [2]bool{}, [2]int8{}, [2]bool{}
 		if !w.lossy { // nor does it matter who fails to run it
@@ -275,8 +288,11 @@ func (w *world) tidyRecords() {
 			if key[i] == 0 {
 				continue
 			}
-			r.a, r.run = 0, 0
+			r.a, r.run, r.timer = 0, 0, false
 			key[i] |= 1 << 39
+		}
+		if r.timer {
+			key[i] |= 1 << 38
 		}
 		key[i] |= uint64(r.run) | uint64(r.e)<<24 | uint64(r.a)<<28
 		order[n] = i
@@ -330,6 +346,15 @@ func (w *world) granted(m *model, before specTask, g specAnswer, q specRec) {
 		w.flag(badRunRepeated)
 	}
 	w.last[e] = max(w.last[e], g.run)
+	if exact && w.failed && !w.task.cl.failed && w.task.cl.e == before.cl.e {
+		w.flag(badReportLost)
+	}
+	if w.task.cl.failed {
+		return // nothing runs under it
+	}
+	if exact && before.cl.out && w.heard {
+		w.flag(badUnheard)
+	}
 	switch {
 	case w.everDone:
 		w.flag(badRunAfterDone)
@@ -341,6 +366,9 @@ func (w *world) granted(m *model, before specTask, g specAnswer, q specRec) {
 		w.flag(badOnceAgain)
 	}
 	for _, h := range w.handlers[:w.nh] {
+		if exact && m.once && h.ph == phOut && h.e == e {
+			w.flag(badOnceAgain)
+		}
 		if h.ph != phRunning {
 			continue
 		}
@@ -351,7 +379,7 @@ func (w *world) granted(m *model, before specTask, g specAnswer, q specRec) {
 			w.flag(badOnceAgain)
 		}
 	}
-	if g.inDoubt {
+	if g.inDoubt && !before.cl.out && before.cl.s != 0 { // silence elsewhere is no crash
 		w.doubts[e]++
 		if w.alone[e] {
 			w.owns[e]++
@@ -389,17 +417,17 @@ func (w *world) encode(b []byte) []byte {
 	run := func(r runNo) { b = append(b, byte(r>>16), byte(r>>8), byte(r)) }
 	claim := func(t *specTask) {
 		c := &t.cl
-		flags(t.done, c.local, c.cancel, c.prev.local, c.alone)
+		flags(t.done, c.local, c.cancel, c.prev.local, c.alone, c.out, c.failed)
 		b = append(b, c.s, byte(c.e), byte(c.a), byte(c.c), byte(c.o), byte(c.crashes), byte(c.own), byte(c.inc), c.reason,
 			c.prev.s, byte(c.prev.e), byte(c.prev.a), byte(c.prev.c), byte(c.prev.crashes), c.prev.reason)
 		run(c.run)
 	}
 	b = append(b, byte(w.kills), byte(w.dups), byte(w.replays), byte(w.losses), byte(w.silences), byte(w.cancels),
-		byte(w.handBacks), byte(w.failovers), byte(w.abandons), byte(w.copies), byte(w.n), byte(w.nh), byte(w.inc),
+		byte(w.handBacks), byte(w.failovers), byte(w.abandons), byte(w.copies), byte(w.outs), byte(w.looks), byte(w.n), byte(w.nh), byte(w.inc),
 		byte(w.boot[0]), byte(w.boot[1]), byte(w.gen[0]), byte(w.gen[1]), byte(w.part), w.letters, byte(w.top),
 		byte(w.minA[0]), byte(w.minA[1]), byte(w.doubts[0]), byte(w.doubts[1]), byte(w.owns[0]), byte(w.owns[1]), byte(w.bad))
 	flags(w.beats[0], w.beats[1], w.stale[0], w.stale[1], w.resolved, w.everDone, w.vanished[0], w.vanished[1])
-	flags(w.complete, w.alone[0], w.alone[1])
+	flags(w.complete, w.alone[0], w.alone[1], w.heard, w.failed)
 	run(w.last[0])
 	run(w.last[1])
 	claim(&w.task)
@@ -407,12 +435,12 @@ func (w *world) encode(b []byte) []byte {
 		claim(&w.prev)
 	}
 	for _, r := range w.recs[:w.n] {
-		flags(r.acked)
+		flags(r.acked, r.timer)
 		b = append(b, byte(r.e), byte(r.a))
 		run(r.run)
 	}
 	for _, h := range w.handlers[:w.nh] {
-		flags(h.done, h.lost)
+		flags(h.done, h.lost, h.timer)
 		b = append(b, byte(h.o), byte(h.ph), byte(h.rec), byte(h.e), byte(h.a), byte(h.crashes))
 		run(h.run)
 	}

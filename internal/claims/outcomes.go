@@ -28,12 +28,13 @@ type Hold struct {
 // WaitOutcome says that a run ended and that the task waits for another.
 type WaitOutcome struct {
 	TaskID      string
-	Run         int64     // the run that ended
-	NextAttempt int       // the attempt that it waits for; the same one when no attempt was used
-	Due         time.Time // not before; zero = unknown. A hint for people and timers, never a fence
-	Local       bool      // it waits in the worker at its own record: nothing is produced, nothing acknowledged
-	History     []byte    // bounded failure history, kept with the claim
-	Lease       *Lease    // of its grant
+	Run         int64         // the run that ended
+	NextAttempt int           // the attempt that it waits for; the same one when no attempt was used
+	Due         time.Time     // not before; zero = unknown. A hint for people and timers, never a fence
+	Local       bool          // it waits in the worker at its own record: nothing is produced, nothing acknowledged
+	History     []byte        // bounded failure history, kept with the claim
+	Elsewhere   time.Duration // the run has not ended: it goes on outside, and is in doubt after so long a silence; 0 = it has
+	Lease       *Lease        // of its grant
 }
 
 // DeadOutcome says that a task will not be tried again by itself.
@@ -57,4 +58,6 @@ type Held struct {
 	Waiting bool      // it waits here (WaitOutcome.Local) and does not run
 	Due     time.Time // Waiting
 	History []byte
+
+	Elsewhere time.Duration // Waiting: as in WaitOutcome
 }

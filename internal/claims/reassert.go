@@ -34,7 +34,7 @@ func (s *Store) Reassert(ctx context.Context, owner string, held []Held, done []
 			return fmt.Errorf("%w: %s is held without a run", ErrBadRecord, h.TaskID)
 		}
 		return b.addDone(&s.k, h.TaskID, h.Epoch, h.Attempt, h.Coord.text(), runParts(h.Run),
-			h.Crashes, flag(h.Waiting), ms(h.Due), h.History)
+			h.Crashes, flag(h.Waiting), ms(h.Due), h.History, span(h.Elsewhere))
 	}, token, s.k.void(""), s.cfg.Horizon.Milliseconds())
 	if err != nil {
 		s.mu.Lock()

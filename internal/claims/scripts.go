@@ -23,6 +23,8 @@ var (
 	releaseScript  = load("prelude", "chunk", "release")
 	cancelScript   = load("prelude", "chunk", "cancel")
 	reassertScript = load("prelude", "chunk", "reassert")
+	hearScript     = load("prelude", "chunk", "hear")
+	reportScript   = load("prelude", "chunk", "report")
 	settledScript  = load("prelude", "settled")
 	beatScript     = load("prelude", "beat")
 	buryScript     = load("prelude", "bury")

@@ -30,6 +30,10 @@ const (
 	suspectsInCompany           // a suspect runs beside others
 	sharedIsDuplicate           // shared; R, owner beats, same a, c ≠ C: ack instead of park
 	sharedIsStale               // shared; W, a < A, c ≠ C: ack instead of producing the retry again
+	timerIgnoresSigns           // W elsewhere, heard of: run instead of seeing after it later
+	onceRunsUnheard             // once; W elsewhere, silent: run again
+	reportDropped               // the grant that is to act on a report does not say so
+	failureWithoutCAS           // a failure is taken from a run that is not waited for
 	lastMutationOfSpec          // those below are the worker's and the replayer's own, in model_test.go
 )
 
@@ -47,6 +51,8 @@ type specRec struct {
 	once    bool
 	alone   bool
 	shared  bool
+	timer   bool // produced to see after work elsewhere
+	ends    bool // to die without a run
 	run     runNo
 }
 
@@ -70,6 +76,8 @@ type specClaim struct {
 	inc     int8 // R, W: incarnation it was written or re-asserted under
 	local   bool
 	cancel  bool
+	out     bool // W: the work goes on elsewhere
+	failed  bool // W, and R until it is acted on: it said that it failed
 	reason  byte // D: 'u'nknown, 'p'oison, else as given
 	prev    specPrev
 }
@@ -86,6 +94,7 @@ type spec struct {
 	suspect    int8 // crashes from which on it runs alone
 	inc        int8
 	beats      func(ownerID) bool
+	heard      bool // work elsewhere was heard of lately
 }
 
 type specAnswer struct {
@@ -114,9 +123,14 @@ func (sp *spec) record(t *specTask, me ownerID, q specRec) specAnswer {
 		return specAnswer{v: VerdictAck}
 	case c.s == 'C' && sp.mut != cancelledRuns:
 		return specAnswer{v: VerdictAck}
+	case c.s == 0 && q.timer && q.once: // what was known of the work is lost
+		*c = specClaim{s: 'D', e: q.e, a: q.a - 1, c: q.c, o: me, reason: 'u'}
+		return specAnswer{v: VerdictLetter}
 	case c.s == 0, c.s == 'N', c.s == 'C':
-		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'N'}, false)
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'N'}, c.s == 0 && q.timer)
 	case q.e < c.e && sp.mut != staleEpochRuns:
+		return specAnswer{v: VerdictAck}
+	case c.s == 'D' && q.e == c.e && q.timer && q.c != c.c && !q.shared:
 		return specAnswer{v: VerdictAck}
 	case c.s == 'D' && q.e == c.e:
 		if sp.mut == deadWithoutLetter {
@@ -154,6 +168,9 @@ func (sp *spec) running(c *specClaim, me ownerID, q specRec) specAnswer {
 	if q.a > c.a { // a failover lost the W
 		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: q.a, c: q.c, local: true}, true)
 	}
+	if c.failed {
+		return sp.grant(c, me, q, c.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: true}, false)
+	}
 	crashes, own := c.crashes, c.own
 	if !present && sp.mut != crashesForgotten {
 		crashes++
@@ -181,8 +198,10 @@ func (sp *spec) running(c *specClaim, me ownerID, q specRec) specAnswer {
 func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 	switch {
 	case c.cancel:
-		c.s, c.cancel, c.local, c.inc = 'C', false, false, 0
+		c.s, c.cancel, c.local, c.inc, c.out, c.failed = 'C', false, false, 0, false, false
 		return specAnswer{v: VerdictAck}
+	case c.out && !c.failed && q.a >= c.a:
+		return sp.elsewhere(c, me, q)
 	case q.a >= c.a:
 		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
 	case q.shared && sp.mut != sharedIsStale:
@@ -196,6 +215,22 @@ func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 	}
 }
 
+// elsewhere: W, and the work goes on outside; the record that sees after it.
+func (sp *spec) elsewhere(c *specClaim, me ownerID, q specRec) specAnswer {
+	switch {
+	case q.ends:
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
+	case sp.heard && sp.mut != timerIgnoresSigns && c.local:
+		return specAnswer{v: VerdictWait, a: c.a}
+	case sp.heard && sp.mut != timerIgnoresSigns:
+		return specAnswer{v: VerdictRetry, a: c.a}
+	case q.once && sp.mut != onceRunsUnheard:
+		*c = specClaim{s: 'D', e: q.e, a: c.a - 1, c: q.c, run: c.run, o: me, crashes: c.crashes, reason: 'u'}
+		return specAnswer{v: VerdictLetter}
+	}
+	return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, true)
+}
+
 func (sp *spec) grant(c *specClaim, me ownerID, q specRec, a, crashes, own int8, prev specPrev, inDoubt bool) specAnswer {
 	suspect := crashes >= sp.suspect
 	if suspect && !q.alone && sp.mut != suspectsInCompany {
@@ -205,14 +240,14 @@ func (sp *spec) grant(c *specClaim, me ownerID, q specRec, a, crashes, own int8,
 	if sp.mut == runNotRaised && inDoubt {
 		run = c.run
 	}
-	*c = specClaim{s: 'R', e: q.e, a: a, c: q.c, run: run, o: me, crashes: crashes, own: own, alone: suspect, inc: sp.inc, cancel: c.cancel, prev: prev}
+	*c = specClaim{s: 'R', e: q.e, a: a, c: q.c, run: run, o: me, crashes: crashes, own: own, alone: suspect, inc: sp.inc, cancel: c.cancel, prev: prev, failed: c.failed && sp.mut != reportDropped && q.e == c.e}
 	return specAnswer{v: VerdictRun, run: run, a: a, inDoubt: inDoubt}
 }
 
 func (c *specClaim) mine(me ownerID, run runNo) bool { return c.s == 'R' && c.o == me && c.run == run }
 
-// wait: R, mine, fails, may retry.
-func (sp *spec) wait(t *specTask, me ownerID, run runNo, next int8, local bool) bool {
+// wait: R, mine, fails, may retry; out: it did not fail, it goes on elsewhere.
+func (sp *spec) wait(t *specTask, me ownerID, run runNo, next int8, local, out bool) bool {
 	c := &t.cl
 	if sp.mut == waitWithoutCAS && c.s != 0 {
 		*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, local: local}
@@ -224,8 +259,35 @@ func (sp *spec) wait(t *specTask, me ownerID, run runNo, next int8, local bool) 
 	if !c.mine(me, run) {
 		return false
 	}
-	*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, own: c.own, inc: c.inc, local: local, cancel: c.cancel}
+	*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, own: c.own, inc: c.inc, local: local, cancel: c.cancel, out: out}
 	return true
+}
+
+// reportFailure: W elsewhere, of this run; answered 2 if it was said before.
+func (sp *spec) reportFailure(t *specTask, run runNo) bool {
+	c := &t.cl
+	ok := !t.done && c.s == 'W' && c.out && c.run == run
+	if sp.mut == failureWithoutCAS && !t.done && (c.s == 'W' || c.s == 'R') {
+		ok = true
+	}
+	if ok {
+		c.failed = true
+	}
+	return ok
+}
+
+// reportSuccess: any but cancelled, of a run that was granted.
+func (sp *spec) reportSuccess(t *specTask, run runNo) (resolve, ok bool) {
+	c := &t.cl
+	switch {
+	case t.done:
+		return false, true
+	case c.s == 'C', c.run != 0 && run > c.run, c.run == 0 && int8(run>>8) >= sp.inc:
+		return false, false
+	}
+	resolve = run>>16 > 0 || c.s == 'D' || c.s != 0 && c.e > 0
+	*t = specTask{done: true}
+	return resolve, true
 }
 
 // dead: R, mine, gives up; or, with run 0, dies where it would have been granted.
@@ -268,9 +330,9 @@ func (sp *spec) handBack(t *specTask, me ownerID, run runNo) {
 	case sp.mut == handBackForgets:
 		*c = specClaim{s: 'N', run: c.run, crashes: c.crashes}
 	case c.cancel:
-		c.s, c.cancel, c.inc, c.prev, c.alone, c.own = 'C', false, 0, specPrev{}, false, 0
+		c.s, c.cancel, c.inc, c.prev, c.alone, c.own, c.failed = 'C', false, 0, specPrev{}, false, 0, false
 	case p.s == 'W':
-		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, own: c.own, inc: c.inc, local: p.local}
+		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, own: c.own, inc: c.inc, local: p.local, failed: c.failed}
 	case p.s == 'D':
 		*c = specClaim{s: 'D', e: p.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: p.crashes, reason: p.reason}
 	default:
@@ -285,7 +347,7 @@ func (sp *spec) cancelTask(t *specTask) {
 	case c.s == 'R':
 		c.cancel = true
 	case c.s == 0, c.s == 'N', c.s == 'W':
-		c.s, c.cancel, c.local, c.inc = 'C', false, false, 0
+		c.s, c.cancel, c.local, c.inc, c.out, c.failed = 'C', false, false, 0, false, false
 	}
 }
 
@@ -294,7 +356,7 @@ func (sp *spec) giveUp(t *specTask, me ownerID, run runNo, cancel bool) bool {
 	c := &t.cl
 	switch {
 	case c.mine(me, run) && cancel:
-		c.s, c.cancel, c.inc, c.prev, c.alone, c.own = 'C', false, 0, specPrev{}, false, 0
+		c.s, c.cancel, c.inc, c.prev, c.alone, c.own, c.failed = 'C', false, 0, specPrev{}, false, 0, false
 	case c.mine(me, run):
 		c.o = 0
 	case c.run == run && run != 0 && (cancel && c.s == 'C' || !cancel && c.s == 'R' && c.o == 0):
@@ -305,7 +367,7 @@ func (sp *spec) giveUp(t *specTask, me ownerID, run runNo, cancel bool) bool {
 }
 
 // reassert: what an owner holds, after a failover.
-func (sp *spec) reassert(t *specTask, me ownerID, run runNo, q specRec, crashes int8, waits bool) bool {
+func (sp *spec) reassert(t *specTask, me ownerID, run runNo, q specRec, crashes int8, waits, out bool) bool {
 	c := &t.cl
 	want := byte('R')
 	if waits {
@@ -318,7 +380,7 @@ func (sp *spec) reassert(t *specTask, me ownerID, run runNo, q specRec, crashes 
 		c.inc = sp.inc
 		return true
 	case run > c.run || c.s == 'N' || waits && c.mine(me, run):
-		*c = specClaim{s: want, e: q.e, a: q.a, c: q.c, run: run, o: me, crashes: crashes, inc: sp.inc, local: waits, cancel: c.cancel}
+		*c = specClaim{s: want, e: q.e, a: q.a, c: q.c, run: run, o: me, crashes: crashes, inc: sp.inc, local: waits, cancel: c.cancel, out: waits && out}
 		return true
 	}
 	return false

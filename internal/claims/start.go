@@ -31,7 +31,7 @@ type startPart struct {
 // plain reports whether a record can be granted as an entry. A shared one gets a
 // claim of its own: several processes may have it at once.
 func (r *Record) plain() bool {
-	return r.Attempt == 1 && r.Epoch == 0 && r.Run == 0 && !r.Alone && !r.Known && !r.Shared && r.Coord.Offset >= 0
+	return !r.Timer && r.Attempt == 1 && r.Epoch == 0 && r.Run == 0 && !r.Alone && !r.Known && !r.Shared && r.Coord.Offset >= 0
 }
 
 // start grants what it can of recs, whose ids are parsed in ids, and returns the

@@ -3,6 +3,7 @@ package claims
 // Random walks through the store and the specification, step by step.
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 	"time"
@@ -74,6 +75,7 @@ func TestStoreWalksAsTheSpecification(t *testing.T) {
 			"hand back": w.handBack, "cancel": w.cancel, "give up": w.giveUp,
 			"silence": w.silence, "beat": func(rt *rapid.T) { w.beat(w.owner(rt)) },
 			"failover": w.failover, "reassert": w.reassert,
+			"report a failure": w.reportFailure, "report a success": w.reportSuccess, "hear": w.hear, "hush": w.hush,
 			"": w.compare,
 		})
 	})
@@ -116,7 +118,8 @@ func drawRec(rt *rapid.T) specRec {
 	return specRec{
 		e: rapid.Int8Range(0, 2).Draw(rt, "epoch"), a: rapid.Int8Range(1, 3).Draw(rt, "attempt"),
 		c: rapid.Int8Range(0, 2).Draw(rt, "coordinate"), once: rapid.IntRange(0, 7).Draw(rt, "once") == 0, alone: rapid.Bool().Draw(rt, "alone"),
-		shared: rapid.IntRange(0, 2).Draw(rt, "shared") == 0,
+		shared: rapid.IntRange(0, 2).Draw(rt, "shared") == 0, timer: rapid.IntRange(0, 3).Draw(rt, "timer") == 0,
+		ends: rapid.IntRange(0, 3).Draw(rt, "ends") == 0,
 	}
 }
 
@@ -133,7 +136,7 @@ func (w *walk) drawFor(rt *rapid.T, i int) specRec {
 }
 
 func (q specRec) record(id string) Record {
-	return Record{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Run: q.run.int64(), Once: q.once, Alone: q.alone, Shared: q.shared, Coord: Coord{Topic: "t", Offset: int64(q.c)}}
+	return Record{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Run: q.run.int64(), Once: q.once, Alone: q.alone, Shared: q.shared, Timer: q.timer, Ends: q.ends, Coord: Coord{Topic: "t", Offset: int64(q.c)}}
 }
 
 func (w *walk) claim(rt *rapid.T) {
@@ -145,6 +148,9 @@ func (w *walk) claim(rt *rapid.T) {
 		}
 	}
 	r := q.record(id)
+	before, err := w.rdb.Exists(rt.Context(), w.s.k.heard(id)).Result() // what keeps it: TestWorkElsewhere
+	w.must(err)
+	w.spec.heard = before == 1
 	r.Known = rapid.IntRange(0, 3).Draw(rt, "known") == 0
 	got, err := w.s.Claim(rt.Context(), o.text(), []Record{r}, nil)
 	if !w.beats[o.proc()] {
@@ -186,12 +192,68 @@ func (w *walk) leaseOf(rt *rapid.T, i int, run runNo) *Lease {
 func (w *walk) wait(rt *rapid.T) {
 	i, id := w.task(rt)
 	o, run, local := w.holder(rt, i), w.run(rt, i), rapid.Bool().Draw(rt, "local")
+	out := rapid.IntRange(0, 2).Draw(rt, "elsewhere") == 0
 	next := max(1, w.tasks[i].cl.a+rapid.Int8Range(0, 1).Draw(rt, "next"))
-	got, err := w.s.Wait(rt.Context(), o.text(), []WaitOutcome{{TaskID: id, Run: run.int64(), NextAttempt: int(next), Local: local, Lease: w.leaseOf(rt, i, run)}})
+	got, err := w.s.Wait(rt.Context(), o.text(), []WaitOutcome{{TaskID: id, Run: run.int64(), NextAttempt: int(next), Local: local, Elsewhere: elsewhere(out), Lease: w.leaseOf(rt, i, run)}})
 	w.must(err)
-	if want := w.spec.wait(&w.tasks[i], o, run, next, local); got[0] != want {
+	if want := w.spec.wait(&w.tasks[i], o, run, next, local, out); got[0] != want {
 		rt.Fatalf("wait: store %v, spec %v", got[0], want)
 	}
+}
+
+func elsewhere(out bool) time.Duration {
+	if out {
+		return time.Hour
+	}
+	return 0
+}
+
+func (w *walk) reportFailure(rt *rapid.T) {
+	i, id := w.task(rt)
+	run := w.waited(rt, i)
+	got, _, _, err := w.s.Report(rt.Context(), id, run.int64(), []byte("why"))
+	w.must(err)
+	if want := w.spec.reportFailure(&w.tasks[i], run); (got != ReportRefused) != want {
+		rt.Fatalf("report of a failure of run %x: store %v, spec %v", run, got, want)
+	}
+}
+
+func (w *walk) reportSuccess(rt *rapid.T) {
+	i, id := w.task(rt)
+	if rapid.IntRange(0, 3).Draw(rt, "rarely") > 0 {
+		rt.Skip("as with done")
+	}
+	run, wasDone := w.waited(rt, i), w.tasks[i].done
+	got, resolve, _, err := w.s.Report(rt.Context(), id, run.int64(), nil)
+	w.must(err)
+	wantResolve, want := w.spec.reportSuccess(&w.tasks[i], run)
+	if (got != ReportRefused) != want || !wasDone && resolve != wantResolve {
+		rt.Fatalf("report of a success of run %x: store %v, resolve %v; spec %v %v", run, got, resolve, want, wantResolve)
+	}
+}
+
+// waited draws a run, mostly the one that is waited for.
+func (w *walk) waited(rt *rapid.T, i int) runNo {
+	if cl := w.tasks[i].cl; cl.s == 'W' && rapid.IntRange(0, 3).Draw(rt, "waited for") > 0 {
+		return cl.run
+	}
+	return w.run(rt, i)
+}
+
+func (w *walk) hear(rt *rapid.T) {
+	i, id := w.task(rt)
+	run, cl := w.waited(rt, i), w.tasks[i].cl
+	got, err := w.s.Hear(rt.Context(), Sign{TaskID: id, Run: run.int64(), Counts: time.Hour})
+	w.must(err)
+	want := !w.tasks[i].done && cl.run == run && !cl.failed && (cl.s == 'R' || cl.s == 'W' && cl.out)
+	if got.Counts != want {
+		rt.Fatalf("a sign of run %x counts: %v, want %v", run, got.Counts, want)
+	}
+}
+
+func (w *walk) hush(rt *rapid.T) {
+	_, id := w.task(rt)
+	w.must(w.rdb.Del(rt.Context(), w.s.k.heard(id)).Err())
 }
 
 func (w *walk) dead(rt *rapid.T) {
@@ -284,10 +346,10 @@ func (w *walk) reassert(rt *rapid.T) {
 	i, id := w.task(rt)
 	o, run, q, waits := w.holder(rt, i), w.run(rt, i), w.drawFor(rt, i), rapid.Bool().Draw(rt, "waits")
 	q.e = int8(run >> 16)
-	crashes := rapid.Int8Range(0, 1).Draw(rt, "crashes")
-	got, err := w.s.Reassert(rt.Context(), o.text(), []Held{{Record: q.record(id), Run: run.int64(), Crashes: int(crashes), Waiting: waits}}, nil)
+	crashes, out := rapid.Int8Range(0, 1).Draw(rt, "crashes"), rapid.Bool().Draw(rt, "elsewhere")
+	got, err := w.s.Reassert(rt.Context(), o.text(), []Held{{Record: q.record(id), Run: run.int64(), Crashes: int(crashes), Waiting: waits, Elsewhere: elsewhere(waits && out)}}, nil)
 	w.must(err)
-	if want := w.spec.reassert(&w.tasks[i], o, run, q, crashes, waits); got[0] != want {
+	if want := w.spec.reassert(&w.tasks[i], o, run, q, crashes, waits, out); got[0] != want {
 		rt.Fatalf("re-assert: store %v, spec %v", got[0], want)
 	}
 	w.runs[i] = append(w.runs[i], run)
@@ -315,6 +377,12 @@ func (t *specTask) claim() Claim {
 	}
 	out.State, out.Epoch, out.Attempt, out.Owner, out.Cancel = State(c.s), int(c.e), int(c.a), c.o.text(), c.cancel
 	out.Coord = Coord{Topic: "t", Offset: int64(c.c)}
+	if c.out {
+		out.Elsewhere = time.Hour
+	}
+	if c.failed {
+		out.Report = []byte("why")
+	}
 	if c.s == 'D' {
 		out.Reason = map[byte]string{'u': "unknown", 'p': "poison", 0: "permanent"}[c.reason]
 	}
@@ -328,5 +396,6 @@ func sameClaim(a, b Claim) bool {
 		return true
 	}
 	return a.State == b.State && a.Epoch == b.Epoch && a.Attempt == b.Attempt && a.Run == b.Run &&
-		a.Owner == b.Owner && a.Coord == b.Coord && a.Crashes == b.Crashes && a.Own == b.Own && a.Cancel == b.Cancel && a.Reason == b.Reason
+		a.Owner == b.Owner && a.Coord == b.Coord && a.Crashes == b.Crashes && a.Own == b.Own && a.Cancel == b.Cancel && a.Reason == b.Reason &&
+		a.Elsewhere == b.Elsewhere && bytes.Equal(a.Report, b.Report)
 }

@@ -8,7 +8,7 @@ if s == 'R' then
   redis.call('HSET', KEYS[2], 'x', '1')
 elseif not s or s == 'N' or s == 'W' then
   -- No expiry before its record has come: that may be scheduled for next year.
-  redis.call('HDEL', KEYS[2], 'd', 'l', 'h', 'x', 'k')
+  redis.call('HDEL', KEYS[2], 'd', 'l', 'h', 'x', 'k', 'w', 'f')
   redis.call('HSET', KEYS[2], 's', 'C')
   redis.call('PERSIST', KEYS[2])
   keyed(KEYS[3], ARGV[2], '')

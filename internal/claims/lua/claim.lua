@@ -3,7 +3,9 @@
 -- ARGV: inc, owner, beat prefix, incarnation, call token, max crashes, horizon ms;
 --       then bit, epoch, attempt, coordinate, run, and what else holds for each
 --       record: 'o' if once, 'a' if nothing else would run beside it, 's' if it
---       came by a share group (docs/decisions/0120).
+--       came by a share group (docs/decisions/0120), 'e' if it was produced to see
+--       after work that goes on elsewhere (docs/decisions/0180), 'x' if its task is
+--       to die without a run, whatever is heard from elsewhere.
 -- Reply for each record: a run as a string (granted from none), or
 --       {verdict, run, attempt, in doubt, claim as field, value, ...}.
 local RUN, ACK, PARK, WAIT, RETRY, LETTER, RESOLVE, ALONE = 1, 2, 3, 4, 5, 6, 7, 8
@@ -62,7 +64,7 @@ local function grant(ck, q, was, a, crashes, own, before, doubt)
   -- Nothing is changed: the worker asks again when nothing else runs there.
   if crashes >= SUSPECT and not q.alone then return answer(ck, ALONE) end
   local run = next_run(q.e, q.run, was.r or '')
-  redis.call('HDEL', ck, 'd', 'l', 'y', 'p', 'ph', 'n', 'i', 'm', 'z')
+  redis.call('HDEL', ck, 'd', 'l', 'y', 'p', 'ph', 'n', 'i', 'm', 'z', 'w')
   redis.call('HSET', ck, 's', 'R', 'e', q.e, 'a', a, 'r', run, 'o', me, 'c', q.c, 'k', token)
   if crashes > 0 then redis.call('HSET', ck, 'n', crashes) end
   if own > 0 then redis.call('HSET', ck, 'm', own) end
@@ -74,7 +76,7 @@ local function grant(ck, q, was, a, crashes, own, before, doubt)
 end
 
 local function dead(ck, q, was, crashes, reason)
-  redis.call('HDEL', ck, 'd', 'l', 'p', 'ph', 'k', 'x', 'i', 'm', 'z')
+  redis.call('HDEL', ck, 'd', 'l', 'p', 'ph', 'k', 'x', 'i', 'm', 'z', 'w', 'f')
   redis.call('HSET', ck, 's', 'D', 'e', q.e, 'a', was.a, 'o', me, 'c', q.c, 'n', crashes, 'y', reason)
   redis.call('PEXPIRE', ck, horizon)
   return answer(ck, LETTER)
@@ -99,6 +101,8 @@ local function running(ck, q, was)
   end
   -- R, owner silent | a > A: a failover lost the W
   if q.a > was.a then return grant(ck, q, was, q.a, was.n, was.m, 'W|' .. q.a .. '|' .. q.c .. '||1', 1) end
+  -- R, owner silent, to act on a report from elsewhere: nothing was running
+  if was.f then return grant(ck, q, was, was.a, was.n, was.m, 'W|' .. was.a .. '|' .. was.c .. '||1') end
   -- R, owner silent | same e; a = A, or a < A with c = C: in doubt
   local crashes, own = was.n, was.m
   if not present then
@@ -111,14 +115,30 @@ local function running(ck, q, was)
   return grant(ck, q, was, was.a, crashes, own, 'W|' .. was.a .. '|' .. was.c .. '||1', 1)
 end
 
+-- W, and the work goes on elsewhere | a ≥ A: the record that sees after it.
+local function elsewhere(ck, q, was)
+  local before = 'W|' .. was.a .. '|' .. was.c .. '||' .. (was.l or '')
+  if q.ends then return grant(ck, q, was, q.a, was.n, was.m, before) end
+  local left = redis.call('PTTL', ck .. ':b')
+  if left > 0 then -- heard of lately: see after it again when that is over
+    local g = answer(ck, was.l and WAIT or RETRY)
+    g[5][#g[5] + 1], g[5][#g[5] + 2] = 'left', tostring(left)
+    return g
+  end
+  -- silent: in doubt, and no crash of a worker
+  if q.once then return dead(ck, q, {a = was.a - 1}, was.n, 'unknown') end
+  return grant(ck, q, was, q.a, was.n, was.m, before, 1)
+end
+
 -- W of the same epoch.
 local function waiting(ck, q, was)
   if was.x then -- cancelled while it ran; its owner waited instead of deciding
-    redis.call('HDEL', ck, 'd', 'l', 'h', 'x')
+    redis.call('HDEL', ck, 'd', 'l', 'h', 'x', 'w', 'f')
     redis.call('HSET', ck, 's', 'C')
     redis.call('PEXPIRE', ck, horizon)
     return answer(ck, ACK)
   end
+  if was.w and not was.f and q.a >= was.a then return elsewhere(ck, q, was) end
   -- W(A) | a ≥ A
   if q.a >= was.a then
     local before = 'W|' .. was.a .. '|' .. was.c .. '|' .. (was.d or '') .. '|' .. (was.l or '')
@@ -143,16 +163,21 @@ local function decide(ck, dk, bit, q)
   local s = redis.call('HGET', ck, 's')
   -- none | record
   if not s then
+    if q.ext then -- Redis was lost, and with it whether anything was heard: in doubt
+      keyed(dk, bit, horizon)
+      if q.once then return dead(ck, q, {a = q.a - 1}, 0, 'unknown') end
+      return grant(ck, q, {}, q.a, 0, 0, nil, 1)
+    end
     local run = next_run(q.e, q.run, '')
     keyed(dk, bit, horizon)
     redis.call('HSET', ck, 's', 'R', 'e', q.e, 'a', q.a, 'r', run, 'o', me, 'c', q.c, 'k', token)
     return run
   end
-  local v = redis.call('HMGET', ck, 'e', 'a', 'r', 'o', 'c', 'n', 'k', 'd', 'l', 'x', 'y', 'h', 'i', 'm', 'z')
+  local v = redis.call('HMGET', ck, 'e', 'a', 'r', 'o', 'c', 'n', 'k', 'd', 'l', 'x', 'y', 'h', 'i', 'm', 'z', 'w', 'f')
   local was = {
     e = tonumber(v[1] or 0), a = tonumber(v[2] or 0), r = v[3], o = v[4] or '', c = v[5] or '',
     n = tonumber(v[6] or 0), k = v[7] or '', d = v[8], l = v[9], x = v[10], y = v[11], h = v[12],
-    doubt = v[13] and 1 or 0, m = tonumber(v[14] or 0), z = v[15],
+    doubt = v[13] and 1 or 0, m = tonumber(v[14] or 0), z = v[15], w = v[16], f = v[17],
   }
   -- cancelled: its record is acked
   if s == 'C' then
@@ -167,6 +192,8 @@ local function decide(ck, dk, bit, q)
     -- dead(E) | e = E: letter again
     if q.e == was.e then
       redis.call('PEXPIRE', ck, horizon)
+      -- A timer that was left over: the record at C sees to the letter.
+      if q.ext and q.c ~= was.c and not q.shared then return answer(ck, ACK) end
       return answer(ck, LETTER)
     end
     -- dead(E) | e > E: a replay; crashes count anew
@@ -183,7 +210,7 @@ local function decide(ck, dk, bit, q)
     if string.sub(was.k, 1, #inc_prefix) == inc_prefix then return answer(ck, PARK) end
     -- It was decided: there is no replay without a letter. The decision was lost
     -- with the old Redis, and nothing may be left that would make it again.
-    redis.call('HDEL', ck, 'h')
+    redis.call('HDEL', ck, 'h', 'f')
     return grant(ck, q, was, q.a, 0, 0, 'W|' .. q.a .. '|' .. q.c .. '||1', s == 'R' and 1 or nil)
   end
   if s == 'R' then return running(ck, q, was) end
@@ -200,6 +227,8 @@ for i = 1, n do
     run = ARGV[j + 5], once = string.find(ARGV[j + 6], 'o', 1, true) ~= nil,
     alone = string.find(ARGV[j + 6], 'a', 1, true) ~= nil,
     shared = string.find(ARGV[j + 6], 's', 1, true) ~= nil,
+    ext = string.find(ARGV[j + 6], 'e', 1, true) ~= nil,
+    ends = string.find(ARGV[j + 6], 'x', 1, true) ~= nil,
   })
 end
 return out

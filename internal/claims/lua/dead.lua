@@ -21,7 +21,7 @@ for i = 1, (#KEYS - 1) / 2 do
     out[i] = 0
   elseif may(v[1], v, e, a, run) then
     if v[4] and e > tonumber(v[4]) then redis.call('HDEL', ck, 'n', 'h') end
-    redis.call('HDEL', ck, 'k', 'i', 'p', 'ph', 'd', 'l', 'x', 'm', 'z')
+    redis.call('HDEL', ck, 'k', 'i', 'p', 'ph', 'd', 'l', 'x', 'm', 'z', 'w', 'f')
     redis.call('HSET', ck, 's', 'D', 'e', e, 'a', a, 'o', me, 'c', ARGV[j + 4], 'y', ARGV[j + 6])
     if ARGV[j + 7] ~= '' then redis.call('HSET', ck, 'h', ARGV[j + 7]) end
     redis.call('PEXPIRE', ck, horizon)

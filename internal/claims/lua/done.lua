@@ -15,11 +15,11 @@ for i = 1, (#KEYS - 1) / 2 do
   if s == 'D' then
     -- Kept for a while: should this answer be lost, the next Done still says
     -- that there is a letter to resolve.
-    redis.call('DEL', ck)
+    redis.call('DEL', ck, ck .. ':b')
     redis.call('HSET', ck, 's', 'X')
     redis.call('PEXPIRE', ck, math.min(600000, tonumber(horizon)))
   elseif s and s ~= 'X' then
-    redis.call('DEL', ck)
+    redis.call('DEL', ck, ck .. ':b')
   end
   out[i] = answer
 end

@@ -28,7 +28,7 @@ for i = 1, (#KEYS - 1) / 2 do
     redis.call('HDEL', ck, 'i', 'p', 'ph', 'z')
     local kind = v[4] and string.sub(v[4], 1, 1)
     if v[5] then -- cancel was asked meanwhile, and nothing was started
-      redis.call('HDEL', ck, 'x', 'h', 'k')
+      redis.call('HDEL', ck, 'x', 'h', 'k', 'f')
       redis.call('HSET', ck, 's', 'C')
       redis.call('PEXPIRE', ck, ARGV[3])
     elseif kind == 'W' then -- also what was in doubt: its attempt waits at its record, the crash stays counted

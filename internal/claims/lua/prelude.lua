@@ -14,6 +14,11 @@
 --   h  history                  x  '1' = cancel asked
 --   y  reason of D              i  '1' = R was granted while in doubt
 --   p  what stood before R, for hand-back; ph the history of that
+--   w  of W: the work goes on elsewhere; ms of silence after which that is doubtful
+--   f  of W, and of R until it is acted on: what was reported from there, opaque
+-- and beside it c:<task id>:b, a hash that ends when nothing was heard for long:
+--   r  the run it is of     n  how often it was heard     t  when last, Unix ms
+--   p  how far it says it is, JSON
 -- R and W never expire. D, C, N and done bits are kept for the horizon.
 do
   local inc = redis.call('GET', KEYS[1])

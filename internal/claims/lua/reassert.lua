@@ -1,7 +1,8 @@
 -- After Redis was lost or failed over: what an owner still holds stands again.
 -- The higher run wins (under N none was started); done and cancelled stay.
 -- KEYS: inc; then claim, done chunk for each. ARGV: inc, owner, token, void prefix,
--- horizon ms; then bit, epoch, attempt, coordinate, run, crashes, '1' if waiting, due, history for each.
+-- horizon ms; then bit, epoch, attempt, coordinate, run, crashes, '1' if waiting, due, history,
+-- ms of silence allowed if it goes on elsewhere, for each.
 -- Reply for each: 1 = mine again, 0 = lost to another or done: let it go.
 local function split(r)
   local e, i, n = string.match(r, '^(%d+)%.(%d+)%.(%d+)$')
@@ -18,7 +19,7 @@ local me, token, out = ARGV[2], ARGV[3], {}
 -- As in claim.lua: what was held then may have been handed back since.
 if redis.call('EXISTS', ARGV[4] .. token) == 1 then return redis.error_reply('PERDURE_VOID') end
 for i = 1, (#KEYS - 1) / 2 do
-  local ck, dk, j = KEYS[2 * i], KEYS[2 * i + 1], 5 + (i - 1) * 9
+  local ck, dk, j = KEYS[2 * i], KEYS[2 * i + 1], 5 + (i - 1) * 10
   local run, want = ARGV[j + 5], ARGV[j + 7] == '1' and 'W' or 'R'
   to_hash(ck, dk, ARGV[j + 1], ARGV[5])
   local v = redis.call('HMGET', ck, 's', 'o', 'r')
@@ -30,12 +31,17 @@ for i = 1, (#KEYS - 1) / 2 do
     local after = want == 'W' and s == 'R' and v[2] == me and v[3] == run
     if stands or after or s == 'N' or above(run, v[3]) then
       if not stands then
-        redis.call('HDEL', ck, 'd', 'l', 'h', 'y', 'n', 'k', 'i', 'p', 'ph', 'm', 'z')
+        redis.call('HDEL', ck, 'd', 'l', 'h', 'y', 'n', 'k', 'i', 'p', 'ph', 'm', 'z', 'w', 'f')
         redis.call('HSET', ck, 's', want, 'e', ARGV[j + 2], 'a', ARGV[j + 3], 'r', run, 'o', me, 'c', ARGV[j + 4])
         if ARGV[j + 6] ~= '0' then redis.call('HSET', ck, 'n', ARGV[j + 6]) end
         if want == 'W' then redis.call('HSET', ck, 'l', '1') end
         if ARGV[j + 8] ~= '' then redis.call('HSET', ck, 'd', ARGV[j + 8]) end
         if ARGV[j + 9] ~= '' then redis.call('HSET', ck, 'h', ARGV[j + 9]) end
+        if ARGV[j + 10] ~= '' then
+          redis.call('HSET', ck, 'w', ARGV[j + 10])
+          redis.call('HSET', ck .. ':b', 'r', run) -- what was heard is lost: as if just now
+          redis.call('PEXPIRE', ck .. ':b', ARGV[j + 10])
+        end
         redis.call('PERSIST', ck)
       end
       redis.call('HSET', ck, 'k', token)

@@ -14,7 +14,7 @@ for i = 1, (#KEYS - 1) / 2 do
     if op == 'abandon' then
       redis.call('HSET', ck, 'o', '')
     else
-      redis.call('HDEL', ck, 'k', 'i', 'p', 'ph', 'h', 'x', 'm', 'z')
+      redis.call('HDEL', ck, 'k', 'i', 'p', 'ph', 'h', 'x', 'm', 'z', 'f')
       redis.call('HSET', ck, 's', 'C')
       redis.call('PEXPIRE', ck, ARGV[4])
     end

@@ -19,9 +19,10 @@ import (
 type Attempt struct {
 	Task    *schemas.Task
 	Kind    *schemas.Kind
-	N       int   // the attempt, from 1
-	Run     int64 // the run granted: the fence
-	InDoubt bool  // an earlier owner went silent; its effect may have happened
+	N       int    // the attempt, from 1
+	Run     int64  // the run granted: the fence
+	InDoubt bool   // an earlier owner went silent; its effect may have happened
+	Notes   *Notes // where a handler in this process says more than its result; nil = nobody reads it
 }
 
 // Outcome says how an attempt ended.
@@ -35,9 +36,15 @@ const (
 	Unknown               // nobody can say whether the effect happened; effects: once dies with reason unknown
 	Again                 // did not really run (409, a stop): try later, no attempt used
 	Misconfigured         // the endpoint is wrong or being deployed: its breaker opens, no attempt used
+	Elsewhere             // it goes on outside, and its end is reported under this run
+
+	outcomes
 )
 
-var names = [...]string{"", "completed", "retry", "permanent", "unknown", "again", "misconfigured"}
+// Outcomes is one more than the highest.
+const Outcomes = int(outcomes)
+
+var names = [...]string{"", "completed", "retry", "permanent", "unknown", "again", "misconfigured", "elsewhere"}
 
 // String returns the outcome's name in metrics.
 func (o Outcome) String() string {
@@ -56,6 +63,8 @@ type Result struct {
 	After   time.Duration // not sooner than this; 0 = the kind's backoff alone
 
 	Fingerprint string // what the handler calls the cause; "" = it is told by class, message and stack
+
+	Value []byte // Completed: what it found, JSON; nil = nothing
 }
 
 // Executor runs attempts. It is safe for concurrent use. ctx ends at the

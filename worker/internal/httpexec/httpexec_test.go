@@ -94,11 +94,11 @@ func attempt(t *testing.T, x *Executor) execution.Result {
 func TestTheTableOfAnswers(t *testing.T) {
 	const (
 		done, retry, permanent, unknown = execution.Completed, execution.Retry, execution.Permanent, execution.Unknown
-		again, wrong                    = execution.Again, execution.Misconfigured
+		again, wrong, elsewhere         = execution.Again, execution.Misconfigured, execution.Elsewhere
 	)
 	for status, want := range map[int][2]execution.Outcome{ // idempotent, once
 		200: {done, done}, 201: {done, done}, 204: {done, done}, 299: {done, done},
-		202: {permanent, permanent},
+		202: {elsewhere, elsewhere},
 		301: {permanent, permanent}, 307: {permanent, permanent},
 		400: {permanent, permanent}, 410: {permanent, permanent}, 413: {permanent, permanent}, 422: {permanent, permanent},
 		401: {wrong, wrong}, 403: {wrong, wrong}, 404: {wrong, wrong}, 405: {wrong, wrong}, 407: {wrong, wrong}, 421: {wrong, wrong}, 501: {wrong, wrong},

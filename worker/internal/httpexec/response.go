@@ -30,14 +30,12 @@ const (
 // judge reads an answer.
 func (e *Executor) judge(res *http.Response, body []byte) execution.Result {
 	outcome := e.table(res)
-	if outcome == execution.Completed {
+	if outcome == execution.Completed || outcome == execution.Elsewhere {
 		return execution.Result{Outcome: outcome}
 	}
 	r := execution.Result{Outcome: outcome, Class: "HTTP " + strconv.Itoa(res.StatusCode)}
 	r.Message = strings.TrimSpace(string(body))
 	switch {
-	case res.StatusCode == http.StatusAccepted:
-		r.Message = "answered 202: work that completes elsewhere is not supported by this version; answer 200 when it is done"
 	case res.StatusCode >= 300 && res.StatusCode < 400:
 		r.Message = fmt.Sprintf("answered %s: redirects are not followed; write the final URL into the catalog", res.Status)
 	default:
@@ -66,7 +64,7 @@ func (e *Executor) table(res *http.Response) execution.Outcome {
 	once := e.kind.Effects == schemas.EffectsOnce
 	switch {
 	case s == http.StatusAccepted:
-		return execution.Permanent
+		return execution.Elsewhere
 	case s >= 200 && s < 300:
 		return execution.Completed
 	case s == http.StatusConflict:
