@@ -147,6 +147,7 @@ var badCatalogs = map[string]string{
 	"unknown field of retry": kindWith("retry: {max_attempt: 3}"),
 	"retry is a number":      kindWith("retry: 3"),
 	"zero timeout":           kindWith("timeout: 0.0s"),
+	"heartbeat too often":    kindWith("heartbeat_timeout: 500ms"),
 	"executor of nothing":    kindWith("executor: {}"),
 	"unknown executor":       kindWith("executor: {grpc: {}}"),
 	"http without url":       kindWith("executor: {http: {secret_env: X}}"),

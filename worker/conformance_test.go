@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ func TestGoHandlersAreConformingExecutors(t *testing.T) {
 				return Permanent(executiontest.ErrNever)
 			case executiontest.Later:
 				return RetryAfter(7*time.Second, executiontest.ErrNoLuck)
+			case executiontest.HandsOn:
+				return fmt.Errorf("handed on: %w", Pending())
 			case executiontest.Hangs:
 				<-ctx.Done()
 				return ctx.Err()

@@ -27,6 +27,7 @@ type KindView struct {
 	Order        string `json:"order"`
 	OnDead       string `json:"on_dead"`
 	Timeout      string `json:"timeout"`
+	Heartbeat    string `json:"heartbeat_timeout,omitempty"`
 	ExpiresAfter string `json:"expires_after"`
 	Dependency   string `json:"dependency,omitempty"`
 	Schedule     string `json:"schedule,omitempty"`  // cron and time zone
@@ -47,6 +48,9 @@ func ViewKind(cat *schemas.Catalog, k *schemas.Kind) KindView {
 	}
 	if k.HTTP != nil {
 		v.RunsIn = k.HTTP.URL
+	}
+	if k.Heartbeat > 0 {
+		v.Heartbeat = k.Heartbeat.String()
 	}
 	if k.Reconcile != nil {
 		v.Reconcile = k.Reconcile.URL

@@ -22,7 +22,7 @@ const maxStarts = 10_000
 
 // Story is what became of a task.
 type Story struct {
-	Result schemas.Outcome // completed, dead, unknown
+	Result schemas.Outcome // completed, dead, unknown, pending: it goes on elsewhere
 	Reason schemas.Reason  // of the dead letter; "" = completed
 	Last   worker.Outcome  // what the last attempt came to; zero if nobody learnt it
 	Starts []Start         // every start of the handler, in order
@@ -61,7 +61,7 @@ func (s *Story) String() string {
 	return b.String()
 }
 
-// Play runs a task until it is completed or dead: every attempt, the delays
+// Play runs a task until it is completed or dead, or goes on elsewhere: every attempt, the delays
 // between them, timeouts and deadline, as the kind says. It waits for real unless
 // called inside synctest.Test. A handler that is abandoned goes on beside the
 // next attempt, as it would in a worker.

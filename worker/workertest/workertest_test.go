@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +36,7 @@ func TestOutcomesAreTheWorkers(t *testing.T) {
 		"last attempt":   {cause, []workertest.Option{workertest.Attempt(10)}, schemas.OutcomeDead, schemas.ReasonExhausted},
 		"unknown":        {worker.Unknown(cause), nil, schemas.OutcomeRetry, ""},
 		"unknown, once":  {worker.Unknown(cause), []workertest.Option{workertest.Once()}, schemas.OutcomeUnknown, schemas.ReasonUnknown},
+		"elsewhere":      {worker.Pending(), []workertest.Option{workertest.Once()}, schemas.OutcomePending, ""},
 		"after deadline": {nil, []workertest.Option{workertest.Deadline(time.Now().Add(-time.Minute))}, schemas.OutcomeDead, schemas.ReasonExpired},
 		"too late for a retry": {worker.RetryAfter(time.Hour, cause), []workertest.Option{workertest.Deadline(time.Now().Add(time.Minute))},
 			schemas.OutcomeDead, schemas.ReasonExpired},
@@ -57,6 +59,35 @@ func TestThePayloadGoesThroughJSON(t *testing.T) {
 	}
 	if o := workertest.RunRaw(t, handler(nil), []byte(`{"to": 7}`)); o.Reason != schemas.ReasonPermanent {
 		t.Errorf("a payload that does not decode: %+v", o)
+	}
+}
+
+func TestWhatAHandlerNotes(t *testing.T) {
+	notes := func(err error) func(context.Context, *worker.Task[email]) error {
+		return func(_ context.Context, task *worker.Task[email]) error {
+			if task.Heartbeat(1) != nil || task.Heartbeat(map[string]int{"done": 2}) != nil || task.Heartbeat(nil) != nil {
+				t.Error("heartbeat")
+			}
+			if task.SetResult("first") != nil || task.SetResult([]string{task.Payload.To}) != nil {
+				t.Error("result")
+			}
+			if task.Heartbeat(strings.Repeat("x", worker.MaxProgress)) == nil || task.Heartbeat(make(chan int)) == nil {
+				t.Error("progress that cannot be told")
+			}
+			if task.SetResult(strings.Repeat("x", worker.MaxResult)) == nil || task.SetResult(func() {}) == nil {
+				t.Error("a result that cannot be kept")
+			}
+			return err
+		}
+	}
+	if o := workertest.Run(t, notes(nil), email{To: "a"}); o.Result != schemas.OutcomeCompleted || string(o.Value) != `["a"]` || string(o.Progress) != `{"done":2}` {
+		t.Errorf("%+v", o)
+	}
+	if o := workertest.Run(t, notes(errors.New("no")), email{To: "a"}); o.Result != schemas.OutcomeRetry || o.Value != nil {
+		t.Errorf("a result of an attempt that failed: %+v", o)
+	}
+	if s := workertest.Play(t, notes(worker.Pending()), email{}); s.Result != schemas.OutcomePending || len(s.Starts) != 1 {
+		t.Error(s)
 	}
 }
 

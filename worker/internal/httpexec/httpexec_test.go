@@ -66,6 +66,8 @@ func TestHTTPIsAConformingExecutor(t *testing.T) {
 			case executiontest.Later:
 				w.Header().Set("Retry-After", "7")
 				w.WriteHeader(429)
+			case executiontest.HandsOn:
+				w.WriteHeader(http.StatusAccepted)
 			case executiontest.Hangs:
 				<-r.Context().Done()
 			case executiontest.Breaks:

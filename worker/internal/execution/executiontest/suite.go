@@ -23,6 +23,7 @@ const (
 	Fails     Behaviour = "fails"     // with the text "no luck"
 	Permanent Behaviour = "permanent" // with the text "never"
 	Later     Behaviour = "later"     // asks for a retry in 7 s
+	HandsOn   Behaviour = "hands on"  // its work goes on elsewhere
 	Hangs     Behaviour = "hangs"     // until its context or connection ends
 	Breaks    Behaviour = "breaks"    // in the middle: a panic, a cut connection
 )
@@ -67,7 +68,7 @@ func Run(t *testing.T, target Target) {
 		if r.Outcome != want || !strings.Contains(r.Message, text) {
 			t.Errorf("got %v %q, want %v with %q", r.Outcome, r.Message, want, text)
 		}
-		if want != execution.Completed && r.Class == "" {
+		if want != execution.Completed && want != execution.Elsewhere && r.Class == "" {
 			t.Error("a failure without a class")
 		}
 	}
@@ -96,6 +97,10 @@ func Run(t *testing.T, target Target) {
 		}
 	})
 	for _, effects := range []schemas.Effects{schemas.EffectsIdempotent, schemas.EffectsOnce} {
+		t.Run(fmt.Sprintf("hands on/%s", effects), func(t *testing.T) {
+			r, _ := run(t, kind(effects), HandsOn, 10*time.Second)
+			check(t, r, execution.Elsewhere, "")
+		})
 		want := execution.Retry
 		if effects == schemas.EffectsOnce {
 			want = execution.Unknown
