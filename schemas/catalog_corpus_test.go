@@ -33,6 +33,7 @@ kinds:
     queue: payments
     schema: schemas/refund.json
     timeout: 10s
+    heartbeat_timeout: 5s
     expires_after: 24h
     order: key                    # none | key
     on_dead: continue             # continue | block
@@ -147,7 +148,6 @@ var badCatalogs = map[string]string{
 	"unknown field of retry": kindWith("retry: {max_attempt: 3}"),
 	"retry is a number":      kindWith("retry: 3"),
 	"zero timeout":           kindWith("timeout: 0.0s"),
-	"heartbeat too often":    kindWith("heartbeat_timeout: 500ms"),
 	"executor of nothing":    kindWith("executor: {}"),
 	"unknown executor":       kindWith("executor: {grpc: {}}"),
 	"http without url":       kindWith("executor: {http: {secret_env: X}}"),
@@ -171,6 +171,7 @@ var badCatalogs = map[string]string{
 // unseenCatalogs are refused by the parser for what a JSON Schema cannot see:
 // other fields, other files, or the text before it became a value.
 var unseenCatalogs = map[string]string{
+	"heartbeat too often":     kindWith("heartbeat_timeout: 500ms"),
 	"empty":                   "",
 	"only a comment":          "# nothing\n",
 	"two documents":           "version: 1\n---\nversion: 1\n",
