@@ -31,6 +31,7 @@ type servers struct {
 	committed int64
 	redis     error
 	cancels   error // what Redis says to a cancel
+	heard     claims.Progress
 	kafka     error
 }
 
@@ -42,6 +43,12 @@ func (s *servers) Get(_ context.Context, ids ...string) ([]claims.Claim, error) 
 		out[i] = s.claims[id]
 	}
 	return out, s.redis
+}
+
+func (s *servers) Progress(context.Context, string) (claims.Progress, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heard, s.redis
 }
 
 // Cancel does what the store's script does.
@@ -160,6 +167,25 @@ func TestHistoryFollowsATask(t *testing.T) {
 	r.set(id, claims.Claim{State: claims.Running, Attempt: 1, Run: 7, Owner: "w1"})
 	if v := r.want(id, "running"); v.Worker != "w1" || v.Run != 7 {
 		t.Errorf("%+v", v)
+	}
+	heard := time.Now()
+	r.mu.Lock()
+	r.servers.heard = claims.Progress{Run: 7, At: heard, Value: []byte(`{"n":1}`)}
+	r.mu.Unlock()
+	if v := r.want(id, "running"); v.Progress == nil || !v.Progress.At.Equal(heard) || string(v.Progress.Value) != `{"n":1}` {
+		t.Errorf("%+v", v.Progress)
+	}
+	r.set(id, claims.Claim{State: claims.Waiting, Attempt: 2, Run: 7, Due: heard.Add(time.Hour), Elsewhere: time.Hour})
+	if v := r.want(id, "waiting"); v.Waits != schemas.WaitExternal || v.Attempt != 1 || v.Due != nil || v.Progress == nil {
+		t.Errorf("%+v", v)
+	}
+	r.set(id, claims.Claim{State: claims.Waiting, Attempt: 2, Run: 7, Elsewhere: time.Hour, Report: []byte("{}")})
+	if v := r.want(id, "retrying"); v.Progress != nil {
+		t.Errorf("%+v", v)
+	}
+	r.set(id, claims.Claim{State: claims.Running, Attempt: 1, Run: 8, Owner: "w1"})
+	if v := r.want(id, "running"); v.Progress != nil {
+		t.Errorf("another run's: %+v", v.Progress)
 	}
 	due := time.Now().Add(time.Minute)
 	r.event(id, 1, "failed", `{"next_at":"2026-01-01T00:00:00Z"}`, 0, 1, 7)

@@ -130,6 +130,9 @@ func hopDetail(h *dispatcher.Hop) string {
 	if h.ErrorClass != "" || h.Message != "" {
 		add("%s: %s", h.ErrorClass, h.Message)
 	}
+	if h.Detail != "" {
+		add("%s", h.Detail)
+	}
 	if h.Until != nil {
 		add("until %s", localTime(h.Until))
 	}
