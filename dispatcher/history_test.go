@@ -170,7 +170,7 @@ func TestHistoryFollowsATask(t *testing.T) {
 	}
 	heard := time.Now()
 	r.mu.Lock()
-	r.servers.heard = claims.Progress{Run: 7, At: heard, Value: []byte(`{"n":1}`)}
+	r.heard = claims.Progress{Run: 7, At: heard, Value: []byte(`{"n":1}`)}
 	r.mu.Unlock()
 	if v := r.want(id, "running"); v.Progress == nil || !v.Progress.At.Equal(heard) || string(v.Progress.Value) != `{"n":1}` {
 		t.Errorf("%+v", v.Progress)

@@ -411,8 +411,8 @@ func TestARunningTaskMustBeHeardOf(t *testing.T) {
 	a := w.start("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
 			l.began(task.ID, task.Run)
-			switch {
-			case task.Payload.Mode == "beats":
+			switch task.Payload.Mode {
+			case "beats":
 				for i := range 25 {
 					if err := task.Heartbeat(map[string]int{"done": i}); err != nil {
 						return err

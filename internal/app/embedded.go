@@ -40,19 +40,11 @@ type Place struct {
 // address, and adds its stop to g. fixed asks for the well-known ports.
 func startEmbedded(ctx context.Context, cfg *config.Config, g *service.Group, log *slog.Logger, fixed bool) (Servers, error) {
 	var s Servers
-	port := func(first int) (int, error) {
-		if !fixed {
-			first = 0
-		}
-		return embedded.FreePort(first)
-	}
 	if cfg.PostgresURL == "" {
-		n, err := port(portPostgres)
-		if err != nil {
-			return s, err
-		}
 		dir := filepath.Join(cfg.DataDir, "postgres")
-		db, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{Dir: dir, Port: n, Log: log})
+		db, n, err := onFreePort(portPostgres, fixed, func(n int) (*embedded.Postgres, error) {
+			return embedded.StartPostgres(ctx, embedded.PostgresConfig{Dir: dir, Port: n, Log: log})
+		})
 		if err != nil {
 			return s, fmt.Errorf("%w: or name a Postgres of yours with PERDURE_POSTGRES_URL", err)
 		}
@@ -64,11 +56,9 @@ func startEmbedded(ctx context.Context, cfg *config.Config, g *service.Group, lo
 		s.Postgres = Place{Addr: config.MaskURL(cfg.PostgresURL)}
 	}
 	if len(cfg.RedisAddrs) == 0 {
-		n, err := port(portRedis)
-		if err != nil {
-			return s, err
-		}
-		r, err := embedded.StartRedis(ctx, embedded.RedisConfig{Port: n, Log: log})
+		r, _, err := onFreePort(portRedis, fixed, func(n int) (*embedded.Redis, error) {
+			return embedded.StartRedis(ctx, embedded.RedisConfig{Port: n, Log: log})
+		})
 		if err != nil {
 			return s, err
 		}
@@ -79,12 +69,10 @@ func startEmbedded(ctx context.Context, cfg *config.Config, g *service.Group, lo
 		s.Redis = Place{Addr: fmt.Sprint(cfg.RedisAddrs)}
 	}
 	if len(cfg.KafkaBrokers) == 0 {
-		n, err := port(portKafka)
-		if err != nil {
-			return s, err
-		}
 		dir := filepath.Join(cfg.DataDir, "kafka")
-		k, err := embedded.StartKafka(ctx, embedded.KafkaConfig{Dir: dir, Port: n, Log: log})
+		k, _, err := onFreePort(portKafka, fixed, func(n int) (*embedded.Kafka, error) {
+			return embedded.StartKafka(ctx, embedded.KafkaConfig{Dir: dir, Port: n, Log: log})
+		})
 		if err != nil {
 			return s, err
 		}
@@ -95,6 +83,27 @@ func startEmbedded(ctx context.Context, cfg *config.Config, g *service.Group, lo
 		s.Kafka = Place{Addr: fmt.Sprint(cfg.KafkaBrokers)}
 	}
 	return s, nil
+}
+
+// onFreePort starts a server on the first free port from first on, on any if not
+// fixed. Between the look for a port and its use lie seconds (a new Postgres is
+// made): if another process took it meanwhile, the next one is tried.
+func onFreePort[S any](first int, fixed bool, start func(port int) (S, error)) (s S, port int, err error) {
+	if !fixed {
+		first = 0
+	}
+	for range 5 {
+		if port, err = embedded.FreePort(first); err != nil {
+			return s, 0, err
+		}
+		if s, err = start(port); err == nil {
+			return s, port, nil
+		}
+		if now, probe := embedded.FreePort(port); probe == nil && now == port {
+			return s, port, err // the port was not the reason
+		}
+	}
+	return s, port, err
 }
 
 // watch ends with an error when the embedded Postgres dies by itself.
