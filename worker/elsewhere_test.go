@@ -359,6 +359,37 @@ func TestACancelEndsWorkElsewhere(t *testing.T) {
 	}
 }
 
+func TestAReportMayComeBeforeItsWorkerLetsGo(t *testing.T) {
+	hold := make(chan struct{})
+	o := newOutside(t, func(*worker.Task[job]) error { <-hold; return worker.Pending() })
+	failed, done := o.task("job.out", job{}), o.task("job.out", job{})
+	o.send(failed, done)
+	var c []claims.Claim
+	testkit.Eventually(t, wait, func() (bool, string) {
+		c = o.claims(failed.ID, done.ID)
+		return c[0].State == claims.Running && c[1].State == claims.Running, fmt.Sprintf("%+v", c)
+	})
+	status, answer := o.says(failed.ID, "outcome", fmt.Sprintf(`{"run":%d,"outcome":"dead"}`, c[0].Run))
+	if status != 503 || answer["type"] != "urn:perdure:problem:not-yet" {
+		t.Errorf("%d %v", status, answer)
+	}
+	if status, answer = o.says(done.ID, "outcome", fmt.Sprintf(`{"run":%d,"outcome":"completed"}`, c[1].Run)); status != 200 {
+		t.Errorf("%d %v", status, answer)
+	}
+	close(hold)
+	o.waits(failed.ID)
+	if status, answer = o.says(failed.ID, "outcome", fmt.Sprintf(`{"run":%d,"outcome":"dead"}`, c[0].Run)); status != 200 {
+		t.Errorf("%d %v", status, answer)
+	}
+	if l := o.lettersWithin("jobs", 1); l[0].TaskID != failed.ID {
+		t.Errorf("%+v", l[0])
+	}
+	o.committedAll("jobs")
+	if o.l.runsOf(done.ID) != 1 || o.claims(done.ID)[0].State != claims.Done {
+		t.Errorf("the completed one: %+v, ran %d times", o.claims(done.ID), o.l.runsOf(done.ID))
+	}
+}
+
 func TestReportsThatAreNone(t *testing.T) {
 	o := newOutside(t, pendingAtFirst)
 	task := o.task("job.out", job{})

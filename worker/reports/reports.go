@@ -91,11 +91,15 @@ func (r *refusal) Error() string {
 			return said + "its end has been reported"
 		}
 		if c.State == claims.Running {
-			return said + "a worker runs it and will say how it ends"
+			return said + "a worker has it; it is reported from elsewhere only after 202 or worker.Pending"
 		}
 		return said + "its attempt has ended"
 	}
 }
+
+// early reports whether the run is its task's present one, and a worker still has
+// it: whoever does the work may end before the worker has written that it is theirs.
+func (r *refusal) early() bool { return r.claim.State == claims.Running && r.claim.Run == r.run }
 
 // Report is how work elsewhere ended.
 type Report struct {

@@ -102,7 +102,7 @@ func (d *Desk) Routes(a *api.API) {
 	api.Register(a, api.Report, huma.Operation{
 		OperationID: "task-outcome", Method: http.MethodPost, Path: "/v1/tasks/{id}/outcome", Tags: []string{"tasks"},
 		Summary:     "Report how work that went on elsewhere ended",
-		Description: "May be repeated. A success counts from any run that was granted, unless the task is cancelled: its effect has happened. A failure counts only from the run that is waited for. 409 `run-over`: it did not count.",
+		Description: "May be repeated. A success counts from any run that was granted, unless the task is cancelled: its effect has happened. A failure counts only from the run that is waited for. 409 `run-over`: it did not count. 503 `not-yet`: its worker has not let go of the run yet; send it again.",
 	}, d.outcome)
 }
 
@@ -200,6 +200,9 @@ func problem(err error) error {
 	var refused *refusal
 	var away *awayError
 	switch {
+	case errors.As(err, &refused) && refused.early():
+		return api.NewProblem(http.StatusServiceUnavailable, "not-yet", refused.Error()).
+			WithRetryAfter(time.Second).WithNext("send the report again")
 	case errors.As(err, &refused):
 		return api.NewProblem(http.StatusConflict, "run-over", refused.Error()).WithNext("perdure tasks get " + refused.id)
 	case errors.As(err, &away):
