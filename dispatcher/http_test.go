@@ -28,7 +28,7 @@ import (
 )
 
 const httpCatalog = `version: 1
-queues: {payments: {}}
+queues: {payments: {}, other: {}}
 kinds:
   refund: {queue: payments, schema: refund.json}
   any: {queue: payments}

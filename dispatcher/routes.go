@@ -34,7 +34,7 @@ type TaskInput struct {
 	Payload        any               `json:"payload,omitempty" doc:"any JSON that the kind's schema allows"`
 	PayloadBase64  string            `json:"payload_base64,omitempty" doc:"instead of payload: any bytes"`
 	ContentType    string            `json:"content_type,omitempty" doc:"of payload_base64"`
-	Queue          string            `json:"queue,omitempty" doc:"default: the kind's"`
+	Queue          string            `json:"queue,omitempty" doc:"the kind's, which is the default; any other is refused"`
 	Key            string            `json:"key,omitempty" doc:"orders and partitions"`
 	IdempotencyKey string            `json:"idempotency_key,omitempty" doc:"the same request twice is one task, for 168 h"`
 	UniqueKey      string            `json:"unique_key,omitempty" doc:"one task a key, for the period of the kind's unique"`

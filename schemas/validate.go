@@ -28,7 +28,7 @@ type Submission struct {
 	Kind           string
 	Payload        []byte
 	ContentType    string    // "" is application/json
-	Queue          string    // "" is the kind's
+	Queue          string    // "" is the kind's; any other is refused
 	Key            string    // "" = none
 	IdempotencyKey string    // "" = none
 	UniqueKey      string    // "" = none
@@ -59,6 +59,9 @@ func ValidateTask(c *Catalog, s *Submission, now time.Time, maxPayload int) []Fi
 			add("#/queue", queueRule)
 		} else if c.Queues[s.Queue] == nil {
 			add("#/queue", "is not in the catalog%s", didYouMean(s.Queue, keysOf(c.Queues)))
+		} else if kind != nil && kind.Queue != s.Queue {
+			// No worker of that queue would know the kind.
+			add("#/queue", "is not where kind %s runs: name queue %s, or none", kind.Name, kind.Queue)
 		}
 	}
 	for _, f := range [...]struct{ pointer, value string }{

@@ -74,6 +74,7 @@ func TestValidateTaskNamesTheField(t *testing.T) {
 		{"far from any kind", func(s *schemas.Submission) { s.Kind = secret }, "#/kind", "is not in the catalog"},
 		{"bad kind", func(s *schemas.Submission) { s.Kind = "a\x00" }, "#/kind", "must be 1 to 128"},
 		{"unknown queue", func(s *schemas.Submission) { s.Queue = "payment" }, "#/queue", `did you mean "payments"?`},
+		{"queue of another kind", func(s *schemas.Submission) { s.Queue = "mail" }, "#/queue", "is not where kind refund.issue runs: name queue payments"},
 		{"bad queue", func(s *schemas.Submission) { s.Queue = "A.b" }, "#/queue", "must be 1 to 60"},
 		{"key with NUL", func(s *schemas.Submission) { s.Key = secret + "\x00" }, "#/key", "NUL"},
 		{"key too long", func(s *schemas.Submission) { s.Key = strings.Repeat("k", 513) }, "#/key", "longer than 512"},

@@ -20,7 +20,7 @@ import (
 
 const (
 	lookAgain = 30 * time.Second // a changed kind is noticed after this
-	lookSoon  = time.Second      // an unknown kind makes us look, but not more often
+	lookSoon  = time.Second      // a kind that is unknown, or on another queue, makes us look, but not more often
 
 	lookPatience = 250 * time.Millisecond // for a look that could also be done later
 	lookAtMost   = 2 * time.Second        // for a look on which a refusal depends
@@ -44,18 +44,23 @@ type kinds struct {
 }
 
 // get returns a snapshot that was looked at lately and, if the database knows
-// it, has the kind.
-func (k *kinds) get(ctx context.Context, kind string) (*snapshot, error) {
+// it, has the kind; on that queue, if one is named: a kind may have moved.
+func (k *kinds) get(ctx context.Context, kind, queue string) (*snapshot, error) {
 	s := k.latest.Load()
 	looked, now := k.looked.Load(), k.now().UnixNano()
 	age := time.Duration(now - looked)
 	switch {
-	case s == nil, s.Kinds[kind] == nil && age >= lookSoon:
+	case s == nil, !s.has(kind, queue) && age >= lookSoon:
 		return k.look(ctx, s)
 	case age < lookAgain, !k.looked.CompareAndSwap(looked, now): // or another looks
 		return s, nil
 	}
 	return k.refresh(ctx, s), nil
+}
+
+func (s *snapshot) has(kind, queue string) bool {
+	known := s.Kinds[kind]
+	return known != nil && (queue == "" || queue == known.Queue)
 }
 
 // refresh looks again, briefly, and else goes on with s. It must never wait for

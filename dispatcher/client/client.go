@@ -75,7 +75,7 @@ func (c *Client) enqueue(ctx context.Context, ask asker, t *Task) (Ref, error) {
 }
 
 func (c *Client) check(ctx context.Context, t *Task) (*snapshot, *row, error) {
-	s, err := c.kinds.get(ctx, t.Kind)
+	s, err := c.kinds.get(ctx, t.Kind, t.Queue)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -91,7 +92,7 @@ func TestTaskIsStoredAsItWasGiven(t *testing.T) {
 	c := newClient(t, pool)
 	run := time.Now().Add(time.Hour).Truncate(time.Microsecond)
 	raw := client.Raw("{ \"amount\":\t1 }")
-	task := client.Task{Kind: "brief", Payload: raw, Queue: "slow", Key: "k", RunAt: run, Headers: map[string]string{"a": "ü"}}
+	task := client.Task{Kind: "brief", Payload: raw, Queue: "payments", Key: "k", RunAt: run, Headers: map[string]string{"a": "ü"}}
 	one, err := c.Enqueue(t.Context(), task)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +129,7 @@ func TestTaskIsStoredAsItWasGiven(t *testing.T) {
 		var at, deadline time.Time
 		err := pool.QueryRow(t.Context(), `select kind, queue, key, content_type, headers::text, payload, run_at, deadline, checked from perdure.outbox where id = $1`, ref.Seq).
 			Scan(&kind, &queue, &key, &ct, &headers, &payload, &at, &deadline, &checked)
-		if err != nil || kind != "brief" || queue != "slow" || key != "k" || ct != "application/json" || headers != `{"a": "ü"}` || string(payload) != string(raw) || !at.Equal(run) || !deadline.Equal(run.Add(time.Hour)) || !checked {
+		if err != nil || kind != "brief" || queue != "payments" || key != "k" || ct != "application/json" || headers != `{"a": "ü"}` || string(payload) != string(raw) || !at.Equal(run) || !deadline.Equal(run.Add(time.Hour)) || !checked {
 			t.Errorf("%s: %v %q %q %q %q %s %q %v %v", ref.ID, err, kind, queue, key, ct, headers, payload, at, deadline)
 		}
 	}
@@ -405,6 +406,22 @@ func TestKindThatWasDeclaredLaterIsFound(t *testing.T) {
 	now = now.Add(time.Minute)
 	if _, err := c.Enqueue(t.Context(), task); !errors.Is(err, client.ErrUnknownKind) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+func TestAKindThatMovedIsTakenOnItsNewQueue(t *testing.T) {
+	pool := database(t)
+	now := time.Now()
+	c := newClient(t, pool)
+	client.SetClock(c, func() time.Time { return now })
+	apply(t, pool, strings.Replace(catalogText, "brief: {queue: payments", "brief: {queue: slow", 1))
+	now = now.Add(2 * time.Second) // its copy is not old yet, but the database has the last word
+	if _, err := c.Enqueue(t.Context(), client.Task{Kind: "brief", Payload: 1, Queue: "slow"}); err != nil {
+		t.Fatal(err)
+	}
+	var invalid *client.InvalidError
+	if _, err := c.Enqueue(t.Context(), client.Task{Kind: "brief", Payload: 1, Queue: "payments"}); !errors.As(err, &invalid) || !strings.Contains(err.Error(), "name queue slow") {
+		t.Fatalf("the queue that it left: %v", err)
 	}
 }
 

@@ -111,6 +111,7 @@ func TestInvalidTasksAreRefusedBeforeTheyAreWritten(t *testing.T) {
 		{"kind with a NUL", "#/kind", client.ErrUnknownKind, client.Task{Kind: "brief\x00", Payload: 1}},
 		{"kind that is not UTF-8", "#/kind", client.ErrUnknownKind, client.Task{Kind: "brief\xff", Payload: 1}},
 		{"unknown queue", "#/queue", nil, client.Task{Kind: "brief", Payload: 1, Queue: "none"}},
+		{"queue of another kind", "#/queue", nil, client.Task{Kind: "brief", Payload: 1, Queue: "slow"}},
 		{"queue with a NUL", "#/queue", nil, client.Task{Kind: "brief", Payload: 1, Queue: "slow\x00"}},
 		{"deadline in the past", "#/deadline", nil, client.Task{Kind: "brief", Payload: 1, Deadline: time.Now().Add(-time.Second)}},
 		{"deadline before run_at", "#/deadline", nil, client.Task{Kind: "brief", Payload: 1, RunAt: time.Now().Add(time.Hour), Deadline: time.Now().Add(time.Minute)}},

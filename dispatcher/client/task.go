@@ -19,7 +19,7 @@ type Task struct {
 	Payload     any
 	ContentType string // "" is application/json; anything else needs Raw
 
-	Queue    string            // "" is the kind's
+	Queue    string            // "" is the kind's; any other is refused
 	Key      string            // orders and partitions; "" is none
 	RunAt    time.Time         // not before; zero is now
 	Deadline time.Time         // zero is the kind's expires_after, if it has one

@@ -58,10 +58,11 @@ func TestEnqueueRefuses(t *testing.T) {
 	many := `(select jsonb_object_agg('h' || i, 'v') from generate_series(1, 33) i)`
 	for _, c := range []struct{ args, code string }{
 		{`kind => 'k', payload => '{}'`, ""},
-		{`kind => 'k', payload => '{}', queue => 'other', key => 'a', run_at => now() + '1h', deadline => now() + '2h', headers => '{"a": "b"}'`, ""},
+		{`kind => 'k', payload => '{}', queue => 'q', key => 'a', run_at => now() + '1h', deadline => now() + '2h', headers => '{"a": "b"}'`, ""},
 		{`kind => 'k', payload => '{}', headers => null, options => null`, ""},
 		{`kind => 'nope', payload => '{}'`, "PD404"},
 		{`kind => 'k', payload => '{}', queue => 'nope'`, "PD404"},
+		{`kind => 'k', payload => '{}', queue => 'other'`, "PD400"},
 		{`kind => null, payload => '{}'`, "PD400"},
 		{`kind => 'k', payload => null`, "PD400"},
 		{`kind => 'k', payload => to_jsonb(repeat('x', 1000))`, "PD413"},
@@ -165,9 +166,9 @@ func TestOneKeyIsOneTask(t *testing.T) {
 	if _, err := enqueue(ctx, db, `kind => 'k', payload => '{"a": 2}', idempotency_key => 'x'`); code(err) != "PD422" {
 		t.Fatalf("another payload: got %s", code(err))
 	}
-	other, err := enqueue(ctx, db, `kind => 'k', payload => '{"a": 2}', queue => 'other', idempotency_key => 'x'`)
+	other, err := enqueue(ctx, db, `kind => 'brief', payload => '{"a": 2}', idempotency_key => 'x'`)
 	if err != nil || other == first {
-		t.Fatalf("another queue is another scope: got %d, %v", other, err)
+		t.Fatalf("another kind is another scope: got %d, %v", other, err)
 	}
 	if _, err := db.Exec(ctx, `update perdure.unique_keys set expires = clock_timestamp() - interval '1s'`); err != nil {
 		t.Fatal(err)
