@@ -3,6 +3,7 @@ package pg_test
 import (
 	"context"
 	"errors"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -128,4 +129,33 @@ func status(t *testing.T, db string) []pg.Migration {
 		t.Fatalf("status lists %d migrations, the newest is %d", len(s), pg.Latest())
 	}
 	return s
+}
+
+// A plan for a table of unknown size is compiled for hundreds of milliseconds, to
+// read a few rows: half of all that Postgres did for a task.
+func TestNothingIsCompiled(t *testing.T) {
+	url := testkit.Postgres(t).URL
+	for _, x := range []struct{ url, jit string }{{url, "off"}, {withJIT(t, url), "on"}} {
+		pool, err := pg.Pool(t.Context(), x.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		var jit string
+		if err := pool.QueryRow(t.Context(), `show jit`).Scan(&jit); err != nil || jit != x.jit {
+			t.Errorf("jit %q, %v; want %q", jit, err, x.jit)
+		}
+	}
+}
+
+func withJIT(t *testing.T, text string) string {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("jit", "on")
+	u.RawQuery = q.Encode()
+	return u.String()
 }

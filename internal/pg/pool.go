@@ -20,6 +20,10 @@ import (
 // cannot be the one that the handshake gave, and then sends statements
 // unnamed, in one round trip, with their description cached on our side.
 // `default_query_exec_mode` in url overrides that.
+//
+// On a direct connection nothing is compiled (`jit=off`, unless url says
+// otherwise): a query that is planned for a table of unknown size costs hundreds
+// of milliseconds of compilation, and reads a few rows.
 func Pool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -31,6 +35,9 @@ func Pool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	pooled, err := pooler(ctx, cfg.ConnConfig)
 	if err != nil {
 		return nil, err
+	}
+	if _, set := cfg.ConnConfig.RuntimeParams["jit"]; !set && !pooled { // a pooler refuses parameters that it does not know
+		cfg.ConnConfig.RuntimeParams["jit"] = "off"
 	}
 	if pooled && cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
