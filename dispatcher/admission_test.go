@@ -4,9 +4,11 @@ package dispatcher_test
 // gate: counted in the outbox.
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -174,6 +176,20 @@ func TestLinesOverTheRateAreSlowedDown(t *testing.T) {
 	}
 }
 
+// TestWaitingIsNotIdleness: an answer too large for the server's buffer comes
+// later than a client that takes nothing would be cut off.
+func TestWaitingIsNotIdleness(t *testing.T) {
+	s := serveWith(t, database(t), limited(t, "rate: 30/m, burst: 1"), dispatcher.Config{}.WithWaits(0, time.Second))
+	var wrong strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&wrong, `,"no-such-field-%d":1`, i)
+	}
+	body := oneLine + `{"kind":"any","payload":1` + wrong.String() + "}\n" // after two seconds
+	if status, n, problems := s.lines(t, tokenA, strings.NewReader(body)); status != 200 || n != 1 || problems["invalid-task"] != 1 {
+		t.Errorf("%d: %d accepted, refused %v", status, n, problems)
+	}
+}
+
 func TestQuotaHoldsForAllDispatchersTogether(t *testing.T) {
 	clock := holdClock("2026-05-01T23:59:30Z")
 	db, tokens := database(t), limited(t, "quota: 3000")
@@ -297,8 +313,36 @@ func relayed(t testing.TB, db *pgxpool.Pool, left int) {
 	}
 }
 
+// sendAllThenRead posts lines as a client does that looks at no answer before it
+// has sent everything.
+func (s *server) sendAllThenRead(t testing.TB, lines string) reply {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST /v1/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n", tokenA, len(lines))
+	if _, err := io.WriteString(conn, lines); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply{res.StatusCode, res.Header, string(b)}
+}
+
 func TestBacklogClosesTheGate(t *testing.T) {
-	s := serveWith(t, database(t), limited(t, "streams: 5"), dispatcher.Config{OutboxLimit: 20}.WithLineWait(time.Hour))
+	s := serveWith(t, database(t), limited(t, "streams: 5"), dispatcher.Config{OutboxLimit: 20}.WithWaits(time.Hour, 0))
 	// A stream that runs when the gate closes.
 	body, send := io.Pipe()
 	defer send.Close()
@@ -327,7 +371,7 @@ func TestBacklogClosesTheGate(t *testing.T) {
 		t.Helper()
 		want(t, "one", s.as(t, tokenA, one), 503, "backlog", "5")
 		want(t, "an array", s.as(t, tokenA, array(2)), 503, "backlog", "5")
-		want(t, "a stream", s.as(t, tokenA, strings.Repeat(oneLine, 100_000), "Content-Type", "application/x-ndjson"), 503, "backlog", "5")
+		want(t, "a stream", s.sendAllThenRead(t, strings.Repeat(oneLine, 200_000)), 503, "backlog", "5")
 	}
 	refusedNow()
 	if _, err := io.WriteString(send, oneLine+oneLine); err != nil { // they wait
@@ -357,7 +401,7 @@ func TestBacklogClosesTheGate(t *testing.T) {
 }
 
 func TestLineThatWaitsTooLongForTheBacklogHearsSo(t *testing.T) {
-	s := serveWith(t, database(t), limited(t, "streams: 5"), dispatcher.Config{OutboxLimit: 2}.WithLineWait(100*time.Millisecond))
+	s := serveWith(t, database(t), limited(t, "streams: 5"), dispatcher.Config{OutboxLimit: 2}.WithWaits(2*time.Second, 0))
 	body, send := io.Pipe()
 	streamed := make(chan string, 1)
 	go func() {
@@ -376,8 +420,13 @@ func TestLineThatWaitsTooLongForTheBacklogHearsSo(t *testing.T) {
 	if err := send.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-streamed; got != "200 2 map[backlog:50]" {
-		t.Errorf("got %s, want two lines accepted and 50 refused", got)
+	select { // the first of them waits, the others do not
+	case got := <-streamed:
+		if got != "200 2 map[backlog:50]" {
+			t.Errorf("got %s, want two lines accepted and 50 refused", got)
+		}
+	case <-time.After(40 * time.Second):
+		t.Error("each line waited")
 	}
 }
 

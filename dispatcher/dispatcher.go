@@ -3,6 +3,7 @@ package dispatcher
 // The role: what it needs, how it runs.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,9 @@ type Config struct {
 	// posts are refused; 0 is any number.
 	OutboxLimit int64
 
-	now      func() time.Time // of rates and days; nil is time.Now
-	lineWait time.Duration    // 0 is lineWait
+	now        func() time.Time // of rates and days; nil is time.Now
+	lineWait   time.Duration    // 0 is lineWait
+	streamIdle time.Duration    // 0 is streamIdle
 }
 
 // DB is what the dispatcher needs of Postgres: *pgxpool.Pool has it.
@@ -73,9 +75,7 @@ func New(cfg Config, deps Deps) (*Dispatcher, error) {
 	if deps.DB == nil || deps.Catalog == nil || deps.Log == nil {
 		return nil, errors.New("dispatcher: DB, Catalog and Log are required")
 	}
-	if cfg.lineWait == 0 {
-		cfg.lineWait = lineWait
-	}
+	cfg.lineWait, cfg.streamIdle = cmp.Or(cfg.lineWait, lineWait), cmp.Or(cfg.streamIdle, streamIdle)
 	var adm *kadm.Client
 	if deps.Kafka != nil {
 		adm = kadm.NewClient(deps.Kafka)

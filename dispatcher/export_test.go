@@ -8,8 +8,9 @@ func (c Config) WithClock(now func() time.Time) Config {
 	return c
 }
 
-// WithLineWait changes how long a line of NDJSON waits for its turn.
-func (c Config) WithLineWait(d time.Duration) Config {
-	c.lineWait = d
+// WithWaits changes how long a line of NDJSON waits for its turn, and how long a
+// client may be idle; 0 leaves it.
+func (c Config) WithWaits(line, idle time.Duration) Config {
+	c.lineWait, c.streamIdle = line, idle
 	return c
 }

@@ -48,7 +48,6 @@ type stream struct {
 	producer string
 	key      string // of the request; line n gets <key>/<n>
 	trace    string
-	alive    func() // the client is not idle: it is we who do not read; nil: nobody to tell
 
 	held  *lines.Line // read, and waiting for its turn
 	shut  bool        // a line waited in vain for the gate to open: the next do not
@@ -73,9 +72,7 @@ func (d *Dispatcher) serveLines(w http.ResponseWriter, r *http.Request, s *strea
 		return d.refused(p)
 	}
 	defer done()
-	reader := &idleReader{rc: rc, r: r.Body}
-	in := lines.NewReader(reader, maxTaskJSON)
-	s.alive = reader.more
+	in := lines.NewReader(&idleReader{rc: rc, r: r.Body, idle: d.cfg.streamIdle}, maxTaskJSON)
 	// The first batch decides between a problem for all and 200.
 	more, err := s.batch(ctx, in)
 	if err != nil {
@@ -86,7 +83,7 @@ func (d *Dispatcher) serveLines(w http.ResponseWriter, r *http.Request, s *strea
 	queue := newResults(resultsInMemory)
 	pumped := make(chan error, 1)
 	go func() {
-		pumped <- queue.pump(&idleWriter{rc: rc, w: w}, rc.Flush)
+		pumped <- queue.pump(&idleWriter{rc: rc, w: w, idle: d.cfg.streamIdle}, rc.Flush)
 	}()
 	for {
 		if _, err = queue.Write(s.out.Bytes()); err != nil {
@@ -110,29 +107,26 @@ func (d *Dispatcher) serveLines(w http.ResponseWriter, r *http.Request, s *strea
 
 // idleReader gives the client a while for each read, not for the whole post.
 type idleReader struct {
-	rc *http.ResponseController
-	r  io.Reader
+	rc   *http.ResponseController
+	r    io.Reader
+	idle time.Duration
 }
 
 func (i *idleReader) Read(p []byte) (int, error) {
-	i.more()
+	_ = i.rc.SetReadDeadline(time.Now().Add(i.idle)) // not supported: then without
 	return i.r.Read(p)
 }
 
-// more gives a while from now. Without it a deadline that passes while we do not
-// read ends the request: the server watches the connection meanwhile.
-func (i *idleReader) more() {
-	_ = i.rc.SetReadDeadline(time.Now().Add(streamIdle)) // not supported: then without
-}
-
-// idleWriter does the same for each write, whenever the one before was.
+// idleWriter does the same for each write: the deadline of the one before may have
+// passed while lines waited for their turn.
 type idleWriter struct {
-	rc *http.ResponseController
-	w  io.Writer
+	rc   *http.ResponseController
+	w    io.Writer
+	idle time.Duration
 }
 
 func (i *idleWriter) Write(p []byte) (int, error) {
-	_ = i.rc.SetWriteDeadline(time.Now().Add(streamIdle)) // not supported: then without
+	_ = i.rc.SetWriteDeadline(time.Now().Add(i.idle)) // not supported: then without
 	return i.w.Write(p)
 }
 

@@ -27,9 +27,6 @@ func (s *stream) turn(ctx context.Context, wait bool) (ok bool, p *api.Problem) 
 	if !wait {
 		return s.d.gate.Closed() == nil && s.who.TakeNow(), nil
 	}
-	if s.alive != nil {
-		s.alive()
-	}
 	most := s.d.cfg.lineWait
 	if s.shut { // its client has been told to come back
 		most = 0

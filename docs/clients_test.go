@@ -30,7 +30,8 @@ import (
 const token = "shop-token-0123456789"
 
 // badNetwork is on the way to the API: it refuses the first two posts as a busy
-// dispatcher does, and lets the first stream through but loses its answer.
+// dispatcher does, and lets the first stream through but loses its answer. Once
+// over is set it refuses all posts until midnight, as at a quota.
 type badNetwork struct {
 	api    http.Handler
 	mu     sync.Mutex
@@ -39,6 +40,8 @@ type badNetwork struct {
 	asked  time.Time
 	lost   bool
 	tokens []string
+	over   bool
+	late   int // posts after over was set
 }
 
 func (n *badNetwork) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -50,8 +53,14 @@ func (n *badNetwork) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	n.lost = n.lost || lose
 	n.tokens = append(n.tokens, r.Header.Get("Authorization"))
+	over := n.over
+	if over {
+		n.late++
+	}
 	n.mu.Unlock()
 	switch {
+	case over:
+		api.WriteProblem(w, api.NewProblem(http.StatusTooManyRequests, "quota-exceeded", "until midnight").WithRetryAfter(time.Hour))
 	case post == 1:
 		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(http.StatusTooManyRequests)
@@ -204,6 +213,17 @@ func judge(t *testing.T, program string, args ...string) {
 		if err := db.QueryRow(ctx, `select count(*) from perdure.outbox`).Scan(&n); err != nil || n != 7 {
 			t.Errorf("%d tasks, %v: want 7", n, err)
 		}
+	}
+	network.mu.Lock()
+	network.over = true
+	network.mu.Unlock()
+	cmd := exec.CommandContext(ctx, program, append(args, "Di")...)
+	cmd.Env = append(os.Environ(), "PERDURE_API_URL="+srv.URL, "PERDURE_API_TOKEN="+token, "PYTHONDONTWRITEBYTECODE=1")
+	text, err := cmd.CombinedOutput()
+	network.mu.Lock()
+	defer network.mu.Unlock()
+	if err == nil || !strings.Contains(string(text), "quota-exceeded") || network.late != 1 {
+		t.Errorf("a quota that is used up: %v after %d posts, want a refusal after one\n%s", err, network.late, text)
 	}
 	if network.again < time.Second || !network.lost {
 		t.Errorf("the client came back %s after it was asked to wait a second; a stream's answer was lost: %v", network.again, network.lost)

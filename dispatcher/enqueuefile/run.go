@@ -118,6 +118,7 @@ type sender struct {
 	keys    *keyer
 	start   time.Time
 	stats   Stats
+	heard   func() // a line was answered
 	text    []byte // of the pending lines, as they are sent
 	input   []byte // of the pending lines, as the file has them
 	pending []pending
@@ -204,6 +205,9 @@ func (s *sender) flush(ctx context.Context) error {
 			told = time.Now()
 			s.opt.Waiting(err, time.Until(wait.giveUp))
 		}
+		if after > s.opt.Patience {
+			return fmt.Errorf("the API asks to come again in %s, which is longer than this waits: %w\n  next: the same command then takes up the rest, nothing is enqueued twice", after, err)
+		}
 		if werr := wait.wait(ctx, after); werr != nil {
 			return errors.Join(werr, err)
 		}
@@ -213,9 +217,19 @@ func (s *sender) flush(ctx context.Context) error {
 }
 
 // sendUntil is send that an API which accepts and never answers cannot hold up
-// for ever.
+// for ever. One that answers line by line, because a rate slows it down, may take
+// as long as it likes.
 func (s *sender) sendUntil(ctx context.Context, giveUp time.Time) (time.Duration, error) {
-	ctx, cancel := context.WithDeadline(ctx, giveUp)
-	defer cancel()
-	return s.send(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(time.Until(giveUp), func() { cancel(errSilent) })
+	defer silent.Stop()
+	s.heard = func() { silent.Reset(s.opt.Patience) }
+	after, err := s.send(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		err = fmt.Errorf("%w: %w", errSilent, err)
+	}
+	return after, err
 }
+
+var errSilent = errors.New("the API did not answer in time")

@@ -30,7 +30,9 @@ import (
 func TestMain(m *testing.M) { testkit.Main(m) }
 
 // serve runs a dispatcher and gives its URL and its database.
-func serve(t testing.TB) (string, *pgxpool.Pool) {
+func serve(t testing.TB) (string, *pgxpool.Pool) { return serveTo(t, nil) }
+
+func serveTo(t testing.TB, tokens *api.Tokens) (string, *pgxpool.Pool) {
 	t.Helper()
 	db, err := pg.Pool(context.Background(), testkit.MigratedPostgres(t).URL)
 	if err != nil {
@@ -47,7 +49,7 @@ func serve(t testing.TB) (string, *pgxpool.Pool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := api.New(http.NewServeMux(), "test", nil, slog.New(slog.DiscardHandler))
+	a := api.New(http.NewServeMux(), "test", tokens, slog.New(slog.DiscardHandler))
 	d.Routes(a)
 	srv := httptest.NewServer(a)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -272,7 +274,7 @@ func TestPatienceEnds(t *testing.T) {
 		api.WriteProblem(w, api.Unavailable("Postgres", "perdure doctor"))
 	}))
 	defer srv.Close()
-	_, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}"), Patience: 900 * time.Millisecond})
+	_, err := enqueuefile.Run(t.Context(), enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}"), Patience: 1100 * time.Millisecond})
 	if err == nil || !strings.Contains(err.Error(), "gave up") || !strings.Contains(err.Error(), "Postgres") {
 		t.Errorf("got %v", err)
 	}
@@ -290,6 +292,49 @@ func TestPatienceEnds(t *testing.T) {
 	_, err = enqueuefile.Run(ctx, enqueuefile.Options{URL: srv.URL, Name: "f", Reader: strings.NewReader("{}"), Progress: stop})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// limited is a token with these limits.
+func limited(t *testing.T, limits string) (token string, tokens *api.Tokens) {
+	t.Helper()
+	token = "a-token-of-16-characters"
+	path := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(path, []byte("tokens:\n- {name: a, token: "+token+", verbs: [enqueue], "+limits+"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := api.LoadTokens(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token, tokens
+}
+
+// A rate makes it slower, also where one request then takes longer than patience.
+func TestRateOnlySlowsItDown(t *testing.T) {
+	token, tokens := limited(t, "rate: 20/s, burst: 1")
+	url, db := serveTo(t, tokens)
+	s, _ := run(t, enqueuefile.Options{URL: url, Token: token, Patience: 3 * time.Second}, strings.Repeat(`{"kind":"k","payload":1}`+"\n", 80))
+	check(t, s, 80, 0, 0)
+	if s.Retries != 0 || s.Elapsed < 3900*time.Millisecond {
+		t.Errorf("%d retries in %s, want none in 4 s", s.Retries, s.Elapsed)
+	}
+	if n := len(tasks(t, db)); n != 80 {
+		t.Errorf("%d tasks", n)
+	}
+}
+
+// A quota that is used up is said with when to come again, and not waited for.
+func TestQuotaIsNotWaitedFor(t *testing.T) {
+	token, tokens := limited(t, "quota: 3")
+	url, db := serveTo(t, tokens)
+	opt := enqueuefile.Options{URL: url, Token: token, Name: "f", Patience: 5 * time.Second, Reader: strings.NewReader(strings.Repeat(`{"kind":"k","payload":1}`+"\n", 5))}
+	s, err := enqueuefile.Run(t.Context(), opt)
+	if err == nil || !strings.Contains(err.Error(), "quota-exceeded") || !strings.Contains(err.Error(), "asks to come again in") || !strings.Contains(err.Error(), "the same command") {
+		t.Errorf("got %v", err)
+	}
+	if s.Accepted != 3 || s.Rejected != 0 || len(tasks(t, db)) != 3 {
+		t.Errorf("%+v, %d tasks, want 3", s, len(tasks(t, db)))
 	}
 }
 

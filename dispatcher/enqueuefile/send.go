@@ -76,10 +76,7 @@ func refused(res *http.Response) (after time.Duration, err error) {
 	if rerr != nil || json.Unmarshal(body, p) != nil || p.Type == "" {
 		p = api.NewProblem(res.StatusCode, "http", "the API answered "+res.Status)
 	}
-	err = errors.New(p.Error())
-	if p.Next != "" {
-		err = fmt.Errorf("%w (%s)", err, p.Next)
-	}
+	err = told(p)
 	if !again(res.StatusCode) {
 		return 0, &fatalError{err}
 	}
@@ -88,6 +85,14 @@ func refused(res *http.Response) (after time.Duration, err error) {
 		seconds = 0
 	}
 	return time.Duration(seconds) * time.Second, err
+}
+
+// told is a problem with what mends it.
+func told(p *api.Problem) error {
+	if p.Next == "" {
+		return errors.New(p.Error())
+	}
+	return fmt.Errorf("%s (%s)", p.Error(), p.Next)
 }
 
 // answers counts what was decided and keeps the rest pending.
@@ -108,10 +113,11 @@ func (s *sender) answers(body io.Reader) (after time.Duration, err error) {
 			return 0, &fatalError{fmt.Errorf("the API answered line %d of %d: is PERDURE_API_URL Perdure's?", a.Line, len(s.pending))}
 		}
 		if a.ID == "" && (a.Status == 0 || again(a.Status)) {
-			err = errors.New(a.Error())
+			err = told(&a.Problem)
 			continue
 		}
 		decided[a.Line-1] = true
+		s.heard()
 		if derr := s.decide(s.pending[a.Line-1], &a); derr != nil {
 			return 0, &fatalError{derr}
 		}

@@ -15,14 +15,16 @@ import urllib.request
 import uuid
 
 WAIT = 0.2  # seconds between tries where the answer has no Retry-After
+MOST = 60  # seconds that it waits as Retry-After says; longer (a day's quota) is for the caller to decide
 
 
 class Refused(Exception):
-    """The API will not take it: problem is RFC 9457, errors[].pointer says where."""
+    """The API will not take it: problem is RFC 9457, errors[].pointer says where;
+    after is when it may, in seconds, None where that is not said."""
 
-    def __init__(self, problem):
+    def __init__(self, problem, after=None):
         super().__init__(json.dumps(problem))
-        self.problem = problem
+        self.problem, self.after = problem, after
 
 
 class Client:
@@ -67,10 +69,11 @@ class Client:
                 with urllib.request.urlopen(request, timeout=60) as answer:
                     return answer.read().decode()
             except urllib.error.HTTPError as e:
-                if e.code not in (429, 503) or not left:
-                    raise Refused(problem_of(e)) from None
-                wait = e.headers.get("Retry-After", "")
-                time.sleep(float(wait) if wait.isdigit() else WAIT)
+                after = e.headers.get("Retry-After", "")
+                after = int(after) if after.isdigit() else None
+                if e.code not in (429, 503) or not left or (after or 0) > MOST:
+                    raise Refused(problem_of(e), after) from None
+                time.sleep(WAIT if after is None else after)
             # Nobody knows whether it was accepted: the keys make it safe to ask again.
             except (OSError, http.client.HTTPException):
                 if not left:

@@ -24,15 +24,19 @@ export type Problem = { status: number; type?: string; detail?: string; next?: s
 // Line answers one task of enqueueEach: id where it was accepted, else a problem.
 export type Line = { line: number } & Partial<Accepted> & Partial<Problem>;
 
+// after is when it may be taken, in seconds, where the API says so.
 export class Refused extends Error {
   readonly problem: Problem;
-  constructor(problem: Problem) {
+  readonly after?: number;
+  constructor(problem: Problem, after?: number) {
     super(JSON.stringify(problem));
     this.problem = problem;
+    this.after = after;
   }
 }
 
 const wait = 200; // ms between tries where the answer has no Retry-After
+const most = 60; // s that it waits as Retry-After says; longer (a day's quota) is for the caller to decide
 const sleep = (ms: number) => new Promise((done) => setTimeout(done, ms));
 
 // With an idempotency_key a second try is no second task. Better is a key of
@@ -81,11 +85,12 @@ export class Client {
 
   private async post(media: string, body: string): Promise<string> {
     const headers: Record<string, string> = { "Content-Type": media };
+    const patience = media === "application/x-ndjson" ? 600_000 : 60_000; // a token's rate slows a stream down
     if (this.token) headers.Authorization = `Bearer ${this.token}`;
     for (let left = this.tries - 1; ; left--) {
       let answer: Response, text: string;
       try {
-        answer = await fetch(`${this.url}/v1/tasks`, { method: "POST", headers, body, signal: AbortSignal.timeout(60_000) });
+        answer = await fetch(`${this.url}/v1/tasks`, { method: "POST", headers, body, signal: AbortSignal.timeout(patience) });
         text = await answer.text();
       } catch (e) {
         // Nobody knows whether it was accepted: the keys make it safe to ask again.
@@ -94,9 +99,10 @@ export class Client {
         continue;
       }
       if (answer.ok) return text;
-      if ((answer.status !== 429 && answer.status !== 503) || left <= 0) throw new Refused(problemOf(answer.status, text));
-      const after = answer.headers.get("Retry-After") ?? "";
-      await sleep(/^\d+$/.test(after) ? Number(after) * 1000 : wait);
+      const said = answer.headers.get("Retry-After") ?? "";
+      const after = /^\d+$/.test(said) ? Number(said) : undefined;
+      if ((answer.status !== 429 && answer.status !== 503) || left <= 0 || (after ?? 0) > most) throw new Refused(problemOf(answer.status, text), after);
+      await sleep(after === undefined ? wait : after * 1000);
     }
   }
 }

@@ -216,6 +216,9 @@ func (p *Problem) Error() string {
 	for _, f := range p.Errors {
 		fmt.Fprintf(&b, "\n  %s: %s", f.Pointer, f.Detail)
 	}
+	if p.RetryAfter > 0 {
+		fmt.Fprintf(&b, "\n  again: in %s", p.RetryAfter)
+	}
 	if p.Next != "" {
 		fmt.Fprintf(&b, "\n  next: %s", p.Next)
 	}

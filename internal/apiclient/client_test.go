@@ -38,7 +38,7 @@ func TestProblemsTellWhatToDo(t *testing.T) {
 	if !errors.As(err, &p) || p.Name() != "invalid-task" || p.RetryAfter != 3*time.Second {
 		t.Fatalf("got %#v", err)
 	}
-	for _, want := range []string{"#/payload/amount: is missing", "next: perdure catalog explain refund", "422"} {
+	for _, want := range []string{"#/payload/amount: is missing", "next: perdure catalog explain refund", "again: in 3s", "422"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in %q", want, err)
 		}

@@ -62,8 +62,9 @@ func runUp(t *testing.T, cfg config.Config, banner io.Writer) (url string) {
 func TestTokensOpenOnlyWhatTheirVerbsSay(t *testing.T) {
 	cfg := realConfig(t)
 	cfg.HTTPAddr = "0.0.0.0:0" // allowed, because there are tokens
+	cfg.OutboxLimit = 12345
 	cfg.APITokensFile = filepath.Join(t.TempDir(), "tokens.yaml")
-	tokens := "tokens:\n  - {name: reader, token: reader-token-0123456789, verbs: [read-meta]}\n  - {name: shop, token: shop-token-0123456789, verbs: [enqueue]}\n"
+	tokens := "tokens:\n  - {name: reader, token: reader-token-0123456789, verbs: [read-meta]}\n  - {name: shop, token: shop-token-0123456789, verbs: [enqueue], quota: 1}\n"
 	if err := os.WriteFile(cfg.APITokensFile, []byte(tokens), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +83,7 @@ func TestTokensOpenOnlyWhatTheirVerbsSay(t *testing.T) {
 		{"GET", "/v1/dead-letters", "reader-token-0123456789", 200},
 		{"POST", "/v1/tasks", "reader-token-0123456789", 403},
 		{"POST", "/v1/tasks", "shop-token-0123456789", 202},
+		{"POST", "/v1/tasks", "shop-token-0123456789", 429}, // its quota is one
 		{"POST", "/v1/replays", "shop-token-0123456789", 403},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), tt.method, url+tt.path, strings.NewReader(`{"kind":"hello.world","payload":1}`))
@@ -102,6 +104,9 @@ func TestTokensOpenOnlyWhatTheirVerbsSay(t *testing.T) {
 		}
 		if resp.StatusCode != tt.status {
 			t.Errorf("%s %s with token %q: %d, want %d: %s", tt.method, tt.path, tt.token, resp.StatusCode, tt.status, body)
+		}
+		if tt.path == "/metrics" && !strings.Contains(string(body), "perdure_dispatcher_outbox_limit_tasks 12345") {
+			t.Error("PERDURE_OUTBOX_LIMIT did not reach the dispatcher")
 		}
 	}
 }

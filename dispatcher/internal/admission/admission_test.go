@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/internal/api"
@@ -126,6 +128,27 @@ func TestOldHistoryIsNotRead(t *testing.T) {
 	}
 }
 
+// TestPlansAreNotCompiled: a plan without sequential scans looks dear enough, and
+// compiling it for some hundred partitions takes seconds.
+func TestPlansAreNotCompiled(t *testing.T) {
+	tx, err := database(t).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // nothing to keep
+	exec(t, tx.Conn(), sqlByIndex)
+	for _, query := range []string{sqlCount, sqlEstimate} {
+		rows, err := tx.Query(t.Context(), `explain analyze `+query, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if plan := strings.Join(lines, "\n"); err != nil || strings.Contains(plan, "JIT") || strings.Contains(plan, "Seq Scan on outbox_p") {
+			t.Errorf("%v\n%s", err, plan)
+		}
+	}
+}
+
 func TestAnOldMeasurementIsNotBelieved(t *testing.T) {
 	b := newBacklog(100)
 	at := time.Unix(1_000_000, 0)
@@ -215,6 +238,11 @@ func TestWhoWaitsEndsWithItsRequest(t *testing.T) {
 	if problem := p.Await(ctx, time.Second); problem != nil {
 		t.Errorf("the first is there: %v", problem)
 	}
+	r := p.rate.ReserveN(time.Now(), 1) // somebody waits
+	if problem := p.Take(0); problem != nil {
+		t.Errorf("no tasks at all: %v", problem)
+	}
+	r.Cancel()
 	cancel(errors.New("gone"))
 	for name, problem := range map[string]*api.Problem{"the gate": g.AwaitOpen(ctx, time.Hour), "the rate": p.Await(ctx, time.Hour)} {
 		if problem == nil || problem.Name() != "stopping" {
