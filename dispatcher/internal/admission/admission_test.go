@@ -136,6 +136,7 @@ func TestPlansAreNotCompiled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // nothing to keep
+	exec(t, tx.Conn(), `set local jit = on`)              // as behind a pooler
 	exec(t, tx.Conn(), sqlByIndex)
 	for _, query := range []string{sqlCount, sqlEstimate} {
 		rows, err := tx.Query(t.Context(), `explain analyze `+query, 100)
