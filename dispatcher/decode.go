@@ -37,14 +37,11 @@ func invalid(errs ...api.FieldError) *api.Problem {
 // decodeTask reads one task. The payload is a copy of its part of b. What the
 // catalog says is for the client to check.
 func decodeTask(b []byte) (client.Task, *api.Problem) {
-	if at := bytes.IndexByte(b, 0); at >= 0 {
-		return client.Task{}, malformed("holds a NUL byte, at byte %d", at+1)
+	if p := checkText(b); p != nil {
+		return client.Task{}, p
 	}
-	if !utf8.Valid(b) {
-		return client.Task{}, malformed("is not UTF-8, at byte %d", badUTF8(b)+1)
-	}
-	d := taskDecoder{json: json.NewDecoder(bytes.NewReader(b))}
-	if p := d.object(b); p != nil {
+	var d taskDecoder
+	if p := eachMember(b, d.field); p != nil {
 		return client.Task{}, p
 	}
 	d.payloads()
@@ -52,6 +49,16 @@ func decodeTask(b []byte) (client.Task, *api.Problem) {
 		return client.Task{}, invalid(d.errs...)
 	}
 	return d.task, nil
+}
+
+func checkText(b []byte) *api.Problem {
+	if at := bytes.IndexByte(b, 0); at >= 0 {
+		return malformed("holds a NUL byte, at byte %d", at+1)
+	}
+	if !utf8.Valid(b) {
+		return malformed("is not UTF-8, at byte %d", badUTF8(b)+1)
+	}
+	return nil
 }
 
 func badUTF8(b []byte) int {
@@ -67,7 +74,6 @@ func badUTF8(b []byte) int {
 }
 
 type taskDecoder struct {
-	json   *json.Decoder
 	task   client.Task
 	base64 *string
 	seen   uint16 // bit per field
@@ -81,31 +87,33 @@ func (d *taskDecoder) fail(field, format string, args ...any) {
 	d.errs = append(d.errs, api.FieldError{Pointer: "#/" + field, Detail: fmt.Sprintf(format, args...)})
 }
 
-// object reads the fields. Case counts, unlike in encoding/json.
-func (d *taskDecoder) object(b []byte) *api.Problem {
-	open, err := d.json.Token()
+// eachMember calls do for the members of the one object that b is, twice for one
+// that stands there twice. Case counts, unlike in encoding/json.
+func eachMember(b []byte, do func(name string, value json.RawMessage)) *api.Problem {
+	d := json.NewDecoder(bytes.NewReader(b))
+	open, err := d.Token()
 	if err != nil {
 		return syntax(b)
 	}
 	if open != json.Delim('{') {
 		return malformed("must be a JSON object")
 	}
-	for d.json.More() {
-		name, err := d.json.Token()
+	for d.More() {
+		name, err := d.Token()
 		if err != nil {
 			return syntax(b)
 		}
 		var value json.RawMessage
-		if err := d.json.Decode(&value); err != nil {
+		if err := d.Decode(&value); err != nil {
 			return syntax(b)
 		}
-		d.field(name.(string), value) // More within an object: the token is a key
+		do(name.(string), value) // More within an object: the token is a key
 	}
-	if _, err := d.json.Token(); err != nil {
+	if _, err := d.Token(); err != nil {
 		return syntax(b)
 	}
-	if _, err := d.json.Token(); !errors.Is(err, io.EOF) {
-		return malformed("goes on after the object, at byte %d", d.json.InputOffset()+1)
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return malformed("goes on after the object, at byte %d", d.InputOffset()+1)
 	}
 	return nil
 }
@@ -252,23 +260,30 @@ func idempotencyKey(header string) (string, *api.Problem) {
 	}
 	bad := api.NewProblem(http.StatusBadRequest, "invalid-header", "Idempotency-Key is not a quoted string",
 		api.FieldError{Pointer: "#/header/Idempotency-Key", Detail: `want "key" or key`})
-	inner, ok := strings.CutSuffix(header[1:], `"`)
-	if !ok {
+	key, ok := unquote(header)
+	if !ok || key == "" {
 		return "", bad
 	}
-	var key strings.Builder
+	return key, nil
+}
+
+// unquote reads a quoted string of RFC 9110, which begins with a quote; of its
+// escapes only those of the quote and the backslash.
+func unquote(s string) (text string, ok bool) {
+	inner, ok := strings.CutSuffix(s[1:], `"`)
+	if !ok {
+		return "", false
+	}
+	var b strings.Builder
 	for i := 0; i < len(inner); i++ {
 		c := inner[i]
 		if c == '\\' && i+1 < len(inner) && (inner[i+1] == '"' || inner[i+1] == '\\') {
 			i++
 			c = inner[i]
 		} else if c == '"' || c == '\\' {
-			return "", bad
+			return "", false
 		}
-		key.WriteByte(c)
+		b.WriteByte(c)
 	}
-	if key.Len() == 0 {
-		return "", bad
-	}
-	return key.String(), nil
+	return b.String(), true
 }

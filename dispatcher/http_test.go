@@ -179,7 +179,7 @@ func TestPostIsRefusedWithTheField(t *testing.T) {
 		{`{}`, 415, "unsupported-media-type", "", "Content-Type", ""},
 		{`{}`, 415, "unsupported-media-type", "", "Content-Type", "application/json; charset=latin1"},
 		{`{}`, 415, "unsupported-media-type", "", "Content-Encoding", "gzip"},
-		{`{}`, 415, "unsupported-media-type", "", "Ce-Specversion", "1.0"},
+		{`{}`, 422, "invalid-event", "#/header/ce-id", "Ce-Specversion", "1.0"},
 		{`{"kind":"any","payload":1}`, 400, "invalid-header", "#/header/Idempotency-Key", "Idempotency-Key", `"half`},
 		{`{"kind":"any","payload":1,"idempotency_key":"a"}`, 422, "invalid-task", "#/idempotency_key", "Idempotency-Key", "b"},
 		{`[{"kind":"any","payload":1},{"kind":"refund","payload":{"amount":"x"}},{"kind":"nope","payload":1}]`, 422, "invalid-task", "#/1/payload/amount", "", ""},

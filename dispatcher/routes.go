@@ -3,7 +3,6 @@ package dispatcher
 // POST /v1/tasks, and what each content type means.
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -85,6 +83,11 @@ func (d *Dispatcher) post(ctx context.Context, in *request) (*rawAnswer, error) 
 	if p != nil {
 		return nil, p
 	}
+	f := formOf(media, r.Header)
+	if f.event && key != "" {
+		return nil, d.refused(api.NewProblem(http.StatusBadRequest, "invalid-header", "a CloudEvent needs no Idempotency-Key: source and id make it one task",
+			api.FieldError{Pointer: "#/header/Idempotency-Key", Detail: "cannot stand beside an event's own source and id"}).WithNext("leave the header out"))
+	}
 	trace := r.Header.Get("Traceparent")
 	if media == ndjson {
 		s := &stream{d: d, client: c, who: d.gate.Producer(ctx), producer: api.Who(ctx), key: key, trace: trace}
@@ -102,10 +105,10 @@ func (d *Dispatcher) post(ctx context.Context, in *request) (*rawAnswer, error) 
 		return nil, d.refused(p)
 	}
 	var answer func(huma.Context)
-	if first := bytes.TrimLeft(body, " \t\r\n"); len(first) > 0 && first[0] == '[' {
-		answer, p = d.postArray(ctx, c, body, key, trace)
+	if media == eventBatch || media == jsonTask && isArray(body) {
+		answer, p = d.postArray(ctx, c, f, body, key, trace)
 	} else {
-		answer, p = d.postOne(ctx, c, body, key, trace)
+		answer, p = d.postOne(ctx, c, f, body, key, trace)
 	}
 	if p != nil {
 		return nil, p
@@ -113,7 +116,35 @@ func (d *Dispatcher) post(ctx context.Context, in *request) (*rawAnswer, error) 
 	return &rawAnswer{Body: answer}, nil
 }
 
-const ndjson = "application/x-ndjson"
+const (
+	jsonTask = "application/json"
+	ndjson   = "application/x-ndjson"
+)
+
+// form is what a post is written in.
+type form struct {
+	event  bool
+	decode func([]byte) (client.Task, *api.Problem)
+	place  func(pointer string) string // where a field of a task stands; nil: there
+}
+
+func formOf(media string, h http.Header) form {
+	switch media {
+	case oneEvent, eventBatch, binaryEvent:
+		return eventForm(media, h)
+	}
+	return form{decode: decodeTask}
+}
+
+// placed moves the pointers of a problem with a task to where its fields stand.
+func (f form) placed(p *api.Problem) *api.Problem {
+	for i := range p.Errors {
+		if f.place != nil {
+			p.Errors[i].Pointer = f.place(p.Errors[i].Pointer)
+		}
+	}
+	return p
+}
 
 func mediaType(h http.Header) (string, *api.Problem) {
 	refuse := func(detail string) (string, *api.Problem) {
@@ -123,10 +154,11 @@ func mediaType(h http.Header) (string, *api.Problem) {
 	if e := h.Get("Content-Encoding"); e != "" && e != "identity" {
 		return refuse("a compressed body is not accepted")
 	}
-	if h.Get("Ce-Specversion") != "" {
-		return refuse("CloudEvents in binary mode are not accepted")
-	}
 	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	structured := strings.HasPrefix(media, "application/cloudevents")
+	if !structured && isBinaryEvent(h) {
+		return binaryEvent, nil
+	}
 	if err != nil {
 		return refuse("Content-Type is missing or not a media type")
 	}
@@ -134,12 +166,15 @@ func mediaType(h http.Header) (string, *api.Problem) {
 		return refuse("the charset must be UTF-8")
 	}
 	switch media {
-	case "application/json":
+	case jsonTask, oneEvent, eventBatch:
 		return media, nil
 	case ndjson, "application/ndjson", "application/jsonl":
 		return ndjson, nil
 	}
-	return refuse("Content-Type must be application/json or application/x-ndjson")
+	if structured {
+		return refuse("of the formats of CloudEvents only JSON is accepted: " + oneEvent + " or " + eventBatch)
+	}
+	return refuse("Content-Type must be " + jsonTask + ", " + ndjson + ", " + oneEvent + " or " + eventBatch + "; any, with a CloudEvent's ce- headers")
 }
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
@@ -174,7 +209,7 @@ func withTrace(t *client.Task, trace string) {
 	t.Headers["traceparent"] = trace
 }
 
-func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte, key, trace string) (func(huma.Context), *api.Problem) {
+func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, f form, body []byte, key, trace string) (func(huma.Context), *api.Problem) {
 	if len(body) > maxTaskJSON {
 		return nil, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("a task is at most %d bytes of JSON", maxTaskJSON))
 	}
@@ -182,7 +217,7 @@ func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte,
 	if p := who.Take(1); p != nil {
 		return nil, d.refused(p)
 	}
-	t, p := decodeTask(body)
+	t, p := f.decode(body)
 	if p == nil && key != "" {
 		if t.IdempotencyKey != "" && t.IdempotencyKey != key {
 			p = invalid(api.FieldError{Pointer: "#/idempotency_key", Detail: "is another one than the header Idempotency-Key"})
@@ -203,7 +238,7 @@ func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte,
 		taken.Return(1)
 	}
 	if err != nil {
-		p = d.problem(ctx, err)
+		p = f.placed(d.problem(ctx, err))
 	}
 	d.intake.metrics.count(t.Kind, ref, p)
 	if p != nil {
@@ -217,117 +252,10 @@ func (d *Dispatcher) postOne(ctx context.Context, c *client.Client, body []byte,
 	}, nil
 }
 
-func (d *Dispatcher) postArray(ctx context.Context, c *client.Client, body []byte, key, trace string) (func(huma.Context), *api.Problem) {
-	parts, p := splitArray(body)
-	if p != nil {
-		return nil, d.refused(p)
-	}
-	who := d.gate.Producer(ctx)
-	if p := who.Take(len(parts)); p != nil {
-		return nil, d.refused(p)
-	}
-	tasks, p := decodeArray(parts)
-	if p != nil {
-		return nil, d.refused(p)
-	}
-	taken, p := who.Reserve(ctx, len(tasks))
-	if p != nil {
-		return nil, d.refused(p)
-	}
-	for i := range tasks {
-		tasks[i].Producer = api.Who(ctx)
-		withTrace(&tasks[i], trace)
-		if key != "" && tasks[i].IdempotencyKey == "" {
-			tasks[i].IdempotencyKey = key + "/" + strconv.Itoa(i+1)
-		}
-	}
-	refs, err := d.enqueueArray(ctx, c, tasks)
-	if err != nil {
-		if !spent(client.Ref{}, err) {
-			taken.Return(len(tasks))
-		}
-		return nil, d.refused(d.arrayProblem(ctx, err))
-	}
-	out := make([]Accepted, len(refs))
-	all, old := len(refs) > 0, 0
-	for i, ref := range refs {
-		if !spent(ref, nil) {
-			old++
-		}
-		d.intake.metrics.count(tasks[i].Kind, ref, nil)
-		out[i] = Accepted{ID: ref.ID, Seq: ref.Seq, State: string(ref.State), Replayed: ref.Replayed, Duplicate: ref.Duplicate}
-		all = all && ref.Replayed
-	}
-	taken.Return(old)
-	return func(h huma.Context) {
-		if all {
-			h.SetHeader("Idempotency-Replayed", "true")
-		}
-		writeJSON(h, http.StatusAccepted, out)
-	}, nil
-}
-
-func (d *Dispatcher) enqueueArray(ctx context.Context, c *client.Client, tasks []client.Task) ([]client.Ref, error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*writeTimeout)
-	defer cancel()
-	return c.EnqueueMany(ctx, tasks)
-}
-
-// arrayProblem is one problem for all the elements that are wrong.
-func (d *Dispatcher) arrayProblem(ctx context.Context, err error) *api.Problem {
-	var each client.TaskErrors
-	if !errors.As(err, &each) {
-		return d.problem(ctx, err)
-	}
-	whole := d.problem(ctx, each[0].Err) // its type is that of the first
-	whole.Detail = fmt.Sprintf("%d of the tasks cannot be accepted, so none was", len(each))
-	const most = 100
-	var errs []api.FieldError
-	for _, e := range each[:min(len(each), most)] {
-		errs = append(errs, below(strconv.Itoa(e.Index), d.problem(ctx, e.Err))...)
-	}
-	whole.Errors = errs
-	return whole
-}
-
 // refused counts p and returns it.
 func (d *Dispatcher) refused(p *api.Problem) *api.Problem {
 	d.intake.metrics.count("", client.Ref{}, p)
 	return p
-}
-
-func splitArray(body []byte) (parts []json.RawMessage, p *api.Problem) {
-	if err := json.Unmarshal(body, &parts); err != nil {
-		p := syntax(body)
-		p.Detail = "the text is not a JSON array: see errors"
-		return nil, p
-	}
-	if len(parts) > maxArray {
-		return nil, api.NewProblem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("an array has at most %d tasks", maxArray)).
-			WithNext("send one task a line as application/x-ndjson: that has no limit")
-	}
-	return parts, nil
-}
-
-func decodeArray(parts []json.RawMessage) ([]client.Task, *api.Problem) {
-	tasks := make([]client.Task, len(parts))
-	var errs []api.FieldError
-	var first *api.Problem
-	for i, part := range parts {
-		t, p := decodeTask(part)
-		if p != nil {
-			if first == nil {
-				first = p
-			}
-			errs = append(errs, below(strconv.Itoa(i), p)...)
-		}
-		tasks[i] = t
-	}
-	if first != nil {
-		first.Errors = errs
-		return nil, first
-	}
-	return tasks, nil
 }
 
 func writeJSON(h huma.Context, status int, v any) {

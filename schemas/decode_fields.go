@@ -9,11 +9,7 @@ import (
 
 // identity reads what names the task and where it belongs.
 func (d *decoder) identity(t *Task, key []byte) {
-	if v := d.raw[aSpecVersion]; !d.has(aSpecVersion) {
-		d.fail(HeaderSpecVersion, "is missing: want a CloudEvent in binary mode")
-	} else if string(v) != SpecVersion {
-		d.fail(HeaderSpecVersion, "must be %s", SpecVersion)
-	}
+	d.specVersion()
 
 	var source string
 	if !d.has(aID) {
@@ -30,23 +26,7 @@ func (d *decoder) identity(t *Task, key []byte) {
 		d.fail(HeaderSource, "must be %s<source>, of the source in %s", SourcePrefix, HeaderID)
 	}
 
-	if v := d.raw[aType]; !d.has(aType) {
-		d.fail(HeaderType, "is missing")
-	} else if !validKind(v) {
-		d.fail(HeaderType, kindRule)
-	} else {
-		t.Kind = d.textOf(aType)
-	}
-
-	if d.has(aPartitionKey) {
-		if v := d.raw[aPartitionKey]; len(v) == 0 {
-			d.fail(HeaderPartitionKey, "is empty: leave it out for a task without a key")
-		} else if detail := badText(v, MaxKey); detail != "" {
-			d.fail(HeaderPartitionKey, "%s", detail)
-		} else {
-			t.Key = d.textOf(aPartitionKey)
-		}
-	}
+	t.Kind, t.Key = d.kind(), d.key()
 	// A task's records must land on one partition: the claim depends on it.
 	if t.ID != "" && string(key) != t.RecordKey() {
 		d.fail("key", "must equal %s, or %s where that is absent", HeaderPartitionKey, HeaderID)
@@ -61,6 +41,41 @@ func (d *decoder) identity(t *Task, key []byte) {
 			t.Queue = d.textOf(aQueue)
 		}
 	}
+}
+
+func (d *decoder) specVersion() {
+	if v := d.raw[aSpecVersion]; !d.has(aSpecVersion) {
+		d.fail(HeaderSpecVersion, "is missing: want a CloudEvent in binary mode")
+	} else if string(v) != SpecVersion {
+		d.fail(HeaderSpecVersion, "must be %s", SpecVersion)
+	}
+}
+
+// kind returns "" where it fails.
+func (d *decoder) kind() string {
+	if v := d.raw[aType]; !d.has(aType) {
+		d.fail(HeaderType, "is missing")
+	} else if !validKind(v) {
+		d.fail(HeaderType, kindRule)
+	} else {
+		return d.textOf(aType)
+	}
+	return ""
+}
+
+// key returns "" where there is none, and where it fails.
+func (d *decoder) key() string {
+	if !d.has(aPartitionKey) {
+		return ""
+	}
+	if v := d.raw[aPartitionKey]; len(v) == 0 {
+		d.fail(HeaderPartitionKey, "is empty: leave it out for a task without a key")
+	} else if detail := badText(v, MaxKey); detail != "" {
+		d.fail(HeaderPartitionKey, "%s", detail)
+	} else {
+		return d.textOf(aPartitionKey)
+	}
+	return ""
 }
 
 // attributes reads the other CloudEvents attributes.

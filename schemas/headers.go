@@ -5,6 +5,7 @@ package schemas
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -79,6 +80,44 @@ func headerErrors(headers map[string]string) []FieldError {
 	}
 	return errs
 }
+
+// extensionErrors says what is wrong with s.Extensions, which share the limits of
+// the headers.
+func extensionErrors(s *Submission) []FieldError {
+	if len(s.Extensions) == 0 {
+		return nil
+	}
+	if len(s.Headers)+len(s.Extensions) > MaxHeaders {
+		return []FieldError{{"#/extensions", fmt.Sprintf("are more than %d, headers included", MaxHeaders)}}
+	}
+	var errs []FieldError
+	size := 0
+	for name, value := range s.Headers {
+		size += len(name) + len(value)
+	}
+	for name, value := range s.Extensions {
+		size += len(name) + len(value)
+	}
+	if size > MaxHeaderBytes {
+		errs = append(errs, FieldError{"#/extensions", fmt.Sprintf("are larger than %d bytes, headers included", MaxHeaderBytes)})
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Extensions)) {
+		at := "#/extensions/" + escapePointer(clip(name))
+		switch detail := badText([]byte(s.Extensions[name]), MaxHeaderBytes); {
+		case !validExtension(name):
+			errs = append(errs, FieldError{at, "is not the name of a CloudEvents attribute: want up to 64 of [a-z0-9]"})
+		case attributeOf(ExtensionHeader(name)) >= 0:
+			errs = append(errs, FieldError{at, "is one of the task's own attributes"})
+		case detail != "":
+			errs = append(errs, FieldError{at, detail})
+		}
+	}
+	return errs
+}
+
+// ExtensionHeader is the name under which an extension attribute stands among a
+// task's headers, as ce_subject.
+func ExtensionHeader(name string) string { return prefixCloudEvents + name }
 
 func badHeaderName(name string) string {
 	switch {

@@ -35,6 +35,7 @@ type Submission struct {
 	RunAt          time.Time // zero = now
 	Deadline       time.Time // zero = none
 	Headers        map[string]string
+	Extensions     map[string]string // CloudEvents attributes by name, as "subject"
 }
 
 // ValidateTask returns everything that is wrong with s, nil if it may be
@@ -85,6 +86,7 @@ func ValidateTask(c *Catalog, s *Submission, now time.Time, maxPayload int) []Fi
 		add("#/run_at", "must be in the years 1 to 9999")
 	}
 	errs = append(errs, headerErrors(s.Headers)...)
+	errs = append(errs, extensionErrors(s)...)
 	return append(errs, payloadErrors(kind, s, maxPayload)...)
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -228,8 +229,8 @@ func (s *snapshot) row(t *Task, now time.Time) (row, error) {
 			r.deadline = d
 		}
 	}
-	if len(sub.Headers) > 0 {
-		b, err := json.Marshal(sub.Headers)
+	if len(sub.Headers)+len(sub.Extensions) > 0 {
+		b, err := json.Marshal(allHeaders(&sub))
 		if err != nil {
 			return row{}, fmt.Errorf("enqueue: headers: %w", err)
 		}
@@ -237,6 +238,20 @@ func (s *snapshot) row(t *Task, now time.Time) (row, error) {
 	}
 	r.scheduled = sub.RunAt.After(now)
 	return r, nil
+}
+
+// allHeaders are those of a row: the user's, and the extensions' under the names
+// that they have on a record.
+func allHeaders(sub *schemas.Submission) map[string]string {
+	if len(sub.Extensions) == 0 {
+		return sub.Headers
+	}
+	all := make(map[string]string, len(sub.Headers)+len(sub.Extensions))
+	maps.Copy(all, sub.Headers)
+	for name, value := range sub.Extensions {
+		all[schemas.ExtensionHeader(name)] = value
+	}
+	return all
 }
 
 // badProducer says why p cannot be the scope of a key, "" if it can: Postgres

@@ -25,6 +25,11 @@ type Task struct {
 	Deadline time.Time         // zero is the kind's expires_after, if it has one
 	Headers  map[string]string // the user's own; nil is none
 
+	// Extensions are CloudEvents attributes of the user's own, as "subject",
+	// without prefix: ce_subject on the record and among what a handler has as
+	// Headers. nil is none.
+	Extensions map[string]string
+
 	// IdempotencyKey makes the same request twice one task, for 168 h within
 	// the scope of producer, kind and queue. "" is none.
 	IdempotencyKey string
@@ -62,7 +67,7 @@ func (t *Task) submission() (schemas.Submission, error) {
 	s := schemas.Submission{
 		Kind: t.Kind, ContentType: t.ContentType, Queue: t.Queue, Key: t.Key,
 		IdempotencyKey: t.IdempotencyKey, UniqueKey: t.UniqueKey,
-		RunAt: t.RunAt, Deadline: t.Deadline, Headers: t.Headers,
+		RunAt: t.RunAt, Deadline: t.Deadline, Headers: t.Headers, Extensions: t.Extensions,
 	}
 	switch p := t.Payload.(type) {
 	case nil:
