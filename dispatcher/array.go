@@ -70,7 +70,12 @@ func (d *Dispatcher) postArray(ctx context.Context, c *client.Client, f form, bo
 func (d *Dispatcher) enqueueArray(ctx context.Context, c *client.Client, tasks []client.Task) ([]client.Ref, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*writeTimeout)
 	defer cancel()
-	return c.EnqueueMany(ctx, tasks)
+	var refs []client.Ref
+	err := patiently(ctx, func() (err error) {
+		refs, err = c.EnqueueMany(ctx, tasks)
+		return err
+	})
+	return refs, err
 }
 
 // arrayProblem is one problem for all the elements that are wrong.

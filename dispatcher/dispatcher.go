@@ -80,7 +80,7 @@ func New(cfg Config, deps Deps) (*Dispatcher, error) {
 	if deps.Kafka != nil {
 		adm = kadm.NewClient(deps.Kafka)
 	}
-	d := &Dispatcher{cfg: cfg, db: deps.DB, cat: deps.Catalog, log: deps.Log, intake: newIntake(),
+	d := &Dispatcher{cfg: cfg, db: deps.DB, cat: deps.Catalog, log: deps.Log, intake: newIntake(keyedOf(deps.DB)),
 		gate:    admission.New(admission.Config{OutboxLimit: cfg.OutboxLimit, Now: cfg.now}, deps.DB, deps.Log),
 		scaling: newScaling(deps.DB, deps.Catalog, adm, kafka.Names{Prefix: cfg.TopicPrefix})}
 	m, err := newMetrics(deps.Metrics, func() float64 { return float64(d.intake.waiting.Load()) }, d.gate)
@@ -90,9 +90,6 @@ func New(cfg Config, deps Deps) (*Dispatcher, error) {
 	d.intake.metrics = m
 	return d, nil
 }
-
-// lockTimeout is how long a post waits for another transaction's key.
-const lockTimeout = 2 * time.Second
 
 // Run applies the catalog, then serves the posts that the routes take, until
 // ctx ends; then it writes what was posted before. Stop the HTTP server first. It
@@ -108,7 +105,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	for _, c := range changes {
 		d.log.InfoContext(ctx, "catalog applied", "what", c.What, "name", c.Name, "action", c.Action)
 	}
-	c, err := client.New(ctx, d.db, client.WithLockTimeout(lockTimeout))
+	c, err := client.New(ctx, d.db, client.WithLockTimeout(keyTry))
 	if err != nil {
 		return fmt.Errorf("dispatcher: %w", err)
 	}

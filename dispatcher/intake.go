@@ -20,7 +20,7 @@ const (
 	gatherTasks  = 500              // most tasks of a batch
 	gatherBytes  = 8 << 20          // of payload, about
 	writers      = 4                // batches written at once
-	keyedAtOnce  = 16               // keyed posts at once
+	keyedAtOnce  = 16               // keyed posts at once, if there are more connections
 	maxWaiting   = 64 << 20         // bytes of payload that may wait; more is refused
 	maxPosts     = 8192             // posts that may wait for a batch
 	writeTimeout = 10 * time.Second // of one batch
@@ -43,8 +43,8 @@ type intake struct {
 	metrics *metrics
 }
 
-func newIntake() *intake {
-	return &intake{posts: make(chan *post, maxPosts), slots: make(chan struct{}, keyedAtOnce), done: make(chan struct{}), keys: keyLocks{held: map[string]chan struct{}{}}}
+func newIntake(keyed int) *intake {
+	return &intake{posts: make(chan *post, maxPosts), slots: make(chan struct{}, keyed), done: make(chan struct{}), keys: keyLocks{held: map[string]chan struct{}{}}}
 }
 
 // run writes what is posted until ctx ends and all that was posted is answered.
@@ -127,11 +127,14 @@ func (in *intake) commit(ctx context.Context, c *client.Client, batch []*post) {
 func (in *intake) apart(ctx context.Context, c *client.Client, tasks []client.Task, err error) []client.Outcome {
 	out := make([]client.Outcome, len(tasks))
 	for i := range tasks {
-		if len(tasks) == 1 || errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrNotMigrated) || ctx.Err() != nil {
+		if len(tasks) == 1 && !errors.Is(err, client.ErrStillCommitting) || errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrNotMigrated) || ctx.Err() != nil {
 			out[i].Err = err
 			continue
 		}
-		out[i].Ref, out[i].Err = c.Enqueue(ctx, tasks[i])
+		out[i].Err = patiently(ctx, func() (err error) {
+			out[i].Ref, err = c.Enqueue(ctx, tasks[i])
+			return err
+		})
 	}
 	return out
 }
@@ -183,16 +186,20 @@ func (in *intake) acceptKeyed(ctx context.Context, c *client.Client, t client.Ta
 		return client.Ref{}, err
 	}
 	defer unlock()
-	select {
-	case in.slots <- struct{}{}:
-		defer func() { <-in.slots }()
-	case <-ctx.Done():
-		return client.Ref{}, errOverloaded
-	}
-	start := time.Now()
-	ref, err := c.Enqueue(ctx, t)
-	in.metrics.commit.Observe(time.Since(start).Seconds())
-	in.metrics.batch.Observe(1)
+	var ref client.Ref
+	err = patiently(ctx, func() (err error) {
+		select {
+		case in.slots <- struct{}{}:
+			defer func() { <-in.slots }()
+		case <-ctx.Done():
+			return errOverloaded
+		}
+		start := time.Now()
+		ref, err = c.Enqueue(ctx, t)
+		in.metrics.commit.Observe(time.Since(start).Seconds())
+		in.metrics.batch.Observe(1)
+		return err
+	})
 	return ref, err
 }
 
@@ -202,9 +209,7 @@ type keyLocks struct {
 	held map[string]chan struct{} // closed when the key is free
 }
 
-// keyWait bounds the wait for a post of the same key.
-const keyWait = 2 * time.Second
-
+// lock waits for at most keyWait.
 func (k *keyLocks) lock(ctx context.Context, key string) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, keyWait, client.ErrStillCommitting)
 	defer cancel()
