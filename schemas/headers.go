@@ -119,6 +119,13 @@ func extensionErrors(s *Submission) []FieldError {
 // task's headers, as ce_subject.
 func ExtensionHeader(name string) string { return prefixCloudEvents + name }
 
+// ExtensionName is the reverse; ok is false for a header that is no extension
+// attribute's.
+func ExtensionName(header string) (name string, ok bool) {
+	name, ok = extension(header)
+	return name, ok && validExtension(name) && attributeOf(header) < 0
+}
+
 func badHeaderName(name string) string {
 	switch {
 	case name == "":

@@ -222,6 +222,20 @@ func TestAConnectionCutAfterTheRequestIsNotRepeatedByItself(t *testing.T) {
 	}
 }
 
+func TestAttributesOfTheUserAreSentToo(t *testing.T) {
+	kind := schemas.Kind{Name: "k", Timeout: 5 * time.Second}
+	sent := make(chan http.Header, 1)
+	x := executor(t, &kind, serve(t, func(_ http.ResponseWriter, r *http.Request) { sent <- r.Header.Clone() }))
+	res := x.Execute(t.Context(), &execution.Attempt{
+		Task: &schemas.Task{ID: "main-1-7", Kind: "k", Queue: "q", Payload: []byte(`1`), Time: time.Now(),
+			Headers: map[string]string{"ce_subject": "Köln/8", "ce_id": "another", "ce_Bad": "x", "tenant": "blue"}},
+		Kind: x.kind, N: 1, Run: 1,
+	})
+	if got := <-sent; res.Outcome != execution.Completed || got.Get("Ce-Subject") != "K%C3%B6ln/8" || got.Get("Ce-Id") != "main-1-7" || got["Ce-Bad"] != nil || got["Tenant"] != nil {
+		t.Errorf("%+v, %v", res, got)
+	}
+}
+
 func TestTheSignatureIsStandardWebhooks(t *testing.T) {
 	// The example of the Standard Webhooks specification.
 	secret, err := webhook.ParseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")

@@ -56,6 +56,11 @@ func (e *Executor) request(ctx context.Context, a *execution.Attempt, now time.T
 	set("Ce-Dataschema", t.DataSchema)
 	set("Ce-Expirytime", rfc3339(t.Deadline))
 	set("Ce-Traceparent", t.TraceParent)
+	for header, value := range t.Headers {
+		if name, ok := schemas.ExtensionName(header); ok {
+			set(http.CanonicalHeaderKey("Ce-"+name), webhook.Quote(value))
+		}
+	}
 	for _, hop := range []string{"traceparent", "tracestate", "baggage"} {
 		set(http.CanonicalHeaderKey(hop), webhook.Quote(t.Headers[hop]))
 	}
