@@ -89,7 +89,7 @@ func (d *decoder) attributes(t *Task) {
 	switch {
 	case len(v) == 0 || string(v) == JSONContentType:
 		t.ContentType = JSONContentType
-	case len(v) >= 23 && string(v[:23]) == "application/cloudevents":
+	case saysStructured(string(v)):
 		d.fail(HeaderContentType, "says structured mode: want binary mode, attributes in ce_ headers")
 	default:
 		if detail := badText(v, maxAttribute); detail != "" {

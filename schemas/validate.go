@@ -101,6 +101,8 @@ func payloadErrors(kind *Kind, s *Submission, limit int) []FieldError {
 		return []FieldError{{"#/payload", fmt.Sprintf("is larger than %d bytes", limit)}}
 	case s.ContentType != "" && s.ContentType != JSONContentType && !ValidContentType(s.ContentType):
 		return []FieldError{{"#/content_type", "is not a media type such as application/json"}}
+	case saysStructured(s.ContentType):
+		return []FieldError{{"#/content_type", "says that the payload is itself a CloudEvent, which on a record means another mode: send the event's data, or the event by HTTP"}}
 	}
 	if kind == nil {
 		if IsJSON(s.ContentType) {
@@ -109,6 +111,13 @@ func payloadErrors(kind *Kind, s *Submission, limit int) []FieldError {
 		return nil
 	}
 	return kind.ValidatePayload(s.Payload, s.ContentType)
+}
+
+// saysStructured reports whether a content type turns a record into one of the
+// binding's structured mode, in which nobody finds its attributes.
+func saysStructured(contentType string) bool {
+	const begins = "application/cloudevents"
+	return len(contentType) >= len(begins) && strings.EqualFold(contentType[:len(begins)], begins)
 }
 
 func inYears(t time.Time) bool { y := t.UTC().Year(); return y >= 1 && y <= 9999 }

@@ -89,6 +89,7 @@ func TestValidateTaskNamesTheField(t *testing.T) {
 		{"no payload", func(s *schemas.Submission) { s.Payload = nil }, "#/payload", "is missing"},
 		{"large payload", func(s *schemas.Submission) { s.Payload = make([]byte, schemas.MaxPayload+1) }, "#/payload", "larger than 1048576"},
 		{"content type", func(s *schemas.Submission) { s.ContentType = "json" }, "#/content_type", "media type"},
+		{"content type of an event", func(s *schemas.Submission) { s.ContentType = "Application/CloudEvents+json; charset=utf-8" }, "#/content_type", "itself a CloudEvent"},
 		{"content type with a line", func(s *schemas.Submission) { s.ContentType = "a/b\r\nx: y" }, "#/content_type", "media type"},
 		{"long content type", func(s *schemas.Submission) { s.ContentType = "a/" + strings.Repeat("b", 255) }, "#/content_type", "media type"},
 		{"not JSON", func(s *schemas.Submission) { s.Payload = []byte(`{"a":` + secret) }, "#/payload", "at byte 6"},

@@ -106,6 +106,7 @@ func TestInvalidTasksAreRefusedBeforeTheyAreWritten(t *testing.T) {
 		{"oversize", "#/payload", client.ErrTooLarge, client.Task{Kind: "brief", Payload: client.Raw(`"` + strings.Repeat("x", schemas.MaxPayload) + `"`)}},
 		{"oversize when marshalled", "#/payload", client.ErrTooLarge, client.Task{Kind: "brief", Payload: strings.Repeat("x", schemas.MaxPayload)}},
 		{"content type", "#/content_type", nil, client.Task{Kind: "brief", Payload: client.Raw("x"), ContentType: "a/b\x00"}},
+		{"content type of an event", "#/content_type", nil, client.Task{Kind: "brief", Payload: client.Raw("{}"), ContentType: "application/cloudevents+json"}},
 		{"unknown kind", "#/kind", client.ErrUnknownKind, client.Task{Kind: "refund.isue", Payload: refund{1}}},
 		{"no kind", "#/kind", client.ErrUnknownKind, client.Task{Payload: refund{1}}},
 		{"kind with a NUL", "#/kind", client.ErrUnknownKind, client.Task{Kind: "brief\x00", Payload: 1}},

@@ -96,7 +96,7 @@ func TestEnqueueRefuses(t *testing.T) {
 			t.Errorf("%s: got %s, want %q", c.args, code(err), c.code)
 		}
 	}
-	for _, ct := range []string{"", "json", "a/b\n", "a b/c"} {
+	for _, ct := range []string{"", "json", "a/b\n", "a b/c", "application/cloudevents+json", "Application/CloudEvents"} {
 		_, err := db.Exec(t.Context(), `select perdure.enqueue_bytes(kind => 'k', payload => 'x', content_type => $1)`, ct)
 		if code(err) != "PD400" {
 			t.Errorf("content type %q: got %s", ct, code(err))
