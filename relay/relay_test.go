@@ -4,11 +4,17 @@ package relay
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/relaylog"
+	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -67,6 +73,7 @@ func TestAnEmptyPassWritesNothing(t *testing.T) {
 	r := g.relay("a", func(c *Config) { c.Idle = time.Millisecond; c.LeaseTTL = time.Minute })
 	passes := make(chan struct{}, 1000)
 	r.seams.beforeRead = func(_ context.Context, _ *term) error { passes <- struct{}{}; return nil }
+	r.seams.unchanged = func() { passes <- struct{}{} }
 	g.run(r)
 	for range 20 { // made ahead, settled
 		<-passes
@@ -80,5 +87,49 @@ func TestAnEmptyPassWritesNothing(t *testing.T) {
 	}
 	if n := one[int](g, `select count(*) from perdure.relay_log`); n != 0 {
 		t.Errorf("%d rows in the relay log", n)
+	}
+}
+
+// While nobody writes, a pass asks for the snapshot alone. Whatever changes it is
+// looked at: also a commit that is older than the newest one.
+func TestAnIdleRelayReadsNothing(t *testing.T) {
+	g := newRig(t)
+	r := g.relay("a", func(c *Config) { c.Idle = time.Millisecond; c.LeaseTTL = time.Minute })
+	var reads, same atomic.Int64
+	r.seams.beforeRead = func(context.Context, *term) error { reads.Add(1); return nil }
+	r.seams.unchanged = func() { same.Add(1) }
+	g.run(r)
+	late := g.begin()
+	id := g.enqueueIn(late, "late", 1)
+	other := g.begin()
+	otherID := g.enqueueIn(other, "other", 1)
+	idle := func() {
+		t.Helper()
+		testkit.Eventually(t, 30*time.Second, func() (bool, string) {
+			began, before := reads.Load(), same.Load()
+			for same.Load() < before+50 {
+				time.Sleep(time.Millisecond)
+			}
+			return reads.Load() == began, fmt.Sprintf("%d reads while nothing changed", reads.Load()-began)
+		})
+	}
+	idle()
+	var want []string
+	for _, x := range []struct {
+		tx pgx.Tx
+		id int64
+	}{{other, otherID}, {late, id}} {
+		g.commit(x.tx)
+		want = append(want, fmt.Sprintf("main-1-%d", x.id))
+		var got []string
+		for _, rec := range g.first(len(want), g.names.Tasks("payments")) {
+			got = append(got, header(rec, schemas.HeaderID))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		idle()
 	}
 }

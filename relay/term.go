@@ -26,6 +26,7 @@ type term struct {
 	limit   int               // rows of the next chunk
 	large   bool              // the cursor holds a target: the next chunk continues a large window
 	at      int64             // of which this id and all below are relayed
+	empty   string            // the snapshot of a pass that found nothing, if it was the last one; "" = read
 	ahead   *window           // the next chunk, if it is read already
 	spare   []*slab           // see slab
 	routes  map[string]*route // by queue; see routeOf
