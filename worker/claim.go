@@ -158,7 +158,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.met.run(d.asg.intake.queue)
 		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
 		p.claimed[d] = nil
-		if g.InDoubt && !d.timer {
+		if g.InDoubt && !g.Unheard {
 			p.tell(d, dlq.EventCrashed, execution.Result{}, map[string]any{"crashes": d.crashes})
 		}
 		d.history = decodeHistory(g.Claim.History)
@@ -167,7 +167,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 			p.reported(d, g.Claim.Report, now)
 			return
 		}
-		if d.timer && g.InDoubt && d.condemn == "" {
+		if g.Unheard && d.condemn == "" {
 			p.unheard(d, now)
 			return
 		}

@@ -60,12 +60,14 @@ func (p *pipeline) hopped1(h hopResult, now time.Time) {
 
 // hopRetry produces attempt d.attempt onto the delay topics.
 func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
-	p.met.retries.WithLabelValues(d.kind.Name).Inc()
+	if d.elsewhere == 0 {
+		p.met.retries.WithLabelValues(d.kind.Name).Inc()
+	}
 	tier, ok := kafka.TierFor(due.Sub(now))
 	switch {
 	case !ok && d.shared():
 		// Too short for a tier: a new record, which waits in whoever gets it.
-		p.again1(d, p.deps.Names.Tasks(d.task.Queue), due)
+		p.again1(d, p.deps.Names.Tasks(d.task.Queue), due, d.elsewhere > 0)
 		return
 	case !ok:
 		tier = kafka.Tiers[0]

@@ -92,7 +92,7 @@ func (p *pipeline) setAside(in *intake, now time.Time) {
 	}
 	for _, d := range out {
 		p.met.shareAside.WithLabelValues(in.queue).Inc()
-		p.again1(d, p.deps.Names.Retry(kafka.Tiers[0].Name), now.Add(kafka.Tiers[0].Delay))
+		p.copyOf(d, p.deps.Names.Retry(kafka.Tiers[0].Name), now.Add(kafka.Tiers[0].Delay))
 	}
 	// What another owner runs makes room at the group's start, which it holds back;
 	// of many suspects, each of which has to run alone, others get their part.
@@ -103,12 +103,12 @@ func (p *pipeline) setAside(in *intake, now time.Time) {
 		next := p.suspects[0]
 		for _, d := range p.dropSuspects(func(d *delivery) bool { return d != next && long(d) }) {
 			p.met.shareAside.WithLabelValues(in.queue).Inc()
-			p.again1(d, p.deps.Names.Tasks(in.queue), d.task.Due)
+			p.copyOf(d, p.deps.Names.Tasks(in.queue), d.task.Due)
 		}
 	}
 	for _, d := range p.waiting.remove(long) {
 		p.met.shareAside.WithLabelValues(in.queue).Inc()
-		p.again1(d, p.deps.Names.Tasks(in.queue), now.Add(asideAfter))
+		p.copyOf(d, p.deps.Names.Tasks(in.queue), now.Add(asideAfter))
 	}
 }
 
@@ -120,13 +120,21 @@ func (p *pipeline) produceAgain(d *delivery) bool {
 		return false
 	}
 	p.met.shareCopies.WithLabelValues(d.task.Queue).Inc()
-	p.again1(d, p.deps.Names.Tasks(d.task.Queue), d.task.Due)
+	p.copyOf(d, p.deps.Names.Tasks(d.task.Queue), d.task.Due)
 	return true
 }
 
-// again1 produces a record of the same epoch and attempt, then accepts d's. It
-// asks for no claim: whatever stands, the new record is as good as the old one.
-func (p *pipeline) again1(d *delivery, topic string, due time.Time) {
+// copyOf produces a record like d's, which nobody has asked about, then accepts
+// that one. It asks for no claim: whatever stands, the new record is as good as
+// the old one.
+func (p *pipeline) copyOf(d *delivery, topic string, due time.Time) {
+	p.hold(d)
+	p.again1(d, topic, due, d.timer)
+}
+
+// again1 produces a record of d's attempt, then accepts d's; d is held. timer: it
+// sees after work elsewhere.
+func (p *pipeline) again1(d *delivery, topic string, due time.Time, timer bool) {
 	t := d.task
 	t.Attempt, t.Run, t.Due = max(d.attempt, t.Attempt), max(d.run, t.Run), due
 	headers := make([]kgo.RecordHeader, 0, 20)
@@ -135,15 +143,14 @@ func (p *pipeline) again1(d *delivery, topic string, due time.Time) {
 	} else {
 		headers = schemas.AppendRetryHeaders(headers, &t)
 	}
-	if d.elsewhere > 0 && !d.timer {
+	if timer {
 		headers = append(headers, timerHeader)
 	}
 	for _, h := range d.rec.Headers {
-		if h.Key == headerUnknownSince || h.Key == schemas.HeaderTimer {
+		if h.Key == headerUnknownSince {
 			headers = append(headers, h)
 		}
 	}
-	p.hold(d)
 	d.hop = []*kgo.Record{{Topic: topic, Key: d.rec.Key, Value: d.rec.Value, Headers: headers}}
 	p.produce(d)
 }

@@ -256,6 +256,11 @@ func TestASharedRetryIsARecordOfItsOwn(t *testing.T) {
 	if n := r.count(t, "perdure_worker_retries_produced_total", ""); n != 4 {
 		t.Errorf("%v retries produced", n)
 	}
+	// Nothing is in hand any more: a stop waits for nothing.
+	began := time.Now()
+	if err := r.Stop(); err != nil || time.Since(began) > 4*time.Second {
+		t.Errorf("stopped after %v, %v; with a grace period of 5 s", time.Since(began), err)
+	}
 }
 
 func TestARecordThatWasGivenOutOftenIsProducedAgain(t *testing.T) {

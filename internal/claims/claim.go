@@ -178,7 +178,7 @@ func readGrant(one any, owner string, r *Record) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	g := Grant{Verdict: Verdict(number(f[0])), Attempt: int(number(f[2])), InDoubt: number(f[3]) == 1, Claim: c}
+	g := Grant{Verdict: Verdict(number(f[0])), Attempt: int(number(f[2])), InDoubt: number(f[3]) > 0, Unheard: number(f[3]) == 2, Claim: c}
 	if len(fields) == 0 { // only a done task has no claim
 		g.Claim.State = Done
 	}

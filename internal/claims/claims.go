@@ -90,6 +90,7 @@ type Grant struct {
 	Run     int64  // VerdictRun: the run granted; higher than every earlier one
 	Attempt int    // VerdictRun: the attempt to run
 	InDoubt bool   // VerdictRun: an earlier owner went silent, its effect may have happened
+	Unheard bool   // InDoubt: it was no owner, but work that went on elsewhere
 	Claim   Claim  // the claim as it stands after this call
 	Lease   *Lease // VerdictRun: where the grant stands, to be given back with its outcome; nil = in a hash of its own
 }

@@ -81,7 +81,11 @@ var elsewhereRows = []struct {
 	{"silent: in doubt, run + 1, and no crash", func(tb *table) {
 		run := tb.leave(false, time.Minute)
 		tb.hush()
-		tb.inDoubt(tb.claim(me, timer(0, 2, 6)), run+1, 2, 0)
+		g := tb.claim(me, timer(0, 2, 6))
+		tb.inDoubt(g, run+1, 2, 0)
+		if !g.Unheard {
+			tb.Fatalf("%+v", g)
+		}
 		if a, _, _ := tb.report(run, "why"); a != ReportRefused {
 			tb.Fatal("a failure of a run that nobody waits for any more was taken")
 		}
@@ -112,7 +116,7 @@ var elsewhereRows = []struct {
 	{"Redis lost, timer: in doubt; once: dead(unknown)", func(tb *table) {
 		g := tb.claim(me, timer(0, 2, 6))
 		tb.want(g, VerdictRun, Running)
-		if !g.InDoubt {
+		if !g.InDoubt || !g.Unheard {
 			tb.Fatalf("%+v", g)
 		}
 		tb.rdb.Del(tb.Context(), tb.k.claim(id))

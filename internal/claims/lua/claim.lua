@@ -70,7 +70,7 @@ local function grant(ck, q, was, a, crashes, own, before, doubt)
   if own > 0 then redis.call('HSET', ck, 'm', own) end
   if crashes >= SUSPECT then redis.call('HSET', ck, 'z', '1') end
   if before then redis.call('HSET', ck, 'p', before) end
-  if doubt then redis.call('HSET', ck, 'i', '1') end
+  if doubt then redis.call('HSET', ck, 'i', doubt) end
   redis.call('PERSIST', ck)
   return answer(ck, RUN, run, a, doubt)
 end
@@ -127,7 +127,7 @@ local function elsewhere(ck, q, was)
   end
   -- silent: in doubt, and no crash of a worker
   if q.once then return dead(ck, q, {a = was.a - 1}, was.n, 'unknown') end
-  return grant(ck, q, was, q.a, was.n, was.m, before, 1)
+  return grant(ck, q, was, q.a, was.n, was.m, before, 2)
 end
 
 -- W of the same epoch.
@@ -166,7 +166,7 @@ local function decide(ck, dk, bit, q)
     if q.ext then -- Redis was lost, and with it whether anything was heard: in doubt
       keyed(dk, bit, horizon)
       if q.once then return dead(ck, q, {a = q.a - 1}, 0, 'unknown') end
-      return grant(ck, q, {}, q.a, 0, 0, nil, 1)
+      return grant(ck, q, {}, q.a, 0, 0, nil, 2)
     end
     local run = next_run(q.e, q.run, '')
     keyed(dk, bit, horizon)
@@ -177,7 +177,7 @@ local function decide(ck, dk, bit, q)
   local was = {
     e = tonumber(v[1] or 0), a = tonumber(v[2] or 0), r = v[3], o = v[4] or '', c = v[5] or '',
     n = tonumber(v[6] or 0), k = v[7] or '', d = v[8], l = v[9], x = v[10], y = v[11], h = v[12],
-    doubt = v[13] and 1 or 0, m = tonumber(v[14] or 0), z = v[15], w = v[16], f = v[17],
+    doubt = tonumber(v[13] or 0), m = tonumber(v[14] or 0), z = v[15], w = v[16], f = v[17],
   }
   -- cancelled: its record is acked
   if s == 'C' then

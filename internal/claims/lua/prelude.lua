@@ -12,7 +12,7 @@
 --                                  it, <incarnation>.<call>
 --   d  due, Unix ms             l  '1' = waits in the worker, at c
 --   h  history                  x  '1' = cancel asked
---   y  reason of D              i  '1' = R was granted while in doubt
+--   y  reason of D              i  R was granted while in doubt: '1' its owner went silent, '2' work elsewhere did
 --   p  what stood before R, for hand-back; ph the history of that
 --   w  of W: the work goes on elsewhere; ms of silence after which that is doubtful
 --   f  of W, and of R until it is acted on: what was reported from there, opaque
