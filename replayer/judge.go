@@ -80,6 +80,8 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return refuse("unknown_kind", "kind %s is not in the catalog", l.kind)
 	case cat.Queues[l.queue] == nil:
 		return refuse("unknown_queue", "queue %s is not in the catalog", l.queue)
+	case cat.Kinds[l.kind].Queue != l.queue:
+		return refuse("moved", "kind %s runs on queue %s now, and no worker knows it on %s: enqueue its content as a new task", l.kind, cat.Kinds[l.kind].Queue, l.queue)
 	case l.expired:
 		return refuse("expired", "its deadline has passed: it would only die again; enqueue it as a new task")
 	case cat.Replays.MaxReplays > 0 && l.epoch >= cat.Replays.MaxReplays && !l.named:

@@ -15,7 +15,7 @@ import (
 
 func catalog() *schemas.Catalog {
 	return &schemas.Catalog{
-		Queues: map[string]*schemas.Queue{"payments": {Name: "payments"}},
+		Queues: map[string]*schemas.Queue{"payments": {Name: "payments"}, "refunds": {Name: "refunds"}},
 		Kinds: map[string]*schemas.Kind{
 			"idem":  {Name: "idem", Queue: "payments", Effects: schemas.EffectsIdempotent},
 			"fence": {Name: "fence", Queue: "payments", Effects: schemas.EffectsFenced},
@@ -73,6 +73,7 @@ func TestLettersThatCannotMove(t *testing.T) {
 		"cut":           func(l *letter) { l.cut = true },
 		"unknown_kind":  func(l *letter) { l.kind = "x" },
 		"unknown_queue": func(l *letter) { l.queue = "x" },
+		"moved":         func(l *letter) { l.queue = "refunds" },
 		"expired":       func(l *letter) { l.expired = true },
 		"unknown":       func(l *letter) { l.reason = schemas.ReasonUnknown },
 	} {

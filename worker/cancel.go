@@ -70,19 +70,16 @@ func (w *Worker) cancelLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		w.signs(ctx, running)
 		held := make([]claims.Hold, len(running))
 		for i, a := range running {
 			held[i] = claims.Hold{TaskID: a.attempt.Task.ID, Run: a.attempt.Run}
 		}
 		asked, err := w.deps.Claims.CancelAsked(ctx, held)
-		if err != nil {
-			continue // the beat says that Redis is away; what runs goes on
-		}
 		for i, a := range running {
-			if asked[i] {
+			if err == nil && asked[i] { // else the beat says that Redis is away; what runs goes on
 				w.p.cancelled.put(a)
 			}
 		}
+		w.signs(ctx, running)
 	}
 }

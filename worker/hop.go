@@ -5,6 +5,7 @@ package worker
 import (
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -67,7 +68,7 @@ func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
 	switch {
 	case !ok && d.shared():
 		// Too short for a tier: a new record, which waits in whoever gets it.
-		p.again1(d, p.deps.Names.Tasks(d.task.Queue), due, d.elsewhere > 0)
+		p.produceOnto(d, p.deps.Names.Tasks(d.task.Queue), due, d.elsewhere > 0)
 		return
 	case !ok:
 		tier = kafka.Tiers[0]
@@ -135,6 +136,39 @@ func (p *pipeline) hopResolved(d *delivery, now time.Time) {
 	d.hop = []*kgo.Record{rec}
 	p.tell(d, dlq.EventResolved, execution.Result{}, nil)
 	p.produce(d)
+}
+
+// resultPatience bounds the wait for Kafka to take a result.
+const resultPatience = 5 * time.Second
+
+var errNoAnswer = errors.New("no answer from Kafka within " + resultPatience.String())
+
+// keepResult writes what a task found, then lets it be done. Kafka has it before
+// the task is done, or it is lost with a line in the log: no task is run again, and
+// no partition held up, because the topic of events takes nothing.
+func (p *pipeline) keepResult(d *delivery, value []byte) {
+	rec := dlq.EncodeEvent(&dlq.Event{
+		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: d.run, Type: dlq.EventResult,
+		At: time.Now().UTC(), Worker: p.cfg.Instance, Data: value,
+	})
+	rec.Topic = p.deps.Names.Events(d.asg.intake.queue)
+	var once sync.Once
+	kept := func(err error) {
+		once.Do(func() {
+			p.orders.put(func(time.Time) {
+				if err != nil {
+					p.met.eventErrors.Inc()
+					p.log.Error("a task's result could not be written and is lost; the task is completed", "task_id", d.task.ID, "kind", d.task.Kind, "err", err)
+				}
+				p.settle(settlement{op: opDone, d: d})
+			})
+		})
+	}
+	patience := time.AfterFunc(resultPatience, func() { kept(errNoAnswer) })
+	p.producer.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
+		patience.Stop()
+		kept(err)
+	})
 }
 
 // tell produces an event: for people, best effort, never waited for.

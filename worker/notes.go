@@ -6,13 +6,15 @@ package worker
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/perdure/perdure/worker/internal/execution"
 )
 
 const (
 	// MaxProgress bounds what Heartbeat says of a task's progress, in bytes of JSON.
-	MaxProgress = 4 << 10
+	MaxProgress = execution.MaxProgress
 	// MaxResult bounds a task's result, in bytes of JSON.
-	MaxResult = 64 << 10
+	MaxResult = execution.MaxResult
 )
 
 // Heartbeat says that the handler is alive and how far it is: any value with a

@@ -29,14 +29,14 @@ const (
 
 // settlement is one outcome; the answer's fields are filled in by settleLoop.
 type settlement struct {
-	op      settleOp
-	d       *delivery
-	next    int            // opWait: the attempt it waits for
-	due     time.Time      // opWait
-	local   bool           // opWait: here, at its record
-	silence time.Duration  // opWait: the work goes on elsewhere, and may be silent for so long
-	reason  schemas.Reason // opDead
-	late    claims.Outcome // opLateDone
+	op        settleOp
+	d         *delivery
+	next      int            // opWait: the attempt it waits for
+	due       time.Time      // opWait
+	local     bool           // opWait: here, at its record
+	elsewhere time.Duration  // opWait: the work goes on elsewhere, and may be silent for so long; 0 = it does not
+	reason    schemas.Reason // opDead
+	late      claims.Outcome // opLateDone
 
 	history []byte
 	ok      bool // the claim was ours
@@ -178,7 +178,7 @@ func (w *Worker) writeWait(ctx context.Context, owner string, part []*settlement
 	outs := make([]claims.WaitOutcome, len(part))
 	for i, s := range part {
 		outs[i] = claims.WaitOutcome{
-			TaskID: s.d.task.ID, Run: s.d.run, NextAttempt: s.next, Due: s.due, Local: s.local, History: s.history, Elsewhere: s.silence, Lease: s.d.lease,
+			TaskID: s.d.task.ID, Run: s.d.run, NextAttempt: s.next, Due: s.due, Local: s.local, History: s.history, Elsewhere: s.elsewhere, Lease: s.d.lease,
 		}
 	}
 	return taken(part)(w.deps.Claims.Wait(ctx, owner, outs))
@@ -254,10 +254,10 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 	case s.op == opDead:
 		p.died(d, s.reason, now)
 	case s.local:
-		d.attempt, d.local, d.elsewhere = s.next, true, s.silence
+		d.attempt, d.local, d.elsewhere = s.next, true, s.elsewhere
 		p.park(d, lookDue(d, s.due, now))
 	default:
-		d.attempt, d.elsewhere = s.next, s.silence
+		d.attempt, d.elsewhere = s.next, s.elsewhere
 		p.hopRetry(d, s.due, now)
 	}
 }

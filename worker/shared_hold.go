@@ -129,12 +129,12 @@ func (p *pipeline) produceAgain(d *delivery) bool {
 // the old one.
 func (p *pipeline) copyOf(d *delivery, topic string, due time.Time) {
 	p.hold(d)
-	p.again1(d, topic, due, d.timer)
+	p.produceOnto(d, topic, due, d.timer)
 }
 
-// again1 produces a record of d's attempt, then accepts d's; d is held. timer: it
+// produceOnto produces a record of d's attempt onto topic, then accepts d's; d is held. timer: it
 // sees after work elsewhere.
-func (p *pipeline) again1(d *delivery, topic string, due time.Time, timer bool) {
+func (p *pipeline) produceOnto(d *delivery, topic string, due time.Time, timer bool) {
 	t := d.task
 	t.Attempt, t.Run, t.Due = max(d.attempt, t.Attempt), max(d.run, t.Run), due
 	headers := make([]kgo.RecordHeader, 0, 20)

@@ -61,7 +61,8 @@ func PgBouncer(t testing.TB, direct string, servers int) string {
 		if err != nil {
 			return false, err.Error()
 		}
-		return true, fmt.Sprint(c.Close())
+		_ = c.Close() // it listens
+		return true, ""
 	})
 	used.tell("pgbouncer %s, in transaction mode", version(bin))
 	u.Host = addr

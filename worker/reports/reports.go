@@ -178,8 +178,12 @@ func (d *Desk) keep(ctx context.Context, r *Report, c *claims.Claim) error {
 	if !ok {
 		return nil
 	}
+	attempt := c.Attempt
+	if c.State == claims.Waiting { // for the one after it
+		attempt = max(attempt-1, 1)
+	}
 	rec := dlq.EncodeEvent(&dlq.Event{
-		TaskID: r.TaskID, Epoch: c.Epoch, Attempt: max(c.Attempt-1, 1), Run: r.Run, Type: dlq.EventResult,
+		TaskID: r.TaskID, Epoch: c.Epoch, Attempt: attempt, Run: r.Run, Type: dlq.EventResult,
 		At: time.Now().UTC(), Worker: r.By, Data: r.Result,
 	})
 	rec.Topic = d.deps.Names.Events(queue)

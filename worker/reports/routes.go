@@ -17,11 +17,10 @@ import (
 	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/worker/internal/execution"
 )
 
 const (
-	maxProgress   = 4 << 10        // bytes of JSON
-	maxResult     = 64 << 10       // bytes of JSON
 	maxMessage    = 4 << 10        // bytes
 	maxRetryAfter = 24 * time.Hour // as of an endpoint's Retry-After
 )
@@ -111,7 +110,7 @@ func (d *Desk) heartbeat(ctx context.Context, in *heartbeatInput) (*heartbeatOut
 	if p := d.check(in.ID, run); p != nil {
 		return nil, p
 	}
-	progress, p := jsonWithin(in.Body.Progress, maxProgress, "#/progress")
+	progress, p := jsonWithin(in.Body.Progress, execution.MaxProgress, "#/progress")
 	if p != nil {
 		return nil, p
 	}
@@ -143,7 +142,7 @@ func (d *Desk) outcome(ctx context.Context, in *outcomeInput) (*outcomeOutput, e
 		return nil, invalid("#/result", "is of a completed task, and the outcome is "+b.Outcome)
 	}
 	var p *api.Problem
-	if r.Result, p = jsonWithin(b.Result, maxResult, "#/result"); p != nil {
+	if r.Result, p = jsonWithin(b.Result, execution.MaxResult, "#/result"); p != nil {
 		return nil, p
 	}
 	if e := b.Error; e != nil {

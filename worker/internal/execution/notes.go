@@ -7,6 +7,13 @@ import (
 	"time"
 )
 
+const (
+	// MaxProgress bounds how far a task says it is, in bytes of JSON.
+	MaxProgress = 4 << 10
+	// MaxResult bounds what it found, in bytes of JSON.
+	MaxResult = 64 << 10
+)
+
 // Notes are a running attempt's signs of life and its result. Safe for
 // concurrent use; the zero Notes are ready.
 type Notes struct {
