@@ -12,7 +12,7 @@ LINT     := $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## the disputes demo on embedded servers, end to end; needs only Go
@@ -35,6 +35,10 @@ lint: ## gofmt, golangci-lint with go vet and the import rule
 	if [[ -n $$unformatted ]]; then echo "not gofmt'd (gofmt -w):"; echo "$$unformatted"; exit 1; fi
 	$(LINT) run ./...
 	$(GO) -C loadtest/peers list -deps . >/dev/null # a module of its own, which nothing else builds
+
+.PHONY: schemathesis
+schemathesis: ## Schemathesis against /openapi.json of a running system; needs Python and PyPI
+	.ci/schemathesis
 
 .PHONY: generate
 generate: ## rewrite every generated file

@@ -60,7 +60,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func Register[I, O any](a *API, verb Verb, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
 	op.Middlewares = append(huma.Middlewares{a.require(verb)}, op.Middlewares...)
 	if verb != Public {
-		op.Security = []map[string][]string{{"token": {string(verb)}}}
+		if a.tokens != nil {
+			op.Security = []map[string][]string{{"token": {string(verb)}}}
+		}
 		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds the verb `" + string(verb) + "`.")
 	}
 	if op.Responses == nil {

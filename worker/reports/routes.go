@@ -43,7 +43,7 @@ func (r *Run) UnmarshalJSON(b []byte) error {
 func (Run) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{
 		Description: "the run it speaks for: Task.Run, or the header Perdure-Fence as it is",
-		OneOf:       []*huma.Schema{{Type: huma.TypeInteger, Format: "int64"}, {Type: huma.TypeString, Pattern: "^[0-9]{1,19}$"}},
+		OneOf:       []*huma.Schema{{Type: huma.TypeInteger, Format: "int64", Minimum: new(float64)}, {Type: huma.TypeString, Pattern: "^[0-9]{1,19}$"}},
 	}
 }
 
