@@ -80,7 +80,7 @@ func compare(ctx context.Context, args []string) (err error) {
 	table := c.table()
 	fmt.Print(table)
 	if c.doc != "" {
-		return insert(c.doc, table)
+		return insert(c.doc, "compare", table)
 	}
 	return nil
 }
@@ -90,7 +90,7 @@ func (c *comparison) checkAll() error {
 		return errors.New("pairs: want at least 1; discard: 0 or more")
 	}
 	if c.doc != "" { // now, not after ten minutes
-		if _, _, err := between(c.doc); err != nil {
+		if _, _, err := between(c.doc, "compare"); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,11 @@
 //
 //	cd loadtest/peers && go run . compare -pairs 5 -tasks 50000
 //
+// The other commands measure one thing each, and put their table between the
+// command's markers of docs/performance.md (-doc):
+//
+//	enqueue   perdure.enqueue in a transaction, beside a plain INSERT of the row
+//
 // It is a module of its own, so that River and Asynq never enter Perdure's
 // go.mod. Every run is a process of its own, with a database, topics and keys of
 // its own; all tasks are accepted and worked off durably (fsync, synchronous

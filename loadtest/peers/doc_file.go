@@ -8,13 +8,15 @@ import (
 	"strings"
 )
 
-const (
-	docBegin = "<!-- compare: begin -->\n"
-	docEnd   = "<!-- compare: end -->"
-)
+// markers stand around the tables of the command name.
+func markers(name string) (begin, end string) {
+	return "<!-- " + name + ": begin -->\n", "<!-- " + name + ": end -->"
+}
 
-// between returns what stands before and after the tables, markers included.
-func between(path string) (before, after string, err error) {
+// between returns what stands before and after the tables of the command name,
+// markers included.
+func between(path, name string) (before, after string, err error) {
+	docBegin, docEnd := markers(name)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return "", "", err
@@ -27,9 +29,9 @@ func between(path string) (before, after string, err error) {
 	return before + docBegin, docEnd + after, nil
 }
 
-// insert replaces the tables of the file at path.
-func insert(path, tables string) error {
-	before, after, err := between(path)
+// insert replaces the tables of the command name in the file at path.
+func insert(path, name, tables string) error {
+	before, after, err := between(path, name)
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -21,7 +24,7 @@ func main() {
 	switch {
 	case errors.As(err, &use):
 		fmt.Fprintln(os.Stderr, "peers:", err)
-		fmt.Fprintln(os.Stderr, "usage: peers compare [flags], peers compare -h")
+		fmt.Fprintln(os.Stderr, "usage: peers COMMAND [flags], peers COMMAND -h; commands: "+strings.Join(slices.Sorted(maps.Keys(commands)), ", "))
 		os.Exit(2)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "peers:", err)
@@ -38,13 +41,23 @@ func command(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return &usageError{errors.New("no command")}
 	}
+	if measure, ok := commands[args[0]]; ok {
+		if err := measure(ctx, args[1:]); !errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return nil
+	}
 	switch args[0] {
-	case "compare":
-		return compare(ctx, args[1:])
 	case "one": // what compare starts for each run of a peer
 		return one(ctx, args[1:])
 	}
 	return &usageError{fmt.Errorf("there is no command %q", args[0])}
+}
+
+// commands are what people call; see doc.go.
+var commands = map[string]func(context.Context, []string) error{
+	"compare": compare,
+	"enqueue": enqueueCommand,
 }
 
 // one runs one peer once and prints the result as JSON.

@@ -62,15 +62,16 @@ func TestTablesGoBetweenTheMarkers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	docBegin, docEnd := markers("compare")
 	write("before\n" + docBegin + "old\n" + docEnd + "\nafter\n")
-	if err := insert(path, "new\n"); err != nil {
+	if err := insert(path, "compare", "new\n"); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "before\n"+docBegin+"new\n"+docEnd+"\nafter\n" {
 		t.Errorf("%v: %s", err, b)
 	}
 	write("no markers")
-	if err := insert(path, "new"); err == nil || !strings.Contains(err.Error(), "compare: begin") {
+	if err := insert(path, "compare", "new"); err == nil || !strings.Contains(err.Error(), "compare: begin") {
 		t.Errorf("got %v", err)
 	}
 }

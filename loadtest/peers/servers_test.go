@@ -1,0 +1,61 @@
+package main
+
+// The tables' generators, run on the real servers with very little to do: that
+// they work, not what they measure.
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// measured runs a command whose table goes into a file, and returns that file.
+// Without real servers it is skipped, unless they are required.
+func measured(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	for ours, theirs := range map[string]string{"PERDURE_POSTGRES_URL": "PERDURE_TEST_POSTGRES", "PERDURE_REDIS_ADDRS": "PERDURE_TEST_REDIS", "PERDURE_KAFKA_BROKERS": "PERDURE_TEST_KAFKA"} {
+		addr := os.Getenv(theirs)
+		if addr == "" {
+			if os.Getenv("PERDURE_TEST_REQUIRE_REAL") == "1" {
+				t.Fatalf("%s is not set, and PERDURE_TEST_REQUIRE_REAL=1", theirs)
+			}
+			t.Skipf("%s is not set", theirs)
+		}
+		t.Setenv(ours, addr)
+	}
+	doc := filepath.Join(t.TempDir(), "doc.md")
+	begin, end := markers(name)
+	if err := os.WriteFile(doc, []byte(begin+end+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := command(t.Context(), append([]string{name, "-runs", "1", "-doc", doc}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// wants checks that the table has rows that begin so, with a figure behind.
+func wants(t *testing.T, table string, rows ...string) {
+	t.Helper()
+	for _, row := range rows {
+		_, rest, found := strings.Cut(table, "\n| "+row+" | ")
+		if !found || strings.HasPrefix(rest, "0 ") || rest[0] < '0' || rest[0] > '9' {
+			t.Errorf("the table has no figure for %q:\n%s", row, table)
+		}
+	}
+}
+
+func TestEnqueueTable(t *testing.T) {
+	table := measured(t, "enqueue", "-tasks", "6", "-statements", "1,3")
+	wants(t, table, "nothing", "INSERT of bytes", "enqueue_bytes", "INSERT of jsonb", "enqueue")
+	for _, shape := range []string{"| 1 in a transaction |", "| 3 in a transaction |"} {
+		if !strings.Contains(table, shape) {
+			t.Errorf("the table lacks %q:\n%s", shape, table)
+		}
+	}
+}
