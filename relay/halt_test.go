@@ -56,11 +56,21 @@ func TestRelayHalts(t *testing.T) {
 				t.Fatal(err)
 			}
 			g.enqueue("k", 2)
+			if err := g.examine(); err != nil {
+				t.Fatalf("nothing is changed yet: %v", err)
+			}
 			c.change(g)
 			before := one[string](g, `select (prev::text, upto::text, at_id)::text from perdure.relay_cursor`)
+			var seen *HaltError
+			if err := g.examine(); !errors.As(err, &seen) {
+				t.Errorf("an examination finds %v", err)
+			}
 			r := g.relay("b", nil)
 			err := g.run(r).wait()
 			var h *HaltError
+			if errors.As(err, &h) && seen != nil && seen.Error() != h.Error() {
+				t.Errorf("an examination finds %q, the relay halts with %q", seen, h)
+			}
 			if !errors.As(err, &h) || h.Reason != c.reason {
 				t.Fatalf("got %v, want a halt with reason %s", err, c.reason)
 			}

@@ -48,9 +48,19 @@ func (r *Relay) identify(ctx context.Context, conn *pgx.Conn) (identity, error) 
 		return is, halt(HaltPooler, "point PERDURE_POSTGRES_DIRECT_URL past the pooler", "the connection goes through a transaction pooler")
 	}
 	if recovery {
-		return is, halt(HaltStandby, mendURL, "the server is a standby (in recovery)")
+		return is, haltStandby()
 	}
-	err := conn.QueryRow(ctx, whoAmI).
+	return r.whoIs(ctx, conn)
+}
+
+func haltStandby() *HaltError {
+	return halt(HaltStandby, mendURL, "the server is a standby (in recovery)")
+}
+
+// whoIs asks a server that is no standby.
+func (r *Relay) whoIs(ctx context.Context, db Querier) (identity, error) {
+	var is identity
+	err := db.QueryRow(ctx, whoAmI).
 		Scan(&is.systemID, &is.database, &is.timeline, &is.source, &is.generation, &is.sequence)
 	if err != nil {
 		return is, fmt.Errorf("postgres: ask which database this is (has `perdure migrate up` been run?): %w", err)

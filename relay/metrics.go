@@ -18,6 +18,7 @@ type metrics struct {
 	parked                           *prometheus.GaugeVec   // queue
 	moved                            *prometheus.CounterVec // tier
 	garbage, outOfRange, recurring   prometheus.Counter
+	outbox                           outboxMetrics
 	label                            func(queue string) string
 }
 
@@ -53,6 +54,17 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		recurring:  counter("schedule_tasks_total", "Tasks that were filed because the catalog's schedule said so."),
 		outOfRange: counter("retries_out_of_range_total", "Partitions of delay topics that stopped because their offset is out of range."),
 	}
+	m.outbox = outboxMetrics{
+		backlog:   gauge("backlog_tasks", "Committed rows of the outbox that are not relayed, counted up to 100000."),
+		oldest:    gauge("backlog_seconds", "Age of the oldest of them; 0 when there is none."),
+		open:      gauge("open_transaction_seconds", "Age of the oldest transaction in progress that has an id: its rows are not there yet, and no younger partition can be emptied."),
+		leaves:    gauge("outbox_partitions", "Partitions of the outbox."),
+		bytes:     gauge("outbox_bytes", "Size of the outbox on disk, with its indexes."),
+		scheduled: gauge("scheduled_tasks", "Tasks that wait for their time, counted up to 100000."),
+		parked: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Subsystem: sub, Name: "parked_tasks", Help: "Tasks that are parked because their queue's topic takes nothing.",
+		}, []string{"queue"}),
+	}
 	known := make(map[string]bool, len(queues))
 	for _, q := range queues {
 		known[q] = true
@@ -67,7 +79,8 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.active, m.halted, m.lag, m.rows, m.passes, m.flushes, m.leaseLost, m.upkeepErrors,
-		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange, m.recurring} {
+		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange, m.recurring, m.outbox.backlog, m.outbox.oldest, m.outbox.open,
+		m.outbox.leaves, m.outbox.bytes, m.outbox.scheduled, m.outbox.parked} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("relay: register metrics: %w", err)
 		}

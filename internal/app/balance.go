@@ -5,7 +5,10 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/internal/balance"
 	"github.com/perdure/perdure/internal/claims"
@@ -70,4 +73,17 @@ func Outbox(ctx context.Context, cfg config.Config) (relay.Outbox, error) {
 		return relay.Outbox{}, err
 	}
 	return relay.ReadOutbox(ctx, db, cfg.Source)
+}
+
+// ExamineRelay is what a relay that is started with cfg now would halt with: a
+// *relay.HaltError, nil, or what kept from looking.
+func ExamineRelay(ctx context.Context, cfg config.Config) error {
+	opts, err := kafka.ClientOpts(cfg, "outbox", "status", slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	return direct(ctx, cfg, func(db *pgxpool.Pool) error {
+		return relay.Examine(ctx, relay.Config{Source: cfg.Source},
+			relay.Deps{DB: db, Kafka: opts, Names: kafka.Names{Prefix: cfg.KafkaTopicPrefix}})
+	})
 }
