@@ -124,34 +124,40 @@ type Hop struct {
 // The claim is read last: a task moves while this looks, and what Redis says
 // then is at least as new as the rest.
 func (h *History) Get(ctx context.Context, id string) (*TaskView, error) {
+	_, v, err := h.look(ctx, id)
+	return v, err
+}
+
+// look is Get with what it saw; the traces are nil where the id is none of ours.
+func (h *History) look(ctx context.Context, id string) (*traces, *TaskView, error) {
 	parsed, err := schemas.ParseID(id)
 	if err != nil || parsed.Source != h.deps.Source {
-		return nil, ErrNeverKnown
+		return nil, nil, ErrNeverKnown
 	}
 	t := &traces{id: parsed, text: id}
 	if err := t.read(ctx, h.deps.DB); err != nil {
-		return nil, fmt.Errorf("task %s: %w", id, err)
+		return nil, nil, fmt.Errorf("task %s: %w", id, err)
 	}
 	known, err := h.deps.Claims.Get(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("task %s: %w", id, &awayError{"Redis", err})
+		return nil, nil, fmt.Errorf("task %s: %w", id, &awayError{"Redis", err})
 	}
 	t.claim = known[0]
 	if !t.row.found && len(t.letters) == 0 && t.claim.State == claims.None && len(t.hops) == 0 {
 		if t.seqKnown && !t.kept {
-			return nil, ErrHistoryGone
+			return t, nil, ErrHistoryGone
 		}
-		return nil, ErrNeverKnown
+		return t, nil, ErrNeverKnown
 	}
 	v := t.view()
 	if err := h.state(ctx, t, v); err != nil {
-		return nil, fmt.Errorf("task %s: %w", id, err)
+		return nil, nil, fmt.Errorf("task %s: %w", id, err)
 	}
 	if v.Progress, err = h.progress(ctx, id, v); err != nil {
-		return nil, fmt.Errorf("task %s: %w", id, err)
+		return nil, nil, fmt.Errorf("task %s: %w", id, err)
 	}
 	t.timeline(v)
-	return v, nil
+	return t, v, nil
 }
 
 // progress is what was heard of the run that the task has now; nil = nothing.

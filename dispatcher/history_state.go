@@ -101,11 +101,8 @@ func (t *traces) waiting(v *TaskView) {
 	for i := len(t.events) - 1; i >= 0; i-- {
 		switch e := &t.events[i]; e.kind {
 		case "waiting":
-			var data struct {
-				Reason schemas.WaitReason `json:"reason"`
-			}
-			if err := json.Unmarshal(e.data, &data); err == nil && data.Reason != "" {
-				v.State, v.Waits = schemas.StateWaiting, data.Reason
+			if reason := e.waits().Reason; reason != "" {
+				v.State, v.Waits = schemas.StateWaiting, reason
 			}
 			return
 		case "failed", "crashed", "in_doubt":
@@ -144,7 +141,9 @@ func (h *History) place(ctx context.Context, t *traces, v *TaskView) error {
 		// it is no letter, so it is done and Redis forgot, or its retry is on its
 		// way and Redis was flushed meanwhile.
 		v.State, v.Inferred = schemas.StateCompleted, true
-		if at := t.retryAhead(v.Epoch); at != nil {
+		if t.onTour(v.Epoch) {
+			v.State, v.Waits, v.Inferred = schemas.StateWaiting, schemas.WaitUnknownKind, false
+		} else if at := t.retryAhead(v.Epoch); at != nil {
 			v.State, v.Due = schemas.StateRetrying, at
 		}
 	}
@@ -165,4 +164,30 @@ func (t *traces) retryAhead(epoch int) *time.Time {
 		return nil
 	}
 	return &data.NextAt
+}
+
+// tourLasts is longer than workers send a record of an unknown kind round.
+const tourLasts = time.Hour + 5*time.Minute
+
+// onTour reports whether the task's record goes round the delay topics because
+// the worker that met it does not know its kind. Nobody claims it for that.
+func (t *traces) onTour(epoch int) bool {
+	if len(t.events) == 0 {
+		return false
+	}
+	e := &t.events[len(t.events)-1]
+	return e.kind == "waiting" && e.epoch == epoch && e.waits().Reason == schemas.WaitUnknownKind && time.Since(e.at) < tourLasts
+}
+
+// waitData is what an event of the type waiting says.
+type waitData struct {
+	Reason schemas.WaitReason `json:"reason"`
+	NextAt time.Time          `json:"next_at"` // breaker: the next probe; zero = not said
+}
+
+func (e *eventTrace) waits() (d waitData) {
+	if json.Unmarshal(e.data, &d) != nil {
+		return waitData{} // of a later version
+	}
+	return d
 }

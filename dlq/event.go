@@ -21,7 +21,7 @@ const (
 	EventFailed    EventType = "failed" // an attempt failed and will be retried; Data {"next_at"}
 	EventCrashed   EventType = "crashed"
 	EventInDoubt   EventType = "in_doubt"
-	EventWaiting   EventType = "waiting" // Data {"reason"}
+	EventWaiting   EventType = "waiting" // Data {"reason"}; of a breaker also {"next_at"}, its next probe
 	EventDead      EventType = "dead"
 	EventCancelled EventType = "cancelled"
 	EventResult    EventType = "result" // Data: the result, at most 64 KiB

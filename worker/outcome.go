@@ -65,7 +65,7 @@ func (p *pipeline) again(d *delivery, r execution.Result, now time.Time) {
 	if d.kind.breaker.open() {
 		due = now // its kind's line is held up by the breaker
 		p.met.waiting.WithLabelValues(d.task.Queue, string(schemas.WaitBreaker)).Inc()
-		p.tell(d, dlq.EventWaiting, r, map[string]any{"reason": schemas.WaitBreaker})
+		p.tell(d, dlq.EventWaiting, r, map[string]any{"reason": schemas.WaitBreaker, "next_at": d.kind.breaker.until.UTC()})
 	}
 	d.why = r
 	p.settle(settlement{op: opWait, d: d, next: d.attempt, due: due, local: !d.shared()})

@@ -17,7 +17,7 @@ func roleCommands(c *cli) []*cobra.Command {
 }
 
 func taskCommands(c *cli) []*cobra.Command {
-	return []*cobra.Command{newEnqueue(c), newTasks(c), newQueues(c), newOutbox(c), newBalance(c)}
+	return []*cobra.Command{newEnqueue(c), newTasks(c), newWhy(c), newQueues(c), newOutbox(c), newBalance(c)}
 }
 
 func deadCommands(c *cli) []*cobra.Command {

@@ -93,6 +93,7 @@ func TestExitCodes(t *testing.T) {
 		{"--bogus", 2, "unknown flag"},
 		{"config -o yaml", 2, "none of text, json, jsonl"},
 		{"tasks get", 2, "accepts 1 arg"},
+		{"why", 2, "accepts 1 arg"},
 		{"migrate up", 2, "PERDURE_POSTGRES_URL"},
 		{"migrate down --yes", 2, "PERDURE_POSTGRES_URL"},
 		{"env", 1, "start `perdure up`"},
@@ -183,6 +184,7 @@ func TestGolden(t *testing.T) {
 		"help-replay":     "replay start --help",
 		"help-demo":       "demo --help",
 		"help-tasks-get":  "tasks get --help",
+		"help-why":        "why --help",
 		"help-dlq-groups": "dlq groups --help",
 		"help-migrate":    "migrate --help",
 	} {

@@ -49,8 +49,9 @@ perdure demo
 # Everything on this laptop, with embedded servers where none is configured
 perdure up
 
-# Where is my task, and why is it dead?
+# Where is my task, what holds it, and why is it dead?
 perdure tasks get main-1-42
+perdure why main-1-42
 perdure dlq groups`
 
 func newRoot(c *cli) *cobra.Command {

@@ -65,10 +65,11 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("claims: %w", err)
 	}
+	groups := dispatcher.KafkaOffsets{Admin: p.admin, Shared: kafka.ShareGroups(p.catalog, p.names)}
 	history, err := dispatcher.NewHistory(dispatcher.HistoryDeps{
 		DB:      p.db,
 		Claims:  store,
-		Offsets: dispatcher.KafkaOffsets{Admin: p.admin, Shared: kafka.ShareGroups(p.catalog, p.names)},
+		Offsets: groups,
 		Names:   p.names,
 		Source:  p.cfg.Source,
 	})
@@ -82,6 +83,9 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	d.Routes(p.api)
 	desk.Routes(p.api)
 	history.Routes(p.api)
+	if err := p.addWhy(history, groups, store); err != nil {
+		return err
+	}
 	dlq.NewLetters(p.db).Routes(p.api)
 	replayer.NewJobs(p.db, p.catalog).Routes(p.api)
 	audit.New(p.db).Routes(p.api)

@@ -61,7 +61,16 @@ func TestAnExpiredBeatIsForgottenAndSaidAgain(t *testing.T) {
 	onEveryRedis(t, func(t *testing.T, addr string) {
 		tb := newTable(t, addr, "m:")
 		tb.show(other)
+		if life, err := tb.LifeOf(t.Context(), other); err != nil || life != Beats {
+			t.Errorf("its life is %q: %v", life, err)
+		}
 		tb.ok(tb.rdb.Del(t.Context(), tb.k.beat("b/1")).Err()) // as its expiry does
+		if life, err := tb.LifeOf(t.Context(), other); err != nil || life != Silent {
+			t.Errorf("its life is %q: %v", life, err)
+		}
+		if life, err := tb.LifeOf(t.Context(), "nobody"); err == nil {
+			t.Errorf("an owner that is none is %q", life)
+		}
 		if got := tb.show(me); len(got) != 0 {
 			t.Fatalf("%+v", got)
 		}
@@ -81,6 +90,9 @@ func TestARemovedProcessIsSilentAtOnceAndCannotComeBack(t *testing.T) {
 		tb.want(tb.claim(me, rec(0, 1, 5)), VerdictPark, Running)
 		if !tb.bury(tb.show(me)["b/1"], time.Minute) {
 			t.Fatal("not removed")
+		}
+		if life, err := tb.LifeOf(t.Context(), other); err != nil || life != Gone {
+			t.Errorf("its life is %q: %v", life, err)
 		}
 		tb.inDoubt(tb.claim(me, rec(0, 1, 5)), old.Run+1, 1, 1)
 		for range 2 {

@@ -103,6 +103,35 @@ func readStanding(one any, life string) (Claim, error) {
 	return c, nil
 }
 
+// Life is what an owner's beat says.
+type Life string
+
+// What a beat says. It expires after Config.BeatTTL, so one that is Silent has
+// been for that long; its claims may be granted to others.
+const (
+	Beats  Life = "beats"
+	Silent Life = "silent"
+	Gone   Life = "gone" // it was called dead
+)
+
+// LifeOf says whether the process of an owner beats. It needs no Open.
+func (s *Store) LifeOf(ctx context.Context, owner string) (Life, error) {
+	proc, err := process(owner)
+	if err != nil {
+		return "", err
+	}
+	beat, err := s.rdb.Get(ctx, s.k.beat(proc)).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return Silent, nil
+	case err != nil:
+		return "", fmt.Errorf("claims: beat of %s: %w", proc, err)
+	case beat == string(Gone):
+		return Gone, nil
+	}
+	return Beats, nil
+}
+
 // DoneBits returns a chunk's bitmap: bit seq mod ChunkBits, counted from the
 // highest bit of the first byte, is set if that task is done. Shorter than 4 KiB
 // where only zeros follow; nil where none is done.
