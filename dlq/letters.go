@@ -40,6 +40,10 @@ type Filter struct {
 	Reason string
 	Key    string
 	Since  time.Time // died at or after
+
+	// Of groups alone.
+	Care      string // what people say of it
+	HideMuted bool
 }
 
 // Entry is a letter as the index knows it. Payload and Headers are filled by

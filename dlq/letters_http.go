@@ -61,7 +61,9 @@ type LetterView struct {
 
 type groupsInput struct {
 	ListQuery
-	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Care      string `query:"care" enum:"open,acknowledged,muted,resolved,regressed" doc:"what people say of the group; all if absent"`
+	HideMuted bool   `query:"hide_muted" doc:"leave muted groups out"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
 
 type groupsOutput struct {
@@ -76,7 +78,7 @@ type groupInput struct {
 
 type groupOutput struct{ Body Group }
 
-// Routes registers the read-only routes of dead letters and failure groups.
+// Routes registers the routes of dead letters and failure groups.
 func (s *Letters) Routes(a *api.API) {
 	op := func(id, path, summary string) huma.Operation {
 		return huma.Operation{OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"dead letters"},
@@ -85,7 +87,8 @@ func (s *Letters) Routes(a *api.API) {
 	api.Register(a, api.ReadMeta, op("list-dead-letters", "/v1/dead-letters", "List dead letters, latest deaths first"), s.httpList)
 	api.Register(a, api.ReadMeta, op("get-dead-letter", "/v1/dead-letters/{id}", "One dead letter with its attempts"), s.httpGet)
 	api.Register(a, api.ReadMeta, op("list-failure-groups", "/v1/failure-groups", "List causes of death, most open letters first"), s.httpGroups)
-	api.Register(a, api.ReadMeta, op("get-failure-group", "/v1/failure-groups/{fp}", "One cause of death"), s.httpGroup)
+	api.Register(a, api.ReadMeta, op("get-failure-group", "/v1/failure-groups/{fp}", "One cause of death, with its last day hour by hour"), s.httpGroup)
+	s.decideRoutes(a)
 }
 
 func (s *Letters) httpList(ctx context.Context, in *lettersInput) (*lettersOutput, error) {
@@ -131,7 +134,9 @@ func view(e *Entry, all bool) LetterView {
 }
 
 func (s *Letters) httpGroups(ctx context.Context, in *groupsInput) (*groupsOutput, error) {
-	list, err := s.Groups(ctx, in.filter(), in.Limit)
+	f := in.filter()
+	f.Care, f.HideMuted = in.Care, in.HideMuted
+	list, err := s.Groups(ctx, f, in.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -143,11 +148,14 @@ func (s *Letters) httpGroups(ctx context.Context, in *groupsInput) (*groupsOutpu
 func (s *Letters) httpGroup(ctx context.Context, in *groupInput) (*groupOutput, error) {
 	g, err := s.Group(ctx, in.FP)
 	if errors.Is(err, ErrNoGroup) {
-		return nil, api.NewProblem(http.StatusNotFound, "no-such-group", "no dead letter has this fingerprint").
-			WithNext("perdure dlq groups")
+		return nil, noGroup()
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &groupOutput{Body: *g}, nil
+}
+
+func noGroup() *api.Problem {
+	return api.NewProblem(http.StatusNotFound, "no-such-group", "no dead letter has this fingerprint").WithNext("perdure dlq groups")
 }

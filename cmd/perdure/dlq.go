@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,13 +19,23 @@ import (
 func newDLQ(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dlq",
-		Short: "Dead letters: list, show, group by cause",
+		Short: "Dead letters: list, show, group by cause, decide",
 		Long: `A dead letter is a task that will not be retried by itself, with every attempt's
 failure. Letters of one cause have one fingerprint and form a group; a repaired
 cause is replayed with perdure replay start --group.`,
 		Example: "perdure dlq groups\nperdure dlq ls --kind refund.issue --state open\nperdure dlq show main-1-42",
 	}
-	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQGroups(c))
+	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQGroups(c),
+		newDLQState(c, "ack", "acknowledged", "Say that somebody is on a failure group", ""),
+		newDLQMute(c), newDLQNote(c),
+		newDLQState(c, "resolve", "resolved", "Say that the cause of a failure group is mended",
+			"Should it kill again, in a release that did not have it until now, the group is regressed."),
+		newDLQState(c, "reopen", "open", "Take back what ack, mute or resolve said", ""),
+		newDLQDecide(c, "discard", "discarded", "Drop open or held letters for good: nobody wants their tasks to run",
+			"Discarded letters stay in the index until its retention is over, and can't be taken back."),
+		newDLQDecide(c, "hold", "held", "Set open letters aside for a person",
+			"No policy, and no replay of a group, takes a held letter; a replay that names it by --id does."),
+		newDLQDecide(c, "release", "released", "Let held letters be open again", ""))
 	return cmd
 }
 
@@ -159,9 +170,11 @@ func showLetter(w io.Writer, l *dlq.LetterView) {
 
 func newDLQGroups(c *cli) *cobra.Command {
 	var f letterFilter
+	var care string
 	cmd := &cobra.Command{
 		Use:     "groups [FP]",
 		Short:   "Causes of death, most open letters first; FP shows one",
+		Long:    "Muted groups are left out, unless --care muted asks for them.",
 		Example: "perdure dlq groups --since 24h\nperdure dlq groups fp1:4771f883ced71064\nperdure replay start --group fp1:4771f883ced71064 --yes",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -180,18 +193,36 @@ func newDLQGroups(c *cli) *cobra.Command {
 			var answer struct {
 				Groups []dlq.Group `json:"groups"`
 			}
-			if err := cl.Get(cmd.Context(), "/v1/failure-groups", f.query(), &answer); err != nil {
+			q := f.query()
+			if care == "" {
+				q.Set("hide_muted", "true")
+			} else {
+				q.Set("care", care)
+			}
+			if err := cl.Get(cmd.Context(), "/v1/failure-groups", q, &answer); err != nil {
 				return err
 			}
-			return output.Table(c.printer(), answer.Groups, "no dead letters", []string{"GROUP", "LETTERS", "OPEN", "KINDS", "REASONS", "LAST SEEN", "ERROR"},
+			return output.Table(c.printer(), answer.Groups, "no dead letters", []string{"GROUP", "LETTERS", "OPEN", "LAST HOUR", "CARE", "KINDS", "REASONS", "LAST SEEN", "ERROR"},
 				func(g dlq.Group) []string {
-					return []string{g.Group, strconv.FormatInt(g.Letters, 10), strconv.Itoa(g.States["open"]), strings.Join(g.Kinds, ","),
+					return []string{g.Group, strconv.FormatInt(g.Letters, 10), strconv.Itoa(g.States["open"]), strconv.FormatInt(g.LastHour, 10), inCare(&g.Care), strings.Join(g.Kinds, ","),
 						strings.Join(g.Reasons, ","), g.LastSeen.Local().Format(time.DateTime), output.Cut(g.Sample.ErrorClass+": "+g.Sample.Message, 60)}
 				})
 		},
 	}
 	f.flags(cmd)
+	wordVar(cmd.Flags(), &care, "care", "", "open, acknowledged, muted, resolved or regressed; default all but muted")
 	return cmd
+}
+
+// inCare is the state of a group's care, and whose it is, in a word or two.
+func inCare(c *dlq.Care) string {
+	switch {
+	case c.Owner != "":
+		return c.State + " (" + c.Owner + ")"
+	case c.State == "open":
+		return ""
+	}
+	return c.State
 }
 
 func showGroup(w io.Writer, g *dlq.Group) {
@@ -201,11 +232,34 @@ func showGroup(w io.Writer, g *dlq.Group) {
 			states = append(states, fmt.Sprintf("%d %s", n, s))
 		}
 	}
+	care := inCare(&g.Care)
+	if u := g.Care.Until; u != nil {
+		care += " until " + u.Local().Format(time.DateTime)
+	}
 	output.Fields(w,
-		[2]string{"group", g.Group}, [2]string{"letters", strconv.FormatInt(g.Letters, 10)}, [2]string{"states", strings.Join(states, ", ")},
+		[2]string{"group", g.Group}, [2]string{"care", care}, [2]string{"note", g.Care.Note}, [2]string{"runbook", g.Care.Runbook}, [2]string{"letters", strconv.FormatInt(g.Letters, 10)}, [2]string{"states", strings.Join(states, ", ")},
 		[2]string{"kinds", strings.Join(g.Kinds, ", ")}, [2]string{"queues", strings.Join(g.Queues, ", ")}, [2]string{"reasons", strings.Join(g.Reasons, ", ")},
 		[2]string{"releases", strings.Join(g.Releases, ", ")}, [2]string{"first seen", g.FirstSeen.Local().Format(time.DateTime)},
-		[2]string{"last seen", g.LastSeen.Local().Format(time.DateTime)}, [2]string{"latest", g.Sample.Letter},
+		[2]string{"last seen", g.LastSeen.Local().Format(time.DateTime)}, [2]string{"last day", bars(g.Hours)}, [2]string{"latest", g.Sample.Letter},
 		[2]string{"error", g.Sample.ErrorClass}, [2]string{"message", g.Sample.Message},
 		[2]string{"replay", "perdure replay start --group " + g.Group + " --yes"})
+}
+
+// bars draws the letters of each hour, the oldest first, and says how many the
+// last had.
+func bars(hours []int64) string {
+	if len(hours) == 0 {
+		return ""
+	}
+	top := max(slices.Max(hours), 1)
+	var b strings.Builder
+	for _, n := range hours {
+		switch {
+		case n == 0:
+			b.WriteByte('.')
+		default:
+			b.WriteRune([]rune("▁▂▃▄▅▆▇█")[(n*8-1)/top])
+		}
+	}
+	return fmt.Sprintf("%s %d in the last hour", b.String(), hours[len(hours)-1])
 }

@@ -108,6 +108,12 @@ func TestExitCodes(t *testing.T) {
 		{"replay start --id= --yes", 2, "--id"},
 		{"dlq ls --group --kind mail.send", 2, "--group"},
 		{"dlq groups --state=", 2, "--state"},
+		{"dlq ack", 2, "accepts 1 arg"},
+		{"dlq mute fp1:1 --for -1h", 2, "--for"},
+		{"dlq note fp1:1", 2, "say TEXT"},
+		{"dlq discard --why x --yes", 2, "say which letters"},
+		{"dlq discard main-1-1 --yes", 2, "say --why"},
+		{"dlq discard --group --why x --yes", 2, "--group"}, // --group $FP, and FP is empty
 		{"dlq ls --limit 0", 2, "--limit"},
 		{"dlq ls --since -1h", 2, "--since"},
 		{"balance --since -1h", 2, "--since"},

@@ -75,6 +75,32 @@ func says(t *testing.T, args string, words ...string) string {
 	return out
 }
 
+// decideByHand says what people say of a group with one open letter, and leaves it
+// open.
+func decideByHand(t *testing.T, group, id string) {
+	t.Helper()
+	says(t, "dlq ack "+group+" --owner ann", "acknowledged (ann)")
+	says(t, "dlq note "+group+" sevens --runbook https://wiki.example/seven", "sevens", "https://wiki.example/seven", "acknowledged (ann)")
+	says(t, "dlq mute "+group+" --for 1h --why later", "muted (ann) until")
+	says(t, "dlq groups", "no dead letters")
+	says(t, "dlq groups --care muted", group)
+	says(t, "dlq resolve "+group, "resolved (ann)")
+	says(t, "dlq reopen "+group, "open (ann)")
+	says(t, "dlq groups", group, "open (ann)")
+	for args, want := range map[string]int{"discard " + id + " --why test": 3, "hold --kind nope --why test --yes": 1, "hold --kind nope --why test": 1, "release " + id + " --why test": 1} {
+		if code, out, errOut := call(t, strings.Fields("dlq "+args)...); code != want || out != "" {
+			t.Errorf("dlq %s: exit %d, want %d: %s%s", args, code, want, out, errOut)
+		}
+	}
+	says(t, "dlq hold --group "+group+" --why look --yes", "1 letter held")
+	if code, _, errOut := call(t, strings.Fields("replay start --yes --group "+group)...); code != 1 || !strings.Contains(errOut, "no open letter") {
+		t.Errorf("a replay of a held letter: exit %d, %s", code, errOut)
+	}
+	says(t, "dlq release "+id+" --why seen --yes -o json", `"letters": 1`)
+	says(t, "dlq ls --state open", id)
+	says(t, "audit ls", "letter.hold", "letter.release", "group.mute", "group.note")
+}
+
 // TestCommandsOnARunningSystem walks the way of a person: enqueue a file, look
 // at tasks and letters, mend the cause, replay, balance.
 func TestCommandsOnARunningSystem(t *testing.T) {
@@ -142,6 +168,7 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		t.Errorf("an escape reaches the terminal: %q", out)
 	}
 	says(t, "tasks get "+id, "dead", "accepted", "relayed", "perdure dlq show")
+	decideByHand(t, groups[0].Group, id)
 
 	mended.Store(true)
 	says(t, "replay start --group "+groups[0].Group+" --dry-run", "would replay  1")

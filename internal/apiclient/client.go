@@ -74,6 +74,11 @@ func (c *Client) Post(ctx context.Context, path string, in, out any) error {
 	return c.do(ctx, http.MethodPost, path, nil, in, out)
 }
 
+// Patch is Post for a change of what is there.
+func (c *Client) Patch(ctx context.Context, path string, in, out any) error {
+	return c.do(ctx, http.MethodPatch, path, nil, in, out)
+}
+
 // PostLines sends NDJSON and hands each line of the answer to each, which must
 // not keep it.
 func (c *Client) PostLines(ctx context.Context, path string, lines []byte, each func([]byte) error) error {

@@ -1,0 +1,112 @@
+package dlq
+
+// What people say of a failure group: that somebody is on it, that it may be
+// quiet, that it is mended; whose it is, and what to do.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/api"
+)
+
+// Care is what was last said of a group; the zero Care of a group of which
+// nothing was said, besides its State.
+type Care struct {
+	State     string     `json:"state" enum:"open,acknowledged,muted,resolved,regressed" doc:"regressed: resolved, and seen again in a release that did not have it before"`
+	StateAt   *time.Time `json:"state_at,omitempty"`
+	Until     *time.Time `json:"until,omitempty" doc:"muted until then; absent = until somebody says otherwise"`
+	Owner     string     `json:"owner,omitempty"`
+	Note      string     `json:"note,omitempty"`
+	Runbook   string     `json:"runbook,omitempty"`
+	Who       string     `json:"who,omitempty" doc:"said it last"`
+	ChangedAt *time.Time `json:"changed_at,omitempty"`
+}
+
+// CareChange changes what is said of a group; what is nil stays.
+type CareChange struct {
+	State   *string    `json:"state,omitempty" enum:"open,acknowledged,muted,resolved"`
+	Until   *time.Time `json:"until,omitempty" doc:"with state muted: until then; absent = until somebody says otherwise"`
+	Owner   *string    `json:"owner,omitempty" maxLength:"200"`
+	Note    *string    `json:"note,omitempty" maxLength:"4000" doc:"what is known, in plain text"`
+	Runbook *string    `json:"runbook,omitempty" maxLength:"2000" doc:"an http or https address; empty takes it away"`
+	Why     string     `json:"why,omitempty" maxLength:"2000" doc:"for the audit"`
+}
+
+// acts are the states' names in the audit.
+var acts = map[string]string{"open": "group.reopen", "acknowledged": "group.acknowledge", "muted": "group.mute", "resolved": "group.resolve"}
+
+// wrong says what of the change cannot be.
+func (c *CareChange) wrong(now time.Time) (list []api.FieldError) {
+	say := func(pointer, detail string) { list = append(list, api.FieldError{Pointer: pointer, Detail: detail}) }
+	if c.State == nil && c.Owner == nil && c.Note == nil && c.Runbook == nil {
+		say("#", "give state, owner, note or runbook")
+	}
+	if c.Until != nil {
+		switch {
+		case c.State == nil || *c.State != "muted":
+			say("#/until", "is only for the state muted")
+		case !c.Until.After(now):
+			say("#/until", "is past")
+		case c.Until.Year() > 9999:
+			say("#/until", "is too far ahead")
+		}
+	}
+	if c.Runbook != nil && *c.Runbook != "" {
+		if u, err := url.Parse(*c.Runbook); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			say("#/runbook", "must be an http or https address")
+		}
+	}
+	return list
+}
+
+const changeCare = `
+insert into perdure.failure_groups as c (fingerprint, state, until, owner, note, runbook, who, releases)
+values ($1, coalesce($2, 'open'), $3, coalesce($4, ''), coalesce($5, ''), coalesce($6, ''), $7,
+  case when $2 = 'resolved' then (select coalesce(array_agg(distinct release) filter (where release <> ''), '{}')
+    from perdure.dead_letters where fingerprint = $1) else '{}' end)
+on conflict (fingerprint) do update set
+  state = coalesce($2, c.state), owner = coalesce($4, c.owner), note = coalesce($5, c.note), runbook = coalesce($6, c.runbook),
+  state_at = case when $2::text is null then c.state_at else clock_timestamp() end,
+  until = case when $2::text is null then c.until else $3 end,
+  releases = case when $2::text is null then c.releases else excluded.releases end,
+  who = $7, changed_at = clock_timestamp()`
+
+// Change says of a group what c says, in the name of who. The error is ErrNoGroup
+// if no letter has that fingerprint.
+func (s *Letters) Change(ctx context.Context, fingerprint, who string, c *CareChange) error {
+	details, err := json.Marshal(struct {
+		Group string `json:"group"`
+		*CareChange
+		Why string `json:"why,omitempty"` // has its own column
+	}{Group: fingerprint, CareChange: c})
+	if err != nil {
+		return fmt.Errorf("change group %s: %w", fingerprint, err)
+	}
+	what := "group.note"
+	if c.State != nil {
+		what = acts[*c.State]
+	}
+	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		var known bool
+		err := tx.QueryRow(ctx, `select exists (select from perdure.dead_letters where fingerprint = $1)`, fingerprint).Scan(&known)
+		if err != nil {
+			return fmt.Errorf("change group %s: %w", fingerprint, err)
+		}
+		if !known {
+			return ErrNoGroup
+		}
+		if _, err := tx.Exec(ctx, changeCare, fingerprint, c.State, c.Until, c.Owner, c.Note, c.Runbook, who); err != nil {
+			return fmt.Errorf("change group %s: %w", fingerprint, err)
+		}
+		if _, err := tx.Exec(ctx, `insert into perdure.audit (who, what, why, details) values ($1, $2, $3, $4)`, who, what, c.Why, details); err != nil {
+			return fmt.Errorf("change group %s: %w", fingerprint, err)
+		}
+		return nil
+	})
+}

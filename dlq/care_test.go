@@ -1,0 +1,216 @@
+package dlq
+
+// What people say of a group, over HTTP.
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/perdure/perdure/internal/api"
+	"github.com/perdure/perdure/internal/audit"
+	"github.com/perdure/perdure/internal/pg"
+	"github.com/perdure/perdure/internal/testkit"
+)
+
+// desk is the API over an index of its own.
+type desk struct {
+	*rig
+	api *api.API
+}
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	db, err := pg.Pool(t.Context(), testkit.MigratedPostgres(t).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return &desk{&rig{t: t, db: db}, lettersAPI(t, db)}
+}
+
+// send makes a request and decodes the answer, whose status must be want.
+func (d *desk) send(method, path, body string, want int, out any) {
+	d.t.Helper()
+	r := httptest.NewRequest(method, "http://127.0.0.1"+path, strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	d.api.ServeHTTP(w, r)
+	if w.Code != want {
+		d.t.Fatalf("%s %s %.200s: %d %s, want %d", method, path, body, w.Code, w.Body, want)
+	}
+	if out == nil {
+		return
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), out); err != nil {
+		d.t.Fatalf("%s %s: %s: %v", method, path, w.Body, err)
+	}
+}
+
+// care is what is said of a group now.
+func (d *desk) care(group string) Care {
+	d.t.Helper()
+	var g Group
+	d.send(http.MethodGet, "/v1/failure-groups/"+group, "", 200, &g)
+	return g.Care
+}
+
+func (d *desk) say(group, body string) Care {
+	d.t.Helper()
+	var g Group
+	d.send(http.MethodPatch, "/v1/failure-groups/"+group, body, 200, &g)
+	if g.Group != group {
+		d.t.Fatalf("told of %s, answered %s", group, g.Group)
+	}
+	return g.Care
+}
+
+// died adds a letter of group.
+func (d *desk) died(n int, group, release string, at time.Time) {
+	d.t.Helper()
+	d.deadRows([]deadRow{{letter: fmt.Sprintf("main-1-%d@0", n), kind: "k", queue: "q", reason: "permanent", state: "open", group: group, release: release, died: at}})
+}
+
+func (d *desk) audited(what string) int64 {
+	d.t.Helper()
+	var n int64
+	if err := d.db.QueryRow(d.t.Context(), `select count(*) from perdure.audit where what = $1`, what).Scan(&n); err != nil {
+		d.t.Fatal(err)
+	}
+	return n
+}
+
+func TestWhatIsSaidOfAGroupStays(t *testing.T) {
+	d := newDesk(t)
+	d.died(1, "fp1:01", "v1", time.Now().Add(-time.Hour))
+	if c := d.care("fp1:01"); c != (Care{State: "open"}) {
+		t.Fatalf("before anybody said anything: %+v", c)
+	}
+	d.say("fp1:01", `{"state":"acknowledged","owner":"ann","why":"looking"}`)
+	c := d.say("fp1:01", `{"note":"the bank's shard 7 is down","runbook":"https://wiki.example/bank"}`)
+	if c.State != "acknowledged" || c.Owner != "ann" || c.Note != "the bank's shard 7 is down" || c.Runbook != "https://wiki.example/bank" || c.Who == "" {
+		t.Fatalf("one change took another's away: %+v", c)
+	}
+	d.died(2, "fp1:01", "v2", time.Now()) // what is said outlives new letters
+	if again := d.care("fp1:01"); again.State != "acknowledged" || again.Note != c.Note {
+		t.Fatalf("after a new letter: %+v", again)
+	}
+	if c = d.say("fp1:01", `{"runbook":"","state":"open"}`); c.Runbook != "" || c.State != "open" || c.Owner != "ann" {
+		t.Fatalf("%+v", c)
+	}
+	for what, n := range map[string]int64{"group.acknowledge": 1, "group.note": 1, "group.reopen": 1} {
+		if got := d.audited(what); got != n {
+			t.Errorf("%d rows %s in the audit, want %d", got, what, n)
+		}
+	}
+	if v, err := audit.New(d.db).Verify(t.Context()); err != nil || v.Rows != 3 {
+		t.Errorf("%+v %v", v, err)
+	}
+}
+
+func TestAGroupThatComesBackInANewReleaseIsRegressed(t *testing.T) {
+	d := newDesk(t)
+	past, later := time.Now().Add(-time.Hour), time.Now().Add(time.Minute)
+	d.died(1, "fp1:01", "v1", past)
+	d.died(2, "fp1:02", "v1", past)
+	d.died(3, "fp1:03", "", past)
+	d.say("fp1:01", `{"state":"acknowledged"}`)
+	for _, group := range []string{"fp1:01", "fp1:02", "fp1:03"} {
+		if c := d.say(group, `{"state":"resolved"}`); c.State != "resolved" {
+			t.Fatalf("%s: %+v", group, c)
+		}
+	}
+	d.died(11, "fp1:01", "v1", later) // a worker of the old release, which is not gone yet
+	d.died(12, "fp1:02", "v2", past)  // read late: it died before
+	if a, b := d.care("fp1:01").State, d.care("fp1:02").State; a != "resolved" || b != "resolved" {
+		t.Fatalf("%s and %s, want both resolved", a, b)
+	}
+	d.died(21, "fp1:01", "v2", later)
+	d.died(22, "fp1:03", "", later) // of no known release: nothing says that it is an old one
+	if a, b := d.care("fp1:01").State, d.care("fp1:03").State; a != "regressed" || b != "regressed" {
+		t.Fatalf("%s and %s, want both regressed", a, b)
+	}
+	if got := shown(t, get(d.api, "/v1/failure-groups?care=regressed"), "group"); got != "13" {
+		t.Errorf("regressed are %q", got)
+	}
+	if c := d.say("fp1:01", `{"state":"resolved"}`); c.State != "resolved" {
+		t.Errorf("mended again, with both releases known: %s", c.State)
+	}
+}
+
+func TestAMutedGroupComesBack(t *testing.T) {
+	d := newDesk(t)
+	d.died(1, "fp1:01", "", time.Now())
+	d.died(2, "fp1:02", "", time.Now())
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	if c := d.say("fp1:01", `{"state":"muted","until":"`+until+`"}`); c.State != "muted" || c.Until == nil {
+		t.Fatalf("%+v", c)
+	}
+	for query, want := range map[string]string{"": "12", "hide_muted=true": "2", "care=muted": "1", "care=open": "2", "care=muted&hide_muted=true": ""} {
+		if got := shown(t, get(d.api, "/v1/failure-groups?"+query), "group"); got != want {
+			t.Errorf("%q shows %q, want %q", query, got, want)
+		}
+	}
+	if _, err := d.db.Exec(t.Context(), `update perdure.failure_groups set until = now() - interval '1 second'`); err != nil {
+		t.Fatal(err)
+	}
+	if c := d.care("fp1:01"); c.State != "open" || c.Until != nil {
+		t.Errorf("its time is over: %+v", c)
+	}
+	if got := shown(t, get(d.api, "/v1/failure-groups?hide_muted=true"), "group"); got != "12" {
+		t.Errorf("shown are %q", got)
+	}
+	d.say("fp1:01", `{"state":"muted"}`)
+	if c := d.care("fp1:01"); c.State != "muted" || c.Until != nil {
+		t.Errorf("without an end: %+v", c)
+	}
+}
+
+func TestWhatCannotBeSaidOfAGroupIsRefused(t *testing.T) {
+	d := newDesk(t)
+	d.died(1, "fp1:01", "", time.Now())
+	for body, pointer := range map[string]string{
+		`{}`:                               `"#"`,
+		`{"why":"no reason"}`:              `"#"`,
+		`{"state":"regressed"}`:            `#/state`,
+		`{"state":"gone"}`:                 `#/state`,
+		`{"until":"2999-01-01T00:00:00Z"}`: `#/until`,
+		`{"state":"muted","until":"2020-01-01T00:00:00Z"}`:    `#/until`,
+		`{"state":"resolved","until":"2999-01-01T00:00:00Z"}`: `#/until`,
+		`{"runbook":"javascript:alert(1)"}`:                   `#/runbook`,
+		`{"runbook":"wiki"}`:                                  `#/runbook`,
+		`{"note":"` + strings.Repeat("x", 4001) + `"}`:        `#/note`,
+		`{"colour":"red"}`:                                    `#/colour`,
+	} {
+		var p api.Problem
+		d.send(http.MethodPatch, "/v1/failure-groups/fp1:01", body, 422, &p)
+		if text := fmt.Sprintf("%q", p.Errors); !strings.Contains(text, pointer) {
+			t.Errorf("%.60s: %s", body, text)
+		}
+	}
+	d.send(http.MethodPatch, "/v1/failure-groups/fp1:99", `{"state":"muted"}`, 404, nil)
+	if c := d.care("fp1:01"); c != (Care{State: "open"}) {
+		t.Errorf("a refused change left %+v", c)
+	}
+	var n int64
+	if err := d.db.QueryRow(t.Context(), `select count(*) from perdure.audit`).Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d rows in the audit, %v", n, err)
+	}
+}
+
+func TestTheLastDayOfAGroup(t *testing.T) {
+	d := newDesk(t)
+	now := time.Now()
+	for n, ago := range []time.Duration{time.Minute, 2 * time.Minute, 90 * time.Minute, 23*time.Hour + 30*time.Minute, 25 * time.Hour} {
+		d.died(n, "fp1:01", "", now.Add(-ago))
+	}
+	var g Group
+	d.send(http.MethodGet, "/v1/failure-groups/fp1:01", "", 200, &g)
+	if len(g.Hours) != 24 || g.Hours[23] != 2 || g.Hours[22] != 1 || g.Hours[0] != 1 || g.LastHour != 2 || g.Letters != 5 {
+		t.Errorf("%+v", g)
+	}
+}
