@@ -120,54 +120,6 @@ func listLetters(cmd *cobra.Command, cl *apiclient.Client, q url.Values, limit i
 	return all, true, nil
 }
 
-func newDLQShow(c *cli) *cobra.Command {
-	return &cobra.Command{
-		Use:     "show ID",
-		Short:   "One dead letter with its attempts and payload",
-		Long:    "ID is a letter (main-1-42@0) or a task (main-1-42: its latest letter).",
-		Example: "perdure dlq show main-1-42\nperdure dlq show main-1-42 -o json | jq .payload",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.api()
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			var l dlq.LetterView
-			if err := cl.Get(cmd.Context(), apiclient.Path("dead-letters", args[0]), nil, &l); err != nil {
-				return err
-			}
-			return c.printer().One(l, func(w io.Writer) { showLetter(w, &l) })
-		},
-	}
-}
-
-func showLetter(w io.Writer, l *dlq.LetterView) {
-	deadline := ""
-	if l.Deadline != nil {
-		deadline = l.Deadline.Local().Format(time.DateTime)
-	}
-	output.Fields(w,
-		[2]string{"letter", l.Letter}, [2]string{"task", l.TaskID}, [2]string{"kind", l.Kind}, [2]string{"queue", l.Queue},
-		[2]string{"key", l.Key}, [2]string{"state", l.State}, [2]string{"resolved by", l.ResolvedBy}, [2]string{"reason", l.Reason},
-		[2]string{"error", l.ErrorClass}, [2]string{"message", l.Message}, [2]string{"group", l.Group},
-		[2]string{"died", l.DiedAt.Local().Format(time.DateTime)}, [2]string{"deadline", deadline}, [2]string{"release", l.Release},
-		[2]string{"from", l.Origin}, [2]string{"on", l.DLQ}, [2]string{"replays", strconv.Itoa(l.Replays)})
-	if len(l.Attempts) > 0 {
-		fmt.Fprintf(w, "attempts\n%s\n", output.Block(indented(l.Attempts)))
-	}
-	switch {
-	case l.Hidden:
-		fmt.Fprintln(w, "payload and headers need a token with the verb read-payload")
-	case l.Tombstone:
-		fmt.Fprintln(w, "payload  none: the record was a tombstone")
-	case len(l.Payload) > 0:
-		fmt.Fprintf(w, "payload\n%s\n", output.Block(indented(l.Payload)))
-	default:
-		fmt.Fprintf(w, "payload (%d bytes, not JSON)\n  %s\n", l.Size, output.Cut(string(l.PayloadBase64), 2000))
-	}
-}
-
 func newDLQGroups(c *cli) *cobra.Command {
 	var f letterFilter
 	var care string

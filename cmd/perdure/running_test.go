@@ -164,7 +164,7 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		t.Fatalf("letters: %v, %v", letters, err)
 	}
 	id := letters[0].TaskID
-	if out := says(t, "dlq show "+id, `"n": 7`, "urn:seven"); strings.Contains(out, "\x1b") {
+	if out := says(t, "dlq show "+id, `"n": 7`, "urn:seven", "1 letter, 1 open", "tried", "perdure replay plan --group "+groups[0].Group); strings.Contains(out, "\x1b") {
 		t.Errorf("an escape reaches the terminal: %q", out)
 	}
 	says(t, "tasks get "+id, "dead", "accepted", "relayed", "perdure dlq show")
