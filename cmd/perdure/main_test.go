@@ -112,6 +112,8 @@ func TestExitCodes(t *testing.T) {
 		{"dlq mute fp1:1 --for -1h", 2, "--for"},
 		{"dlq note fp1:1", 2, "say TEXT"},
 		{"dlq discard --why x --yes", 2, "say which letters"},
+		{"dlq try main-1-1", 2, "say --url"},
+		{"dlq try main-1-1 --url http://bank.example/pay", 3, "say --yes"},
 		{"dlq discard main-1-1 --yes", 2, "say --why"},
 		{"dlq discard --group --why x --yes", 2, "--group"}, // --group $FP, and FP is empty
 		{"dlq ls --limit 0", 2, "--limit"},

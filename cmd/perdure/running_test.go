@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -105,9 +107,13 @@ func decideByHand(t *testing.T, group, id string) {
 // at tasks and letters, mend the cause, replay, balance.
 func TestCommandsOnARunningSystem(t *testing.T) {
 	var mended atomic.Bool
+	var headers sync.Map // of the last request for seven
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var p struct{ N int }
 		if err := json.NewDecoder(r.Body).Decode(&p); err != nil || p.N == 7 && !mended.Load() {
+			for _, name := range []string{"Perdure-Attempt", "Perdure-Fence", "Idempotency-Key"} {
+				headers.Store(name, r.Header.Get(name))
+			}
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(http.StatusUnprocessableEntity)
 			fmt.Fprint(w, `{"type":"urn:seven","detail":"no sevens \u001b[31m today"}`)
@@ -169,8 +175,19 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 	}
 	says(t, "tasks get "+id, "dead", "accepted", "relayed", "perdure dlq show")
 	decideByHand(t, groups[0].Group, id)
+	died := maps.Collect(headers.Range)
+	headers.Clear()
+	code, out, _ = call(t, "dlq", "try", id, "--url", srv.URL)
+	if code != 1 || !strings.Contains(out, "permanent in ") || !strings.Contains(out, groups[0].Group+", the cause that the letter died of") {
+		t.Errorf("a trial of what is not mended: exit %d, %s", code, out)
+	}
+	if again := maps.Collect(headers.Range); len(died) != 3 || !maps.Equal(again, died) {
+		t.Errorf("the trial was posted as %v, the task had been as %v", again, died)
+	}
 
 	mended.Store(true)
+	says(t, "dlq try "+id+" -o json --url "+srv.URL, `"outcome": "completed"`)
+	says(t, "dlq ls --state open", id) // as it was
 	says(t, "replay start --group "+groups[0].Group+" --dry-run", "would replay  1")
 	var replay struct{ ID string }
 	if err := json.Unmarshal([]byte(says(t, "replay start --yes --why mended -o json --group "+groups[0].Group)), &replay); err != nil {
