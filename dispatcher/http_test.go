@@ -337,6 +337,21 @@ func results(t testing.TB, body io.Reader) (all []dispatcher.LineResult) {
 	return all
 }
 
+// TestLinesOfAKnownLengthCommitTogether, though net/http has read only the first
+// few of them with the head.
+func TestLinesOfAKnownLengthCommitTogether(t *testing.T) {
+	s := serve(t, database(t), nil)
+	line := `{"kind":"any","payload":"` + strings.Repeat("x", 1000) + "\"}\n"
+	r := s.post(t, strings.NewReader(strings.Repeat(line, 200)), "Content-Type", "application/x-ndjson")
+	if r.status != 200 || strings.Count(r.body, `"id"`) != 200 {
+		t.Fatalf("%d: %.300s", r.status, r.body)
+	}
+	var transactions int
+	if err := s.db.QueryRow(t.Context(), `select count(distinct xid) from perdure.outbox`).Scan(&transactions); err != nil || transactions != 1 {
+		t.Fatalf("%d transactions, want 1: %v", transactions, err)
+	}
+}
+
 func TestBadLinesAreAnsweredAndTheRestGoesOn(t *testing.T) {
 	s := serve(t, database(t), nil)
 	lines := []struct{ text, problem string }{

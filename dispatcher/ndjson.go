@@ -24,6 +24,7 @@ import (
 const (
 	lineBatch     = 500
 	lineBatchSize = 4 << 20          // bytes of lines in a batch
+	wholePost     = 256 << 10        // bytes of a post that is read before its first batch, if its length is known
 	streamIdle    = 60 * time.Second // for a client that neither sends nor takes
 	lineWait      = 20 * time.Second // of a line, for its turn: well below streamIdle, and what proxies allow
 )
@@ -73,6 +74,11 @@ func (d *Dispatcher) serveLines(w http.ResponseWriter, r *http.Request, s *strea
 	}
 	defer done()
 	in := lines.NewReader(&idleReader{rc: rc, r: r.Body, idle: d.cfg.streamIdle}, maxTaskJSON)
+	// What net/http has read with the head is a few lines only, and each batch is a
+	// transaction. A client that waits for answers in between cannot tell its length.
+	if n := r.ContentLength; n > 0 && n <= wholePost {
+		in.Await(int(n))
+	}
 	// The first batch decides between a problem for all and 200.
 	more, err := s.batch(ctx, in)
 	if err != nil {

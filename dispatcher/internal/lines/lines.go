@@ -44,6 +44,26 @@ func (r *Reader) Next() (Line, error) {
 	}
 }
 
+// Await reads until n bytes are here, or no more come; Ready then tells of all
+// their lines. A failure is told by Next, behind the lines before it.
+func (r *Reader) Await(n int) {
+	r.r = bufio.NewReaderSize(&sticky{r: r.r}, n)
+	_, _ = r.r.Peek(n) // sticky keeps the error
+}
+
+// sticky does not go on after an error.
+type sticky struct {
+	r   io.Reader
+	err error
+}
+
+func (s *sticky) Read(p []byte) (n int, err error) {
+	if s.err == nil {
+		n, s.err = s.r.Read(p)
+	}
+	return n, s.err
+}
+
 // Ready reports whether Next can return a line without reading more.
 func (r *Reader) Ready() bool {
 	b, err := r.r.Peek(r.r.Buffered()) // never reads: it is buffered

@@ -61,3 +61,43 @@ func TestReadyNeverBlocks(t *testing.T) {
 		t.Fatal("half a line is no line")
 	}
 }
+
+func TestAwaitedLinesAreReady(t *testing.T) {
+	const text = "one\ntwo\nthree\n"
+	lines := NewReader(iotest.OneByteReader(strings.NewReader(text)), 100)
+	lines.Await(len(text))
+	for _, want := range []string{"one", "two", "three"} {
+		if !lines.Ready() {
+			t.Fatalf("%s is not ready", want)
+		}
+		if got, err := lines.Next(); err != nil || string(got.Text) != want {
+			t.Fatalf("%q %v, want %s", got.Text, err, want)
+		}
+	}
+	if _, err := lines.Next(); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+}
+
+// TestAwaitKeepsTheFailureForLater: behind the lines that came before it, and
+// the reader is not asked again.
+func TestAwaitKeepsTheFailureForLater(t *testing.T) {
+	broken := errors.New("broken")
+	lines := NewReader(io.MultiReader(strings.NewReader("one\ntw"), &failsOnce{broken}, strings.NewReader("o\n")), 100)
+	lines.Await(100)
+	if got, err := lines.Next(); err != nil || string(got.Text) != "one" {
+		t.Fatalf("%q %v", got.Text, err)
+	}
+	if got, err := lines.Next(); !errors.Is(err, broken) || got.Number != 2 {
+		t.Fatalf("line %d %q %v", got.Number, got.Text, err)
+	}
+}
+
+// failsOnce has an error and then nothing more.
+type failsOnce struct{ err error }
+
+func (f *failsOnce) Read([]byte) (int, error) {
+	err := f.err
+	f.err = io.EOF
+	return 0, err
+}
