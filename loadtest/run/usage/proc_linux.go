@@ -95,19 +95,25 @@ func listeners(addrs []string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
+	return eldest(holders, t), nil
+}
+
+// eldest are the holders whose parent is none. A child that has ended since it
+// was seen (a backend that was just started) is left out: its time went to its
+// parent.
+func eldest(holders map[int]bool, t *table) (roots []int) {
 	parent := map[int]int{}
 	for p, children := range t.children {
 		for _, c := range children {
 			parent[c] = p
 		}
 	}
-	var roots []int
 	for pid := range holders {
-		if !holders[parent[pid]] {
+		if _, runs := t.times[pid]; runs && !holders[parent[pid]] {
 			roots = append(roots, pid)
 		}
 	}
-	return roots, nil
+	return roots
 }
 
 // holding returns the processes that have one of the sockets open.

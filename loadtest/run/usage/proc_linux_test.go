@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -15,5 +16,14 @@ func TestParseStat(t *testing.T) {
 		if _, _, _, err := parseStat([]byte(bad)); err == nil {
 			t.Errorf("%q was read", bad)
 		}
+	}
+}
+
+// TestAHolderThatEndedIsNoServer: a backend inherits the socket for a moment, and
+// may be gone when the processes are listed.
+func TestAHolderThatEndedIsNoServer(t *testing.T) {
+	tab := &table{times: map[int]time.Duration{1: 0, 10: 0, 11: 0}, children: map[int][]int{1: {10}, 10: {11}}}
+	if got := eldest(map[int]bool{10: true, 11: true, 12: true}, tab); !slices.Equal(got, []int{10}) {
+		t.Errorf("got %v, want 10 alone", got)
 	}
 }
