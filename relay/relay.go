@@ -27,8 +27,8 @@ type Config struct {
 	Release string        // version of this program, kept with each letter
 	History time.Duration // 168h: how long relayed rows and the relay log are kept
 
-	Chunk      int           // 16000: rows of a pass at most
-	ChunkBytes int           // 16 MiB: payload bytes of a pass at most, the last row excepted
+	Chunk      int           // 8000: rows of a pass at most
+	ChunkBytes int           // 8 MiB: payload bytes of a pass at most, the last row excepted
 	LeaseTTL   time.Duration // 5s: a relay that was stopped, or whose host is gone, is replaced after this long; a killed one at once
 	Standby    time.Duration // 50ms: how often a standby looks at the lease; one look costs about 0.1 ms
 	Idle       time.Duration // 10ms: the longest pause between two empty passes; one costs 0.05 to 0.1 ms, so idling costs under 1 % of a core
@@ -59,10 +59,10 @@ func (c *Config) defaults() {
 		}
 	}
 	if c.Chunk <= 0 {
-		c.Chunk = 16_000
+		c.Chunk = 8_000
 	}
 	if c.ChunkBytes <= 0 {
-		c.ChunkBytes = 16 << 20
+		c.ChunkBytes = 8 << 20
 	}
 }
 
