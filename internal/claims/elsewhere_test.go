@@ -36,6 +36,14 @@ func (tb *table) hush() {
 	tb.ok(tb.rdb.Del(tb.Context(), tb.k.heard(id)).Err())
 }
 
+// forget leaves nothing of the task.
+func (tb *table) forget() {
+	tb.Helper()
+	chunk, _, err := tb.k.done(id)
+	tb.ok(err)
+	tb.ok(tb.rdb.Del(tb.Context(), tb.k.claim(id), tb.k.heard(id), chunk, chunk+":seen", chunk+":keyed", chunk+":runs").Err())
+}
+
 func (tb *table) hear(run int64, progress string) Heard {
 	tb.Helper()
 	h, err := tb.Hear(tb.Context(), Sign{TaskID: id, Run: run, Counts: time.Hour, Progress: []byte(progress)})
@@ -251,6 +259,26 @@ var elsewhereRows = []struct {
 		}
 		tb.want(tb.claim(me, timer(0, 2, 6)), VerdictAck, Cancelled)
 	}},
+	{"cancel asked while a worker had it, then it goes on elsewhere: cancelled", func(tb *table) {
+		g := tb.run(me, rec(0, 1, 5))
+		_, err := tb.Cancel(tb.Context(), id)
+		tb.ok(err)
+		for range 2 {
+			ok, err := tb.Wait(tb.Context(), me, []WaitOutcome{{TaskID: id, Run: g.Run, NextAttempt: 2, Elsewhere: time.Minute}})
+			if err != nil || ok[0] {
+				tb.Fatalf("%v %v", ok, err)
+			}
+		}
+		if h := tb.hear(g.Run, ""); h.Counts || h.Claim.State != Cancelled {
+			tb.Fatalf("%+v", h)
+		}
+		tb.want(tb.claim(me, rec(0, 1, 5)), VerdictAck, Cancelled)
+		tb.forget()
+		g = tb.run(me, rec(0, 1, 5))
+		_, err = tb.Cancel(tb.Context(), id)
+		tb.ok(err)
+		tb.wait(me, g.Run, 2, false) // one that failed is seen to when its retry asks
+	}},
 	{"heard of, but its deadline has passed: granted, to die", func(tb *table) {
 		tb.leave(false, time.Minute)
 		r := timer(0, 2, 6)
@@ -279,6 +307,70 @@ var elsewhereRows = []struct {
 		tb.want(g, VerdictWait, Waiting)
 		if g.Claim.Elsewhere != time.Minute || g.Claim.Left <= 0 {
 			tb.Fatalf("%+v", g.Claim)
+		}
+	}},
+	{"a timer whose wait a failover lost: in doubt; once: dead(unknown)", func(tb *table) {
+		for what, lost := range map[string]func(){
+			"R": func() {
+				tb.run(me, rec(0, 1, 5))
+				tb.silence(me)
+			},
+			"none, handed back": func() {
+				g := tb.run(me, rec(0, 1, 5))
+				tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run}}))
+			},
+			"W of the attempt": func() { tb.wait(me, tb.run(me, rec(0, 1, 5)).Run, 1, false) },
+			"dead of the epoch before": func() {
+				if !tb.dead(me, 0, 1, 5, tb.run(me, rec(0, 1, 5)).Run) {
+					tb.Fatal("not dead")
+				}
+			},
+		} {
+			for _, once := range []bool{false, true} {
+				lost()
+				r := timer(0, 2, 6)
+				if what == "dead of the epoch before" {
+					r = timer(1, 2, 6)
+				}
+				r.Once = once
+				g := tb.claim(other, r)
+				if once && (g.Verdict != VerdictLetter || g.Claim.Reason != "unknown" || g.Claim.Attempt != 1 || g.Claim.Epoch != r.Epoch) {
+					tb.Errorf("%s, once: %+v", what, g)
+				}
+				if !once && (g.Verdict != VerdictRun || !g.InDoubt || !g.Unheard || g.Attempt != 2) {
+					tb.Errorf("%s: %+v", what, g)
+				}
+				tb.beat(me)
+				tb.forget()
+			}
+		}
+	}},
+	{"handed back: the work goes on elsewhere still, and was silent", func(tb *table) {
+		tb.leave(false, time.Minute)
+		tb.hush()
+		for range 2 {
+			g := tb.run(me, timer(0, 2, 6))
+			if !g.InDoubt || !g.Unheard {
+				tb.Fatalf("%+v", g)
+			}
+			tb.ok(tb.HandBack(tb.Context(), me, []Hold{{TaskID: id, Run: g.Run}}))
+			if c := tb.get(); c.State != Waiting || c.Elsewhere != time.Minute || c.Coord.Offset != 5 {
+				tb.Fatalf("%+v", c)
+			}
+		}
+	}},
+	{"a timer that is left over does not cut a retry's wait short", func(tb *table) {
+		run := tb.leave(false, time.Minute)
+		tb.report(run, "why")
+		g := tb.run(me, timer(0, 2, 6)) // made for the report
+		tb.wait(me, g.Run, 2, false)
+		g = tb.claim(other, timer(0, 2, 7))
+		tb.want(g, VerdictRetry, Waiting)
+		if g.Claim.Attempt != 2 || g.Claim.Elsewhere != 0 {
+			tb.Fatalf("%+v", g.Claim)
+		}
+		if g = tb.run(other, rec(0, 2, 8)); g.InDoubt || g.Attempt != 2 {
+			tb.Fatalf("%+v", g)
 		}
 	}},
 	{"runs that cannot be", func(tb *table) {

@@ -313,11 +313,12 @@ func (m *model) leave(w *world, to func(func(*world, *handler) bool)) {
 		}
 		to(func(n *world, g *handler) bool {
 			sp, t := n.spec(m), n.task
-			if !sp.wait(&t, g.o, g.run, g.a+1, local, true) {
+			ok := sp.wait(&t, g.o, g.run, g.a+1, local, true)
+			n.set(t)
+			if !ok {
 				n.vanished[g.e] = true // begun, and nobody waits for it
 				return false
 			}
-			n.set(t)
 			n.outs--
 			n.heard = true
 			n.hold(handler{o: nobody, ph: phOut, rec: maxRecs, e: g.e, a: g.a, run: g.run})

@@ -417,7 +417,7 @@ func (w *world) encode(b []byte) []byte {
 	run := func(r runNo) { b = append(b, byte(r>>16), byte(r>>8), byte(r)) }
 	claim := func(t *specTask) {
 		c := &t.cl
-		flags(t.done, c.local, c.cancel, c.prev.local, c.alone, c.out, c.failed)
+		flags(t.done, c.local, c.cancel, c.prev.local, c.prev.out, c.alone, c.out, c.failed)
 		b = append(b, c.s, byte(c.e), byte(c.a), byte(c.c), byte(c.o), byte(c.crashes), byte(c.own), byte(c.inc), c.reason,
 			c.prev.s, byte(c.prev.e), byte(c.prev.a), byte(c.prev.c), byte(c.prev.crashes), c.prev.reason)
 		run(c.run)

@@ -61,6 +61,7 @@ type specPrev struct {
 	s       byte
 	e, a, c int8
 	local   bool
+	out     bool
 	crashes int8
 	reason  byte
 }
@@ -123,11 +124,10 @@ func (sp *spec) record(t *specTask, me ownerID, q specRec) specAnswer {
 		return specAnswer{v: VerdictAck}
 	case c.s == 'C' && sp.mut != cancelledRuns:
 		return specAnswer{v: VerdictAck}
-	case c.s == 0 && q.timer && q.once: // what was known of the work is lost
-		*c = specClaim{s: 'D', e: q.e, a: q.a - 1, c: q.c, o: me, reason: 'u'}
-		return specAnswer{v: VerdictLetter}
+	case (c.s == 0 || c.s == 'N') && q.timer:
+		return sp.unknown(c, me, q, c.crashes, c.own, specPrev{s: 'N'})
 	case c.s == 0, c.s == 'N', c.s == 'C':
-		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'N'}, c.s == 0 && q.timer)
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'N'}, false)
 	case q.e < c.e && sp.mut != staleEpochRuns:
 		return specAnswer{v: VerdictAck}
 	case c.s == 'D' && q.e == c.e && q.timer && q.c != c.c && !q.shared:
@@ -142,9 +142,16 @@ func (sp *spec) record(t *specTask, me ownerID, q specRec) specAnswer {
 		if sp.mut == newEpochKeepsCount {
 			crashes = c.crashes
 		}
-		return sp.grant(c, me, q, q.a, crashes, 0, specPrev{s: 'D', e: c.e, a: c.a, c: c.c, crashes: c.crashes, reason: c.reason}, false)
+		prev := specPrev{s: 'D', e: c.e, a: c.a, c: c.c, crashes: c.crashes, reason: c.reason}
+		if q.timer {
+			return sp.unknown(c, me, q, crashes, 0, prev)
+		}
+		return sp.grant(c, me, q, q.a, crashes, 0, prev, false)
 	case q.e > c.e && c.inc == sp.inc || sp.mut == parkForEver && q.e > c.e:
 		return specAnswer{v: VerdictPark}
+	case q.e > c.e && q.timer:
+		c.failed = false
+		return sp.unknown(c, me, q, 0, 0, specPrev{s: 'W', a: q.a, c: q.c, local: true})
 	case q.e > c.e: // E was decided, and the decision lost with the old Redis
 		return sp.grant(c, me, q, q.a, 0, 0, specPrev{s: 'W', a: q.a, c: q.c, local: true}, c.s == 'R')
 	case c.s == 'R':
@@ -164,6 +171,9 @@ func (sp *spec) running(c *specClaim, me ownerID, q specRec) specAnswer {
 			return specAnswer{v: VerdictAck}
 		}
 		return specAnswer{v: VerdictPark}
+	}
+	if q.a > c.a && q.timer {
+		return sp.unknown(c, me, q, c.crashes, c.own, specPrev{s: 'W', a: q.a, c: q.c, local: true})
 	}
 	if q.a > c.a { // a failover lost the W
 		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: q.a, c: q.c, local: true}, true)
@@ -202,8 +212,12 @@ func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 		return specAnswer{v: VerdictAck}
 	case c.out && !c.failed && q.a >= c.a:
 		return sp.elsewhere(c, me, q)
+	case q.a > c.a && q.timer && !c.failed:
+		return sp.unknown(c, me, q, c.crashes, c.own, c.stands())
+	case q.a == c.a && q.timer && !c.failed && q.c != c.c && !q.ends: // a retry waits
+		return specAnswer{v: VerdictRetry, a: c.a}
 	case q.a >= c.a:
-		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, c.stands(), false)
 	case q.shared && sp.mut != sharedIsStale:
 		return specAnswer{v: VerdictRetry, a: c.a}
 	case q.c != c.c || sp.mut == sourceIsDuplicate:
@@ -219,7 +233,7 @@ func (sp *spec) waiting(c *specClaim, me ownerID, q specRec) specAnswer {
 func (sp *spec) elsewhere(c *specClaim, me ownerID, q specRec) specAnswer {
 	switch {
 	case q.ends:
-		return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, false)
+		return sp.grant(c, me, q, q.a, c.crashes, c.own, c.stands(), false)
 	case sp.heard && sp.mut != timerIgnoresSigns && c.local:
 		return specAnswer{v: VerdictWait, a: c.a}
 	case sp.heard && sp.mut != timerIgnoresSigns:
@@ -228,7 +242,21 @@ func (sp *spec) elsewhere(c *specClaim, me ownerID, q specRec) specAnswer {
 		*c = specClaim{s: 'D', e: q.e, a: c.a - 1, c: q.c, run: c.run, o: me, crashes: c.crashes, reason: 'u'}
 		return specAnswer{v: VerdictLetter}
 	}
-	return sp.grant(c, me, q, q.a, c.crashes, c.own, specPrev{s: 'W', a: c.a, c: c.c, local: c.local}, true)
+	return sp.grant(c, me, q, q.a, c.crashes, c.own, c.stands(), true)
+}
+
+// unknown: the record that sees after work elsewhere, and what was known of it is lost.
+func (sp *spec) unknown(c *specClaim, me ownerID, q specRec, crashes, own int8, prev specPrev) specAnswer {
+	if q.once {
+		*c = specClaim{s: 'D', e: q.e, a: q.a - 1, c: q.c, run: c.run, o: me, crashes: crashes, reason: 'u'}
+		return specAnswer{v: VerdictLetter}
+	}
+	return sp.grant(c, me, q, q.a, crashes, own, prev, true)
+}
+
+// stands is W as it stands, for a hand-back.
+func (c *specClaim) stands() specPrev {
+	return specPrev{s: 'W', a: c.a, c: c.c, local: c.local, out: c.out}
 }
 
 func (sp *spec) grant(c *specClaim, me ownerID, q specRec, a, crashes, own int8, prev specPrev, inDoubt bool) specAnswer {
@@ -257,6 +285,10 @@ func (sp *spec) wait(t *specTask, me ownerID, run runNo, next int8, local, out b
 		return true // said before
 	}
 	if !c.mine(me, run) {
+		return false
+	}
+	if out && c.cancel {
+		c.s, c.cancel, c.inc, c.prev, c.alone, c.own, c.failed = 'C', false, 0, specPrev{}, false, 0, false
 		return false
 	}
 	*c = specClaim{s: 'W', e: c.e, a: next, c: c.c, run: c.run, o: me, crashes: c.crashes, own: c.own, inc: c.inc, local: local, cancel: c.cancel, out: out}
@@ -332,7 +364,7 @@ func (sp *spec) handBack(t *specTask, me ownerID, run runNo) {
 	case c.cancel:
 		c.s, c.cancel, c.inc, c.prev, c.alone, c.own, c.failed = 'C', false, 0, specPrev{}, false, 0, false
 	case p.s == 'W':
-		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, own: c.own, inc: c.inc, local: p.local, failed: c.failed}
+		*c = specClaim{s: 'W', e: c.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: c.crashes + p.crashes, own: c.own, inc: c.inc, local: p.local, out: p.out, failed: c.failed}
 	case p.s == 'D':
 		*c = specClaim{s: 'D', e: p.e, a: p.a, c: p.c, run: c.run, o: c.o, crashes: p.crashes, reason: p.reason}
 	default:

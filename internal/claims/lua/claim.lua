@@ -82,6 +82,18 @@ local function dead(ck, q, was, crashes, reason)
   return answer(ck, LETTER)
 end
 
+-- The record that sees after work elsewhere, and what was known of that work is
+-- lost: Redis was, or a failover lost its W. In doubt, and no crash of a worker.
+local function unknown(ck, q, was, crashes, own, before)
+  if q.once then return dead(ck, q, {a = q.a - 1}, crashes, 'unknown') end
+  return grant(ck, q, was, q.a, crashes, own, before, 2)
+end
+
+-- W as it stands, for a hand-back.
+local function stands(was)
+  return 'W|' .. was.a .. '|' .. was.c .. '|' .. (was.d or '') .. '|' .. (was.l or '') .. '|' .. (was.w or '')
+end
+
 -- R of the same epoch.
 local function running(ck, q, was)
   local same = q.c == was.c
@@ -100,7 +112,11 @@ local function running(ck, q, was)
     return answer(ck, PARK)
   end
   -- R, owner silent | a > A: a failover lost the W
-  if q.a > was.a then return grant(ck, q, was, q.a, was.n, was.m, 'W|' .. q.a .. '|' .. q.c .. '||1', 1) end
+  if q.a > was.a then
+    local before = 'W|' .. q.a .. '|' .. q.c .. '||1'
+    if q.ext then return unknown(ck, q, was, was.n, was.m, before) end
+    return grant(ck, q, was, q.a, was.n, was.m, before, 1)
+  end
   -- R, owner silent, to act on a report from elsewhere: nothing was running
   if was.f then return grant(ck, q, was, was.a, was.n, was.m, 'W|' .. was.a .. '|' .. was.c .. '||1') end
   -- R, owner silent | same e; a = A, or a < A with c = C: in doubt
@@ -117,8 +133,7 @@ end
 
 -- W, and the work goes on elsewhere | a ≥ A: the record that sees after it.
 local function elsewhere(ck, q, was)
-  local before = 'W|' .. was.a .. '|' .. was.c .. '||' .. (was.l or '')
-  if q.ends then return grant(ck, q, was, q.a, was.n, was.m, before) end
+  if q.ends then return grant(ck, q, was, q.a, was.n, was.m, stands(was)) end
   local left = redis.call('PTTL', ck .. ':b')
   if left > 0 then -- heard of lately: see after it again when that is over
     local g = answer(ck, was.l and WAIT or RETRY)
@@ -127,7 +142,7 @@ local function elsewhere(ck, q, was)
   end
   -- silent: in doubt, and no crash of a worker
   if q.once then return dead(ck, q, {a = was.a - 1}, was.n, 'unknown') end
-  return grant(ck, q, was, q.a, was.n, was.m, before, 2)
+  return grant(ck, q, was, q.a, was.n, was.m, stands(was), 2)
 end
 
 -- W of the same epoch.
@@ -141,8 +156,13 @@ local function waiting(ck, q, was)
   if was.w and not was.f and q.a >= was.a then return elsewhere(ck, q, was) end
   -- W(A) | a ≥ A
   if q.a >= was.a then
-    local before = 'W|' .. was.a .. '|' .. was.c .. '|' .. (was.d or '') .. '|' .. (was.l or '')
-    return grant(ck, q, was, q.a, was.n, was.m, before)
+    if q.ext and not was.f then
+      -- a failover lost the W that it was produced for
+      if q.a > was.a then return unknown(ck, q, was, was.n, was.m, stands(was)) end
+      -- left over: a retry waits, and not for this record; as a retry it comes no sooner
+      if q.c ~= was.c and not q.ends then return answer(ck, RETRY) end
+    end
+    return grant(ck, q, was, q.a, was.n, was.m, stands(was))
   end
   -- shared: whoever was to produce the retry may have been killed since
   if q.shared then return answer(ck, RETRY) end
@@ -163,10 +183,9 @@ local function decide(ck, dk, bit, q)
   local s = redis.call('HGET', ck, 's')
   -- none | record
   if not s then
-    if q.ext then -- Redis was lost, and with it whether anything was heard: in doubt
+    if q.ext then
       keyed(dk, bit, horizon)
-      if q.once then return dead(ck, q, {a = q.a - 1}, 0, 'unknown') end
-      return grant(ck, q, {}, q.a, 0, 0, nil, 2)
+      return unknown(ck, q, {}, 0, 0)
     end
     local run = next_run(q.e, q.run, '')
     keyed(dk, bit, horizon)
@@ -185,7 +204,10 @@ local function decide(ck, dk, bit, q)
     return answer(ck, ACK)
   end
   -- none, with run and crashes kept
-  if s == 'N' then return grant(ck, q, was, q.a, was.n, was.m) end
+  if s == 'N' then
+    if q.ext then return unknown(ck, q, was, was.n, was.m) end
+    return grant(ck, q, was, q.a, was.n, was.m)
+  end
   -- any but done | e < E: stale epoch
   if q.e < was.e then return answer(ck, ACK) end
   if s == 'D' then
@@ -197,7 +219,11 @@ local function decide(ck, dk, bit, q)
       return answer(ck, LETTER)
     end
     -- dead(E) | e > E: a replay; crashes count anew
-    local g = grant(ck, q, was, q.a, 0, 0, 'D|' .. was.e .. '|' .. was.a .. '|' .. was.c .. '|' .. (was.y or '') .. '|' .. was.n)
+    if q.ext and q.once then
+      redis.call('HDEL', ck, 'h')
+      return unknown(ck, q, was, 0, 0)
+    end
+    local g = grant(ck, q, was, q.a, 0, 0, 'D|' .. was.e .. '|' .. was.a .. '|' .. was.c .. '|' .. (was.y or '') .. '|' .. was.n, q.ext and 2 or nil)
     if was.h then
       redis.call('HDEL', ck, 'h')
       redis.call('HSET', ck, 'ph', was.h)
@@ -211,7 +237,9 @@ local function decide(ck, dk, bit, q)
     -- It was decided: there is no replay without a letter. The decision was lost
     -- with the old Redis, and nothing may be left that would make it again.
     redis.call('HDEL', ck, 'h', 'f')
-    return grant(ck, q, was, q.a, 0, 0, 'W|' .. q.a .. '|' .. q.c .. '||1', s == 'R' and 1 or nil)
+    local before = 'W|' .. q.a .. '|' .. q.c .. '||1'
+    if q.ext then return unknown(ck, q, was, 0, 0, before) end
+    return grant(ck, q, was, q.a, 0, 0, before, s == 'R' and 1 or nil)
   end
   if s == 'R' then return running(ck, q, was) end
   if s == 'W' then return waiting(ck, q, was) end

@@ -32,10 +32,11 @@ for i = 1, (#KEYS - 1) / 2 do
       redis.call('HSET', ck, 's', 'C')
       redis.call('PEXPIRE', ck, ARGV[3])
     elseif kind == 'W' then -- also what was in doubt: its attempt waits at its record, the crash stays counted
-      local a, c, d, l = string.match(v[4], '^W|(%d+)|([^|]*)|([^|]*)|([^|]*)$')
+      local a, c, d, l, w = string.match(v[4], '^W|(%d+)|([^|]*)|([^|]*)|([^|]*)|?([^|]*)$')
       redis.call('HSET', ck, 's', 'W', 'a', a, 'c', c)
       if d ~= '' then redis.call('HSET', ck, 'd', d) end
       if l ~= '' then redis.call('HSET', ck, 'l', l) end
+      if w ~= '' then redis.call('HSET', ck, 'w', w) end
     elseif kind == 'D' then
       local e, a, c, y, n = string.match(v[4], '^D|(%d+)|(%d+)|([^|]*)|([^|]*)|(%d+)$')
       redis.call('HSET', ck, 's', 'D', 'e', e, 'a', a, 'c', c, 'y', y)
