@@ -135,6 +135,9 @@ func (p *pipeline) tourUnknownKind(d *delivery, now time.Time) bool {
 		Headers: append(schemas.AppendRetryHeaders(make([]kgo.RecordHeader, 0, 20), &t),
 			kgo.RecordHeader{Key: headerUnknownSince, Value: strconv.AppendInt(nil, since.UnixMilli(), 10)}),
 	}
+	if d.timer {
+		rec.Headers = append(rec.Headers, timerHeader)
+	}
 	p.met.waiting.WithLabelValues(d.task.Queue, string(schemas.WaitUnknownKind)).Inc()
 	if waited == 0 {
 		p.log.Warn("a task of a kind that this worker's catalog does not have waits for a worker that does",

@@ -33,7 +33,7 @@ type claimAnswer struct {
 // stepClaim acts on answers, then asks for as many as can start.
 func (p *pipeline) stepClaim(now time.Time) {
 	for _, a := range p.answers.take() {
-		p.asking = false
+		p.asking, p.asked = false, nil
 		if a.err != nil {
 			p.claimFailed(a, now)
 			continue
@@ -62,7 +62,7 @@ func (p *pipeline) ask(batch []*delivery) {
 	for _, d := range batch {
 		p.hold(d)
 	}
-	p.asking = true
+	p.asking, p.asked = true, batch
 	p.claimCalls <- claimCall{batch} // capacity one
 }
 
@@ -156,6 +156,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 	}
 	if g.Verdict == claims.VerdictRun {
 		p.met.run(d.asg.intake.queue)
+		before := max(d.run, d.task.Run) // that of work elsewhere
 		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
 		p.claimed[d] = nil
 		if g.InDoubt && !g.Unheard {
@@ -164,11 +165,11 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		d.history = decodeHistory(g.Claim.History)
 		d.elsewhere = 0
 		if g.Claim.Report != nil {
-			p.reported(d, g.Claim.Report, now)
+			p.reported(d, g.Claim.Report, before, now)
 			return
 		}
 		if g.Unheard && d.condemn == "" {
-			p.unheard(d, now)
+			p.unheard(d, before, now)
 			return
 		}
 		p.start(d, now)

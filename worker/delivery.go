@@ -74,7 +74,7 @@ func (d *delivery) record() claims.Record {
 	return claims.Record{
 		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: max(d.task.Run, d.run), Coord: d.coord(),
 		Once: d.kind != nil && d.kind.Effects == schemas.EffectsOnce, Alone: d.alone, Known: d.known,
-		Shared: d.shared(), Timer: d.timer, Ends: d.condemn != "",
+		Shared: d.shared(), Timer: d.timer || d.elsewhere > 0, Ends: d.condemn != "",
 	}
 }
 

@@ -66,14 +66,12 @@ func lookDue(d *delivery, due, now time.Time) time.Time {
 
 // unheard follows a silence of work elsewhere that lasted too long. The claim is
 // granted, in doubt: nobody can say what has become of the attempt.
-func (p *pipeline) unheard(d *delivery, now time.Time) {
+func (p *pipeline) unheard(d *delivery, silent int64, now time.Time) {
 	r := execution.Result{
 		Outcome: execution.Retry, Class: classUnheard,
 		Message: "the work went on elsewhere, and nothing is known of it within " + d.kind.Silence().String(),
 	}
-	d.attempt-- // the one that was silent
-	d.remember(r, "", now)
-	d.attempt++
+	d.endElsewhere(d.attempt-1, silent, r, "", now)
 	p.tell(d, dlq.EventInDoubt, r, nil)
 	if d.attempt > d.kind.Retry.MaxAttempts {
 		p.nothingRuns(d)
@@ -86,7 +84,7 @@ func (p *pipeline) unheard(d *delivery, now time.Time) {
 
 // reported acts on a failure that was reported: the claim is granted for that,
 // and nothing runs.
-func (p *pipeline) reported(d *delivery, report []byte, now time.Time) {
+func (p *pipeline) reported(d *delivery, report []byte, by int64, now time.Time) {
 	p.nothingRuns(d)
 	if d.asg.draining || p.stopping {
 		p.settle(settlement{op: opHandBack, d: d})
@@ -99,7 +97,7 @@ func (p *pipeline) reported(d *delivery, report []byte, now time.Time) {
 	r := execution.Result{Outcome: execution.Retry, Class: f.Class, Message: f.Message, After: f.After}
 	d.attempt = max(d.attempt-1, 1) // the one that it ends
 	d.started = now
-	d.remember(r, f.By, now)
+	d.endElsewhere(d.attempt, by, r, f.By, now)
 	switch {
 	case f.Outcome == schemas.OutcomeDead:
 		p.settleDead(d, schemas.ReasonPermanent)
@@ -109,6 +107,15 @@ func (p *pipeline) reported(d *delivery, report []byte, now time.Time) {
 	default:
 		p.retry(d, r, now)
 	}
+}
+
+// endElsewhere adds to the history an attempt that ended elsewhere, under the run
+// that it was granted.
+func (d *delivery) endElsewhere(attempt int, run int64, r execution.Result, by string, now time.Time) {
+	granted, next := d.run, d.attempt
+	d.run, d.attempt = run, attempt
+	d.remember(r, by, now)
+	d.run, d.attempt = granted, next
 }
 
 // nothingRuns gives back the slot of a grant under which nothing is run.

@@ -49,9 +49,9 @@ type outside struct {
 	ran   []string // in order: <id>/<attempt>, "!" behind it if in doubt
 }
 
-func newOutside(t *testing.T, mode func(task *worker.Task[job]) error) *outside {
+func newOutside(t *testing.T, mode func(task *worker.Task[job]) error, opts ...option) *outside {
 	t.Helper()
-	o := &outside{world: newWorld(t, elsewhereCatalog), l: newLedger(), moved: map[string]int{}}
+	o := &outside{world: newWorld(t, elsewhereCatalog, opts...), l: newLedger(), moved: map[string]int{}}
 	o.start("a", nil, func(wk *worker.Worker) {
 		for _, kind := range []string{"job.out", "job.short", "job.once", "line.out"} {
 			worker.Handle(wk, kind, func(_ context.Context, task *worker.Task[job]) error {
@@ -251,7 +251,7 @@ func TestWorkElsewhereFails(t *testing.T) {
 	}
 	letters := o.lettersWithin("jobs", 1)
 	if l := letters[0]; l.TaskID != dies.ID || l.Reason != schemas.ReasonPermanent || l.ErrorClass != "NoSuchAccount" || l.Message != "account is closed" ||
-		len(l.Attempts) != 1 || l.Attempts[0].N != 1 || l.Attempts[0].Worker != "local" {
+		len(l.Attempts) != 1 || l.Attempts[0].N != 1 || l.Attempts[0].Run != c.Run || l.Attempts[0].Worker != "local" {
 		t.Errorf("%+v", l)
 	}
 	o.timers() // all of theirs come in the end, and change nothing
@@ -276,7 +276,7 @@ func TestWorkElsewhereFallsSilent(t *testing.T) {
 	once := o.task("job.once", job{})
 	o.leaves(once)
 	tired := o.task("job.short", job{Mode: "never"})
-	o.leaves(tired)
+	first := o.leaves(tired).Run
 	time.Sleep(1100 * time.Millisecond) // their heartbeat_timeout
 	o.timers()
 	testkit.Eventually(t, wait, func() (bool, string) {
@@ -301,10 +301,10 @@ func TestWorkElsewhereFallsSilent(t *testing.T) {
 	for _, l := range o.lettersWithin("jobs", 2) {
 		reasons[l.TaskID] = l
 	}
-	if l := reasons[once.ID]; l == nil || l.Reason != schemas.ReasonUnknown {
+	if l := reasons[once.ID]; l == nil || l.Reason != schemas.ReasonUnknown || l.ErrorClass != "heartbeat timeout" {
 		t.Errorf("once: %+v", l)
 	}
-	if l := reasons[tired.ID]; l == nil || l.Reason != schemas.ReasonExhausted || l.ErrorClass != "heartbeat timeout" || len(l.Attempts) != 2 {
+	if l := reasons[tired.ID]; l == nil || l.Reason != schemas.ReasonExhausted || l.ErrorClass != "heartbeat timeout" || len(l.Attempts) != 2 || l.Attempts[0].Run != first {
 		t.Errorf("exhausted: %+v", l)
 	}
 	if n := o.l.runsOf(once.ID); n != 1 {

@@ -104,6 +104,8 @@ func (p *pipeline) letterAgain(d *delivery, g *claims.Grant, now time.Time) {
 		d.why = execution.Result{Class: last.ErrorClass, Message: last.Message, Stack: last.Stack, Fingerprint: last.Fingerprint}
 	case reason == schemas.ReasonPoison:
 		d.why = execution.Result{Class: "crash", Message: "its worker died each time it ran this task"}
+	case reason == schemas.ReasonUnknown && (d.timer || d.elsewhere > 0):
+		d.why = execution.Result{Class: classUnheard, Message: "the work went on elsewhere, and nothing is known of it any more"}
 	case reason == schemas.ReasonUnknown:
 		d.why = execution.Result{Class: "in doubt", Message: "its worker went silent while it ran this task; whether the effect happened is not known"}
 	}

@@ -108,10 +108,16 @@ func (w *Worker) reassert(ctx context.Context) error {
 			k := of(d.asg.owner)
 			k.held = append(k.held, claims.Held{Record: d.record(), Run: d.run, Crashes: d.crashes})
 		}
-		for _, d := range w.p.waiting {
+		waits := func(d *delivery) {
 			if d.local && d.run > 0 {
 				k := of(d.asg.owner)
 				k.held = append(k.held, claims.Held{Record: d.record(), Run: d.run, Crashes: d.crashes, Waiting: true, Due: d.due, Elsewhere: d.elsewhere})
+			}
+		}
+		// Also those whose wait is over for a moment: to look after work elsewhere.
+		for _, list := range append(w.p.ready.lists(), w.p.waiting, w.p.asked, w.p.suspects) {
+			for _, d := range list {
+				waits(d)
 			}
 		}
 		for _, m := range w.p.recent {

@@ -48,6 +48,7 @@ type pipeline struct {
 	lines      map[string]*keyLine // admit: order: key
 	answers    inbox[claimAnswer]  // claim
 	asking     bool
+	asked      []*delivery // about which
 	redisPause time.Duration
 	redisOff   time.Time // claim: nothing is asked before
 	granted    []*delivery

@@ -148,6 +148,14 @@ func (q *readyQueue) nextProbe(now time.Time) (t time.Time) {
 	return t
 }
 
+// lists are the lines of all kinds.
+func (q *readyQueue) lists() (all [][]*delivery) {
+	for _, k := range q.kinds {
+		all = append(all, k.ready)
+	}
+	return all
+}
+
 // remove takes out all that match.
 func (q *readyQueue) remove(match func(*delivery) bool) (out []*delivery) {
 	for _, k := range q.kinds {

@@ -255,6 +255,7 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 		p.died(d, s.reason, now)
 	case s.local:
 		d.attempt, d.local, d.elsewhere = s.next, true, s.elsewhere
+		d.timer = false // what it was made for is settled
 		p.park(d, lookDue(d, s.due, now))
 	default:
 		d.attempt, d.elsewhere = s.next, s.elsewhere

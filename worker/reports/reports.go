@@ -154,10 +154,8 @@ func (d *Desk) completed(ctx context.Context, r *Report) (again bool, err error)
 		if err != nil {
 			return false, err
 		}
-		if c := &now[0]; c.Run == r.Run && (c.State == claims.Waiting || c.State == claims.Running) {
-			if err := d.keep(ctx, r, c); err != nil {
-				return false, err
-			}
+		if err := d.keep(ctx, r, &now[0]); err != nil {
+			return false, err
 		}
 	}
 	answer, resolve, c, err := d.deps.Claims.Report(ctx, r.TaskID, r.Run, nil)
@@ -172,18 +170,26 @@ func (d *Desk) completed(ctx context.Context, r *Report) (again bool, err error)
 	return answer == claims.ReportKnown, nil
 }
 
-// keep writes a result.
+// keep writes a result, also of a run that was given up: its success counts.
 func (d *Desk) keep(ctx context.Context, r *Report, c *claims.Claim) error {
+	if c.State == claims.Done || c.State == claims.Cancelled || c.Run != 0 && r.Run > c.Run {
+		return nil // said before, or refused in a moment
+	}
 	queue, ok := d.queueOf(c)
 	if !ok {
+		d.deps.Log.WarnContext(ctx, "a result is lost: Redis does not know any more whose it is", "task_id", r.TaskID, "run", r.Run)
 		return nil
 	}
-	attempt := c.Attempt
-	if c.State == claims.Waiting { // for the one after it
-		attempt = max(attempt-1, 1)
+	attempt := 0 // that of an earlier run is not known
+	switch {
+	case c.Run != r.Run:
+	case c.State == claims.Waiting: // for the one after it
+		attempt = max(c.Attempt-1, 1)
+	default:
+		attempt = c.Attempt
 	}
 	rec := dlq.EncodeEvent(&dlq.Event{
-		TaskID: r.TaskID, Epoch: c.Epoch, Attempt: attempt, Run: r.Run, Type: dlq.EventResult,
+		TaskID: r.TaskID, Epoch: int(r.Run >> schemas.RunEpochShift), Attempt: attempt, Run: r.Run, Type: dlq.EventResult,
 		At: time.Now().UTC(), Worker: r.By, Data: r.Result,
 	})
 	rec.Topic = d.deps.Names.Events(queue)
