@@ -3,6 +3,7 @@ package worker
 // The next hop of a record: a delay topic, the dead-letter topic, the events.
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"sync"
@@ -143,32 +144,35 @@ func (p *pipeline) hopResolved(d *delivery, now time.Time) {
 // resultPatience bounds the wait for Kafka to take a result.
 const resultPatience = 5 * time.Second
 
-var errNoAnswer = errors.New("no answer from Kafka within " + resultPatience.String())
+var errNoAnswer = errors.New("no answer from Kafka within " + resultPatience.String() + ", or before the worker's stop")
 
 // keepResult writes what a task found, then lets it be done. Kafka has it before
 // the task is done, or it is lost with a line in the log: no task is run again, and
-// no partition held up, because the topic of events takes nothing.
+// no partition held up, because the topic of events takes nothing. A stop whose
+// grace is over waits no longer: an outcome that nobody writes is a task in doubt.
 func (p *pipeline) keepResult(d *delivery, value []byte) {
 	rec := dlq.EncodeEvent(&dlq.Event{
 		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: d.run, Type: dlq.EventResult,
 		At: time.Now().UTC(), Worker: p.cfg.Instance, Data: value,
 	})
 	rec.Topic = p.deps.Names.Events(d.asg.intake.queue)
+	patience, over := context.WithTimeout(p.workCtx, resultPatience)
 	var once sync.Once
 	kept := func(err error) {
 		once.Do(func() {
 			p.orders.put(func(time.Time) {
 				if err != nil {
 					p.met.eventErrors.Inc()
-					p.log.Error("a task's result could not be written and is lost; the task is completed", "task_id", d.task.ID, "kind", d.task.Kind, "err", err)
+					p.log.Error("a task's result was not written and may be lost; the task is completed", "task_id", d.task.ID, "kind", d.task.Kind, "err", err)
 				}
 				p.settle(settlement{op: opDone, d: d})
 			})
 		})
+		over()
 	}
-	patience := time.AfterFunc(resultPatience, func() { kept(errNoAnswer) })
-	p.producer.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
-		patience.Stop()
+	stop := context.AfterFunc(patience, func() { kept(errNoAnswer) })
+	p.events.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
+		stop()
 		kept(err)
 	})
 }
@@ -188,7 +192,7 @@ func (p *pipeline) tell(d *delivery, what dlq.EventType, r execution.Result, dat
 	}
 	rec := dlq.EncodeEvent(&e)
 	rec.Topic = p.deps.Names.Events(d.asg.intake.queue)
-	p.producer.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
+	p.events.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
 		if err != nil {
 			p.met.eventErrors.Inc()
 		}

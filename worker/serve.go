@@ -138,16 +138,19 @@ func (w *Worker) commitAll() (members []member) {
 // once instead of after the session timeout, and by naming instance and member
 // a successor under the same name is not the one that leaves.
 func (w *Worker) farewell(members []member) {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-	defer cancel()
-	if err := w.producer.Flush(ctx); err != nil {
+	flush, flushed := context.WithTimeout(context.Background(), leaveTimeout)
+	if err := errors.Join(w.producer.Flush(flush), w.events.Flush(flush)); err != nil {
 		w.log.Warn("some records of events or hops were not written", "err", err)
 	}
+	flushed()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
 	for _, m := range members {
 		if err := w.leaveGroup(ctx, w.cfg.Instance, m); err != nil {
 			w.log.Warn("could not leave the consumer group: its partitions move after the session timeout", "group", m.group, "err", err)
 		}
 	}
+	w.events.Close()
 	w.producer.Close()
 	if err := w.deps.Claims.Leave(ctx, w.process()); err != nil && !errors.Is(err, claims.ErrNotOpen) {
 		w.log.Warn("could not end the beat: what was left in doubt waits until it expires", "err", err)

@@ -44,7 +44,8 @@ type Worker struct {
 	errands    chan errand
 	generation atomic.Int64
 	intakes    []*intake
-	producer   *kgo.Client
+	producer   *kgo.Client // hops; and questions to brokers
+	events     *kgo.Client // what is for people, so that a topic of events that takes nothing fills no room of hops
 	p          *pipeline
 	pool       *pool
 
@@ -253,6 +254,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	return w.serve(ctx)
 }
 
+// What of events waits for Kafka, and for how long; what is more is dropped and counted.
+const (
+	eventsBuffered      = 10_000
+	eventsBufferedBytes = 16 << 20
+	eventsKept          = 30 * time.Second
+)
+
 // connect opens the claims and makes the Kafka clients.
 func (w *Worker) connect(ctx context.Context) (err error) {
 	if err := w.openClaims(ctx); err != nil {
@@ -262,6 +270,11 @@ func (w *Worker) connect(ctx context.Context) (err error) {
 	if w.producer, err = kgo.NewClient(append(append([]kgo.Opt(nil), w.deps.Kafka...),
 		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(100_000))...); err != nil {
 		return fmt.Errorf("worker: kafka producer: %w", err)
+	}
+	if w.events, err = kgo.NewClient(append(append([]kgo.Opt(nil), w.deps.Kafka...), kgo.ProducerLinger(0),
+		kgo.MaxBufferedRecords(eventsBuffered), kgo.MaxBufferedBytes(eventsBufferedBytes), kgo.RecordDeliveryTimeout(eventsKept))...); err != nil {
+		w.producer.Close()
+		return fmt.Errorf("worker: kafka producer of events: %w", err)
 	}
 	for _, q := range w.Queues() {
 		in := &intake{
@@ -316,6 +329,7 @@ func (w *Worker) closeClients() {
 	for _, in := range w.intakes {
 		in.cl.CloseAllowingRebalance()
 	}
+	w.events.Close()
 	w.producer.Close()
 }
 

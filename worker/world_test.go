@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -210,11 +212,9 @@ func (r *runningWorker) count(t testing.TB, name, label string) (n float64) {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if label == "" || l.GetValue() == label {
-					n += m.GetCounter().GetValue()
-					break
-				}
+			has := func(l *dto.LabelPair) bool { return l.GetValue() == label }
+			if label == "" || slices.ContainsFunc(m.GetLabel(), has) {
+				n += m.GetCounter().GetValue()
 			}
 		}
 	}
