@@ -19,8 +19,8 @@ import (
 const countUpTo = 100_000
 
 // sqlWaiting counts what the relay has not moved yet and may: the rows that it
-// would read now (as PROTOCOL's two ways have it), scheduled ones that are due,
-// and parked ones. Without a relay so far that is every row.
+// would read now (as PROTOCOL's two ways have it), those of the scheduled ones that
+// are due and leave next, and parked ones. Without a relay so far that is every row.
 const sqlWaiting = `
 with s as materialized (
   select coalesce(c.prev, '3:3:'::pg_snapshot) as prev, coalesce(c.at_id, 0) as at_id, c.upto as target
@@ -34,7 +34,7 @@ waiting as (
     where o.queue = $1 and (o.run_at is null or o.run_at <= clock_timestamp())
       and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(x, s.target)) limit $2)
   union all
-  (select due from perdure.scheduled where due <= clock_timestamp() and queue = $1 limit $2)
+  select due from (select due, queue from perdure.scheduled where due <= now() order by due, id limit $2) first where queue = $1
   union all
   (select created_at from perdure.parked where queue = $1 order by id limit $2))
 select count(*), greatest(coalesce(extract(epoch from clock_timestamp() - min(since)), 0), 0)::float8 from waiting`

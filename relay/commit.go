@@ -30,12 +30,15 @@ const fenced = ` exists (select 1 from perdure.relay_cursor where shard = $1 and
 const (
 	logBatch = `insert into perdure.relay_log (shard, first_id, last_id, tasks, replays, hops)
 select $1::text, $3::bigint, $4::bigint, $5::int, $6::int, $7::bytea where` + fenced
-	fileColumns  = `id, generation, epoch, created_at, deadline, kind, queue, key, task_id, content_type, headers, payload, checked`
+	fileColumns = `id, generation, epoch, created_at, deadline, kind, queue, key, task_id, content_type, headers, payload, checked`
+	// The bounds of the ids tell the partition. In the order in which they will
+	// leave, so that those which are due together lie together.
 	fileSchedule = `insert into perdure.scheduled (due, ` + fileColumns + `)
-select run_at, ` + fileColumns + ` from perdure.outbox where id = any($3::bigint[]) and` + fenced
+select run_at, ` + fileColumns + ` from perdure.outbox where id = any($3::bigint[]) and id >= $4 and id <= $5 and` + fenced + `
+order by run_at, id`
 	fileParked = `insert into perdure.parked (why, ` + fileColumns + `)
 select w.why, ` + fileColumns + ` from perdure.outbox o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
-where id = any($3::bigint[]) and` + fenced
+where id = any($3::bigint[]) and id >= $6 and id <= $7 and` + fenced
 	moveParked = `insert into perdure.parked (why, ` + fileColumns + `)
 select w.why, ` + fileColumns + ` from perdure.scheduled o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
 where id = any($3::bigint[]) and` + fenced

@@ -66,6 +66,10 @@ func (t *term) deliver(ctx context.Context, m *slab, retry bool) (*delivery, err
 			m.fates[i] = file(o)
 			continue
 		}
+		if o.later && o.checked {
+			m.fates[i] = fateLater // it is without its payload; what else may be wrong is found when it is due
+			continue
+		}
 		rec := &m.made[i]
 		bad := t.encoder.encode(m, o, way.topic, rec)
 		if death := t.r.examine(o, rec, way.tasks.limit, bad); death != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 type metrics struct {
-	active, halted, lag              prometheus.Gauge
+	active, halted, lag, dueLag      prometheus.Gauge
 	rows                             *prometheus.CounterVec // queue, fate
 	passes                           prometheus.Histogram
 	flushes, leaseLost, upkeepErrors prometheus.Counter
@@ -37,6 +37,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		active: gauge("active", "1 while this process holds the source's lease and relays."),
 		halted: gauge("halted", "1 after the relay halted: a person must decide."),
 		lag:    gauge("lag_seconds", "Age of the oldest row of the last pass when it was read; 0 when the outbox is empty."),
+		dueLag: gauge("due_lag_seconds", "How late the scheduled tasks are that go out now; 0 when no more than a share of a chunk is due."),
 		rows:   counters("rows_total", "Outbox rows by what became of them: sent, dead, scheduled, parked.", "queue", "fate"),
 		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: ns, Subsystem: sub, Name: "pass_seconds", Help: "From reading a chunk to moving the cursor.",
@@ -78,7 +79,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.active, m.halted, m.lag, m.rows, m.passes, m.flushes, m.leaseLost, m.upkeepErrors,
+	for _, c := range []prometheus.Collector{m.active, m.halted, m.lag, m.dueLag, m.rows, m.passes, m.flushes, m.leaseLost, m.upkeepErrors,
 		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange, m.recurring, m.outbox.backlog, m.outbox.oldest, m.outbox.open,
 		m.outbox.leaves, m.outbox.bytes, m.outbox.scheduled, m.outbox.parked} {
 		if err := reg.Register(c); err != nil {

@@ -13,7 +13,11 @@ import (
 
 const (
 	parkedQueues = `select distinct on (queue) queue, why from perdure.parked order by queue, id`
-	readParked   = `select ` + filedRow + ` from perdure.parked o where o.queue = $2 order by o.id limit $1`
+	// $1 queue, $2 rows at most, $3 bytes of payload at most, the last row excepted.
+	readParked = `select ` + filedRow + ` from (
+  select o.*, sum(octet_length(o.payload)) over (order by o.id rows between unbounded preceding and 1 preceding) as before
+  from perdure.parked o where o.queue = $1 order by o.id limit $2) o
+where coalesce(o.before, 0) < $3 order by o.id`
 )
 
 // firstTry is how many rows of a parked queue are tried first.
@@ -78,12 +82,12 @@ func (t *term) unpark(ctx context.Context) (int, error) {
 func (t *term) unparkQueue(ctx context.Context, queue string) (n int, well bool, err error) {
 	// One bad partition of a queue fails the whole chunk, and its other records are
 	// produced again at the next try: so a try is small until one succeeds.
-	limit := min(t.tries[queue], t.limit)
+	limit := min(t.tries[queue], t.share())
 	if limit == 0 {
 		limit = firstTry
 	}
 	t.tries[queue] = firstTry
-	m, err := t.readFiled(ctx, readParked, limit, queue)
+	m, err := t.readFiled(ctx, readParked, queue, limit, t.shareBytes())
 	if err != nil || len(m.rows) == 0 {
 		return 0, err == nil, err
 	}
@@ -99,5 +103,7 @@ func (t *term) unparkQueue(ctx context.Context, queue string) (n int, well bool,
 	}
 	t.tries[queue] = 8 * limit
 	t.r.metrics.count(d)
-	return len(m.rows), false, nil
+	n = len(m.rows)
+	t.reuse(m)
+	return n, false, nil
 }

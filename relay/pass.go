@@ -144,12 +144,12 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) error {
 		c = t.commit(moveBeyond, w.upto)
 	}
 	c.log(d)
-	if d.has(fateLater) {
-		c.add(fileSchedule, d.ids(fateLater))
+	if ids := d.ids(fateLater); len(ids) > 0 {
+		c.add(fileSchedule, ids, ids[0], ids[len(ids)-1])
 	}
-	if d.has(fatePark) {
+	if ids := d.ids(fatePark); len(ids) > 0 {
 		queues, whys := t.whys()
-		c.add(fileParked, d.ids(fatePark), queues, whys)
+		c.add(fileParked, ids, queues, whys, ids[0], ids[len(ids)-1])
 	}
 	return c.run(ctx)
 }

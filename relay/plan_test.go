@@ -15,11 +15,16 @@ import (
 // particular parameters (generic) or for these.
 func explain(t *testing.T, conn *pgx.Conn, sql string, generic bool, args string) string {
 	t.Helper()
-	mode := "force_custom_plan"
+	mode := "custom"
 	if generic {
-		mode = "force_generic_plan"
+		mode = "generic"
 	}
-	for _, q := range []string{`set plan_cache_mode = ` + mode, `deallocate all`, `prepare p (text, bigint, bigint, bigint, bigint) as ` + sql} {
+	return planOf(t, conn, sql, mode, "text, bigint, bigint, bigint, bigint", args)
+}
+
+func planOf(t *testing.T, conn *pgx.Conn, sql, mode, types, args string) string {
+	t.Helper()
+	for _, q := range []string{`set plan_cache_mode = force_` + mode + `_plan`, `deallocate all`, `prepare p (` + types + `) as ` + sql} {
 		if _, err := conn.Exec(context.Background(), q, pgx.QueryExecModeSimpleProtocol); err != nil {
 			t.Fatalf("%s: %v", q, err)
 		}

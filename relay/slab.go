@@ -6,6 +6,7 @@ package relay
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -18,6 +19,9 @@ type slab struct {
 	rows  []row
 	bytes arena // what rows point to
 	size  int   // bytes of payload
+
+	lastDue time.Time     // of rows of perdure.scheduled: when the last of them was due,
+	late    time.Duration // and how long ago the first was
 
 	made    []kgo.Record
 	headers []kgo.RecordHeader
@@ -36,7 +40,7 @@ func (m *slab) add(o row) {
 
 // reset forgets the rows and keeps the room.
 func (m *slab) reset() {
-	m.rows, m.size = m.rows[:0], 0
+	m.rows, m.size, m.late = m.rows[:0], 0, 0
 	m.bytes.reset()
 }
 

@@ -7,9 +7,19 @@ import "fmt"
 
 // rowColumns are what a record is made of; see decodeRow. What nearly every row
 // has alike is left out where it is so: a null costs neither server nor relay.
-const rowColumns = `o.id, o.created_at, o.kind, o.queue, o.key, o.task_id, o.payload,
+const (
+	rowColumns = rowHead + `o.payload` + rowTail
+	rowHead    = `o.id, o.created_at, o.kind, o.queue, o.key, o.task_id, `
+	rowTail    = `,
   nullif(o.content_type, 'application/json'), o.headers, o.deadline, nullif(o.epoch, 0), o.generation,
   nullif(o.checked, true)`
+)
+
+// outboxColumns are those of a row in the outbox. later: run_at is ahead. Null: no.
+// The payload stays behind where nobody has to look at it before it is due: a million
+// tasks for tomorrow are filed without coming here.
+const outboxColumns = rowHead + `case when o.run_at > now() and o.checked then null else o.payload end` + rowTail +
+	`, case when o.run_at > now() then true end`
 
 // difference is the rows that a cursor has not passed and its target sees, as r:
 // new transactions, then those that were open at prev. %s: columns.
@@ -43,9 +53,6 @@ const headerRow = `select null::bigint, now(), s.upto::text, null::text, null::t
 union all
 `
 
-// later: run_at is ahead. Null: no.
-const later = `, case when o.run_at > now() then true end`
-
 // statements are the reads of a pass. Each is one statement, autocommit, READ
 // COMMITTED, in a transaction that owns no xid. No row at all means that the
 // fence is lost.
@@ -68,14 +75,14 @@ type statements struct {
 
 func newStatements() statements {
 	return statements{
-		window: fmt.Sprintf(difference, rowColumns+later) + headerRow + `(select * from r limit $3)`,
+		window: fmt.Sprintf(difference, outboxColumns) + headerRow + `(select * from r limit $3)`,
 		next: fmt.Sprintf(difference, `o.id`) +
 			`select s.upto::text, (select min(r.id) from r where r.id + 0 > $3) from s`,
 		rest: `
 with s as materialized (
   select c.prev, c.upto, c.at_id, true as flushed
   from perdure.relay_cursor c where c.shard = $1 and c.fence = $2)
-` + headerRow + `(select ` + rowColumns + later + `
+` + headerRow + `(select ` + outboxColumns + `
   from perdure.outbox o
    where o.id > $4 and o.id <= $5 and o.id > (select at_id from s)
      and pg_visible_in_snapshot(o.xid, (select upto from s)) and not pg_visible_in_snapshot(o.xid, (select prev from s))

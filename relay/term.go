@@ -35,6 +35,8 @@ type term struct {
 	parked  map[string]string // queue → why, of queues whose rows go to perdure.parked
 	tries   map[string]int    // queue → rows of its next try, while it is parked
 	due     time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
+	passed  place             // of perdure.scheduled: what stands before it is gone, as far as is known
+	wholeAt time.Time         // when to look at all of perdure.scheduled again
 	recurAt time.Time         // when to look at perdure.schedules; zero = the catalog has none
 	probe   time.Time         // when to try parked queues again
 	upkeep  time.Time         // when to look after partitions
@@ -43,7 +45,7 @@ type term struct {
 // oneTerm waits for the lease, relays until ctx ends or something fails, and
 // gives the lease back.
 func (r *Relay) oneTerm(ctx context.Context) (err error) {
-	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}, routes: map[string]*route{}, encoder: encoder{r: r}}
+	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}, routes: map[string]*route{}, encoder: encoder{r: r}, passed: theBeginning}
 	if t.conn, err = r.connect(ctx); err != nil {
 		return err
 	}
