@@ -88,6 +88,7 @@ func (s *Letters) Routes(a *api.API) {
 	api.Register(a, api.ReadMeta, op("get-dead-letter", "/v1/dead-letters/{id}", "One dead letter with its attempts"), s.httpGet)
 	api.Register(a, api.ReadMeta, op("list-failure-groups", "/v1/failure-groups", "List causes of death, most open letters first"), s.httpGroups)
 	api.Register(a, api.ReadMeta, op("get-failure-group", "/v1/failure-groups/{fp}", "One cause of death, with its last day hour by hour"), s.httpGroup)
+	s.exportRoute(a)
 	s.decideRoutes(a)
 }
 

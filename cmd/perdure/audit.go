@@ -3,6 +3,7 @@ package main
 // `perdure audit`: who did what, and whether the record of it is whole.
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -107,13 +108,17 @@ func newAuditExport(c *cli) *cobra.Command {
 				return err
 			}
 			defer cl.Close()
-			return cl.GetLines(cmd.Context(), apiclient.Path("audit", "export"), func(line []byte) error {
-				if len(line) > 9 && string(line[:9]) == `{"error":` {
-					return errors.New("the export ended early: ask again")
-				}
-				_, err := c.out.Write(line)
-				return err
-			})
+			return cl.GetLines(cmd.Context(), apiclient.Path("audit", "export"), nil, c.exported)
 		},
 	}
+}
+
+// exported writes a line of an export, whose last line is an error where it is not
+// whole.
+func (c *cli) exported(line []byte) error {
+	if bytes.HasPrefix(line, []byte(`{"error":`)) {
+		return errors.New("the export ended early: ask again")
+	}
+	_, err := c.out.Write(line)
+	return err
 }

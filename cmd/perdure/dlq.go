@@ -25,7 +25,7 @@ failure. Letters of one cause have one fingerprint and form a group; a repaired
 cause is replayed with perdure replay start --group.`,
 		Example: "perdure dlq groups\nperdure dlq ls --kind refund.issue --state open\nperdure dlq show main-1-42",
 	}
-	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQTry(c), newDLQGroups(c),
+	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQTry(c), newDLQExport(c), newDLQGroups(c),
 		newDLQState(c, "ack", "acknowledged", "Say that somebody is on a failure group", ""),
 		newDLQMute(c), newDLQNote(c),
 		newDLQState(c, "resolve", "resolved", "Say that the cause of a failure group is mended",
@@ -97,6 +97,28 @@ func newDLQList(c *cli) *cobra.Command {
 	wordVar(cmd.Flags(), &f.group, "group", "", "only this failure group")
 	wordVar(cmd.Flags(), &f.key, "key", "", "only tasks with this key")
 	limitVar(cmd.Flags(), &limit, "limit", "at most this many")
+	return cmd
+}
+
+func newDLQExport(c *cli) *cobra.Command {
+	var f letterFilter
+	cmd := &cobra.Command{
+		Use:     "export",
+		Short:   "Write dead letters with attempts, payloads and headers, as NDJSON",
+		Example: "perdure dlq export --group fp1:4771f883ced71064 --state open > letters.ndjson",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := c.api()
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			return cl.GetLines(cmd.Context(), apiclient.Path("dead-letters", "export"), f.query(), c.exported)
+		},
+	}
+	f.flags(cmd)
+	wordVar(cmd.Flags(), &f.group, "group", "", "only this failure group")
+	wordVar(cmd.Flags(), &f.key, "key", "", "only tasks with this key")
 	return cmd
 }
 

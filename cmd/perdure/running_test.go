@@ -174,6 +174,12 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		t.Errorf("an escape reaches the terminal: %q", out)
 	}
 	says(t, "tasks get "+id, "dead", "accepted", "relayed", "perdure dlq show")
+	if out := says(t, "dlq export --state open", `"payload":{"n":7}`, `"attempts":[{`, `"headers":[[`); strings.Count(out, "\n") != 1 {
+		t.Errorf("exported, one letter a line: %s", out)
+	}
+	if out := says(t, "dlq export --kind nope"); out != "" {
+		t.Errorf("exported of none: %s", out)
+	}
 	decideByHand(t, groups[0].Group, id)
 	died := maps.Collect(headers.Range)
 	headers.Clear()

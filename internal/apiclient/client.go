@@ -89,10 +89,10 @@ func (c *Client) PostLines(ctx context.Context, path string, lines []byte, each 
 	return c.lines(resp, http.MethodPost, path, each)
 }
 
-// GetLines asks for path and hands each line of the answer to each, which must
+// GetLines asks for path with query and hands each line of the answer to each, which must
 // not keep it.
-func (c *Client) GetLines(ctx context.Context, path string, each func([]byte) error) error {
-	resp, err := c.send(ctx, http.MethodGet, path, nil, "", nil)
+func (c *Client) GetLines(ctx context.Context, path string, query url.Values, each func([]byte) error) error {
+	resp, err := c.send(ctx, http.MethodGet, path, query, "", nil)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,85 @@
+package dlq
+
+// GET /v1/dead-letters/export: letters with all that they hold, as NDJSON.
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/api"
+)
+
+// exportPage is how many letters are read at a time. Each may hold more than a
+// megabyte; a reader that is slow must hold no snapshot of the database.
+const exportPage = 32
+
+const exportLetters = `select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters
+where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or fingerprint = $3)
+  and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
+  and ($7::timestamptz is null or died_at >= $7)
+  and ($8::timestamptz is null or (died_at, letter) < ($8, $9))
+order by died_at desc, letter desc limit $10`
+
+// Each hands every letter that f chooses (IDs are not looked at) to each, latest
+// deaths first, with its attempts, payload and headers. Letters that die
+// meanwhile are not among them.
+func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) error {
+	var before *time.Time
+	var beforeID string
+	for {
+		rows, err := s.db.Query(ctx, exportLetters, f.Kind, f.Queue, f.Group, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, exportPage)
+		if err != nil {
+			return err
+		}
+		page, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
+			return e, r.Scan(append(e.fields(), &e.Attempts, &e.Payload, &e.Headers)...)
+		})
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			if err := each(&page[i]); err != nil {
+				return err
+			}
+		}
+		if len(page) < exportPage {
+			return nil
+		}
+		last := &page[len(page)-1]
+		before, beforeID = &last.DiedAt, last.Letter
+	}
+}
+
+type exportInput struct {
+	ListQuery
+	Key string `query:"key"`
+}
+
+func (s *Letters) exportRoute(a *api.API) {
+	schema := a.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[LetterView](), true, "LetterView")
+	api.Register(a, api.ReadPayload, huma.Operation{
+		OperationID: "export-dead-letters", Method: http.MethodGet, Path: "/v1/dead-letters/export", Tags: []string{"dead letters"},
+		Summary: "Dead letters with attempts, payloads and headers, as NDJSON, latest deaths first", RejectUnknownQueryParameters: true,
+		Responses: map[string]*huma.Response{"200": {Description: "one letter a line; a last line with error means that the rest is missing",
+			Content: map[string]*huma.MediaType{"application/x-ndjson": {Schema: schema}}}},
+	}, s.httpExport)
+}
+
+func (s *Letters) httpExport(_ context.Context, in *exportInput) (*huma.StreamResponse, error) {
+	f := in.filter()
+	f.Key = in.Key
+	return &huma.StreamResponse{Body: func(c huma.Context) {
+		c.SetHeader("Content-Type", "application/x-ndjson")
+		enc := json.NewEncoder(c.BodyWriter())
+		err := s.Each(c.Context(), f, func(e *Entry) error { return enc.Encode(view(e, true)) })
+		if err != nil && c.Context().Err() == nil {
+			_ = enc.Encode(map[string]string{"error": "the index could not be read to its end"})
+		}
+	}}, nil
+}
