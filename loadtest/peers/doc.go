@@ -7,6 +7,10 @@
 // command's markers of docs/performance.md (-doc):
 //
 //	enqueue   perdure.enqueue in a transaction, beside a plain INSERT of the row
+//	insert    client.EnqueueMany beside River's InsertManyFast, nothing worked off
+//	http      posts by the dispatcher, beside a handler with a transaction a post
+//	relay     perdure relay: a backlog, nothing to do, a steady rate
+//	held      tasks that pass while a transaction keeps its snapshot open
 //
 // It is a module of its own, so that River and Asynq never enter Perdure's
 // go.mod. Every run is a process of its own, with a database, topics and keys of

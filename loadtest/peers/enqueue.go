@@ -225,13 +225,13 @@ func (e *enqueueBench) table(n int, got map[string][]timing) string {
 // migrated makes a database with Perdure's schema, a queue q and its kind k, and
 // runs sql in it.
 func (s servers) migrated(ctx context.Context, name, sql string) (own string, drop func() error, err error) {
-	own, drop, err = s.database(ctx, name)
+	own, remove, err := s.database(ctx, name)
 	if err != nil {
 		return "", nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, drop())
+			err = errors.Join(err, remove())
 		}
 	}()
 	pool, err := pgxpool.New(ctx, own)
@@ -244,5 +244,5 @@ func (s servers) migrated(ctx context.Context, name, sql string) (own string, dr
 	}
 	_, err = pool.Exec(ctx, `insert into perdure.queues (queue, settings) values ('q', '{}');
 insert into perdure.kinds (kind, queue, ordered, effects, settings, catalog) values ('k', 'q', false, 'idempotent', '{}', 'c');`+sql)
-	return own, drop, err
+	return own, remove, err
 }

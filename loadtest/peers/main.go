@@ -58,6 +58,10 @@ func command(ctx context.Context, args []string) error {
 var commands = map[string]func(context.Context, []string) error{
 	"compare": compare,
 	"enqueue": enqueueCommand,
+	"insert":  insertCommand,
+	"http":    httpCommand,
+	"relay":   relayCommand,
+	"held":    heldCommand,
 }
 
 // one runs one peer once and prints the result as JSON.

@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
-	"github.com/riverqueue/river/rivermigrate"
 
 	"github.com/perdure/perdure/loadtest/run"
 )
@@ -51,12 +50,15 @@ func runRiver(ctx context.Context, w work, srv servers, backlog bool) (res *resu
 	}
 	defer pool.Close()
 	driver := riverpgxv5.New(pool)
-	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: silent})
-	if err != nil {
+	if err := riverMigrate(ctx, driver); err != nil {
 		return nil, err
 	}
-	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-		return nil, fmt.Errorf("river: migrate: %w", err)
+	if w.held {
+		release, err := hold(ctx, url)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, release()) }()
 	}
 	s := newSeen(w)
 	workers := river.NewWorkers()

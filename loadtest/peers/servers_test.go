@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // measured runs a command whose table goes into a file, and returns that file.
@@ -57,5 +59,50 @@ func TestEnqueueTable(t *testing.T) {
 		if !strings.Contains(table, shape) {
 			t.Errorf("the table lacks %q:\n%s", shape, table)
 		}
+	}
+}
+
+func TestInsertTable(t *testing.T) {
+	table := measured(t, "insert", "-tasks", "20", "-batch", "10", "-warmup", "1", "-producers", "1")
+	for _, row := range []string{"perdure", "river", "COPY into a bare table", "perdure, times river"} {
+		if !strings.Contains(table, "\n| "+row+" | ") {
+			t.Errorf("the table has no row %q:\n%s", row, table)
+		}
+	}
+}
+
+func TestHTTPTable(t *testing.T) {
+	table := measured(t, "http", "-connections", "4", "-lines", "3", "-duration", "50ms")
+	wants(t, table, "dispatcher", "a transaction a post, the same pool", "a transaction a post, 32 connections", "dispatcher, NDJSON of 3")
+}
+
+func TestRelayTable(t *testing.T) {
+	table := measured(t, "relay", "-backlog", "200", "-idle", "100ms", "-rate", "100", "-steady", "200ms")
+	wants(t, table, "backlog: rows/s", "peak of the process, MiB", "p99")
+}
+
+func TestHeldTable(t *testing.T) {
+	table := measured(t, "held", "-tasks", "40", "-batch", "10", "-warmup", "5", "-producers", "1", "-concurrency", "4")
+	wants(t, table, heldOrder...)
+}
+
+// TestADatabaseThatCannotBeMadeIsTakenBack, and the mistake is told.
+func TestADatabaseThatCannotBeMadeIsTakenBack(t *testing.T) {
+	url := os.Getenv("PERDURE_TEST_POSTGRES")
+	if url == "" {
+		t.Skip("PERDURE_TEST_POSTGRES is not set")
+	}
+	srv := servers{postgres: url}
+	if _, _, err := srv.migrated(t.Context(), "perdure_bad", "not SQL"); err == nil || !strings.Contains(err.Error(), "42601") {
+		t.Fatalf("got %v", err)
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context()) //nolint:errcheck // only read from
+	var left int
+	if err := conn.QueryRow(t.Context(), `select count(*) from pg_database where datname like 'perdure\_bad\_%'`).Scan(&left); err != nil || left != 0 {
+		t.Fatalf("%d databases are left, %v", left, err)
 	}
 }

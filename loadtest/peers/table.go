@@ -26,6 +26,15 @@ func spreadOf(values []float64) spread {
 	return spread{m, v[0], v[len(v)-1]}
 }
 
+// quantile is the least value that q of all values do not exceed.
+func quantile(values []float64, q float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	if len(v) == 0 {
+		return 0
+	}
+	return v[min(len(v)-1, int(q*float64(len(v))))]
+}
+
 func (s spread) text(format string) string {
 	f := func(v float64) string { return fmt.Sprintf(format, v) }
 	return f(s.median) + " (" + f(s.low) + "–" + f(s.high) + ")"

@@ -22,6 +22,8 @@ import (
 type work struct {
 	Tasks, Warmup, Payload, Batch, Producers, Concurrency int
 	Entropy                                               string
+
+	held bool // a transaction keeps its snapshot open meanwhile; see held.go
 }
 
 func (w *work) flags(fs *flag.FlagSet) {
@@ -93,6 +95,7 @@ type peer struct {
 	insert  func(ctx context.Context, first, n int) error
 	settled func(ctx context.Context) (bool, error) // everything that ran is durably done
 	work    func() error                            // start working; nil = it works from the start
+	watch   func(ctx context.Context) error         // notes what has run; nil = its workers do
 	batch   int
 	senders int
 }
@@ -181,6 +184,11 @@ func (p *peer) settle(ctx context.Context, s *seen, n int) error {
 	tick := time.NewTicker(4 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		if p.watch != nil {
+			if err := p.watch(ctx); err != nil {
+				return err
+			}
+		}
 		have := s.distinct.Load()
 		if have != last {
 			last, moved = have, time.Now()
