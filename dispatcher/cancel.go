@@ -5,9 +5,11 @@ package dispatcher
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/internal/claims"
@@ -47,13 +49,14 @@ func (h *History) cancelRoutes(a *api.API) {
 
 // Cancel asks that a task be not run (again). It looks at the history first: a
 // task that is settled, or that Redis has forgotten, must not become cancelled.
+// A unique key that a cancelled task held is given back before the answer.
 func (h *History) Cancel(ctx context.Context, id string) (*CancelAnswer, error) {
 	v, err := h.Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if v.State == schemas.StateCancelled {
-		return &CancelAnswer{ID: id, State: string(schemas.StateCancelled)}, nil // as it was asked before
+		return h.cancelled(ctx, id) // as it was asked before; that caller may not have come so far
 	}
 	if v.Settled() {
 		return nil, &settledError{id, v.State, "it is " + string(v.State)}
@@ -64,13 +67,31 @@ func (h *History) Cancel(ctx context.Context, id string) (*CancelAnswer, error) 
 	}
 	switch claim.State {
 	case claims.Cancelled:
-		return &CancelAnswer{ID: id, State: string(schemas.StateCancelled)}, nil
+		return h.cancelled(ctx, id)
 	case claims.Running:
 		return &CancelAnswer{ID: id, State: Cancelling}, nil
 	case claims.Done:
 		return nil, &settledError{id, schemas.StateCompleted, "it is completed"}
 	}
 	return nil, &settledError{id, schemas.StateDead, "it is dead, and if it is being replayed it can be cancelled once it runs again"}
+}
+
+// cancelled answers for a task that will not run, whatever becomes of this process
+// now: its record, when it comes, gives the key back too.
+func (h *History) cancelled(ctx context.Context, id string) (*CancelAnswer, error) {
+	if err := ReleaseUnique(ctx, h.deps.DB, id); err != nil {
+		return nil, err
+	}
+	return &CancelAnswer{ID: id, State: string(schemas.StateCancelled)}, nil
+}
+
+// ReleaseUnique gives back the unique key of a task that has ended for good, if it
+// held one.
+func ReleaseUnique(ctx context.Context, db *pgxpool.Pool, id string) error {
+	if _, err := db.Exec(ctx, `select perdure.release_unique(array[$1])`, id); err != nil {
+		return fmt.Errorf("task %s has ended; give its unique key back: %w", id, err)
+	}
+	return nil
 }
 
 // settledError says in which state a cancel came too late.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/internal/claims"
@@ -78,4 +79,54 @@ func TestCancelSaysWhatCameOfIt(t *testing.T) {
 	if !errors.As(cancelProblem(err), &p) || p.GetStatus() != http.StatusServiceUnavailable {
 		t.Errorf("no incarnation: %v", err)
 	}
+}
+
+// A cancelled task gives its unique key back before the answer; one that its worker
+// decides about, or that is dead, holds it.
+func TestACancelGivesAUniqueKeyBack(t *testing.T) {
+	r := newHistoryRig(t)
+	hold := func(seq int64, key string) {
+		t.Helper()
+		r.exec(`insert into perdure.unique_keys (scope, key, seq, generation, hash, expires) values ('s', $2, $1, 1, '', 'infinity')`, seq, key)
+	}
+	held := func(id, want string) {
+		t.Helper()
+		if v, err := r.History.Get(t.Context(), id); err != nil || v.UniqueKey != want {
+			t.Errorf("%s holds %q, want %q; %v", id, v.UniqueKey, want, err)
+		}
+	}
+	later := time.Now().Add(time.Hour)
+	for name, due := range map[string]*time.Time{"queued": nil, "scheduled": &later} {
+		seq, id := r.accept(nil, 0, due)
+		hold(seq, name)
+		held(id, name)
+		if a, err := r.History.Cancel(t.Context(), id); err != nil || a.State != "cancelled" {
+			t.Fatal(a, err)
+		}
+		held(id, "")
+		// The caller before may have been killed between the claim and the key.
+		hold(seq, name)
+		if a, err := r.History.Cancel(t.Context(), id); err != nil || a.State != "cancelled" {
+			t.Fatal(a, err)
+		}
+		held(id, "")
+	}
+	seq, running := r.accept(nil, 0, nil)
+	r.relay(seq, "tasks.q", 5)
+	r.set(running, claims.Claim{State: claims.Running, Attempt: 1, Run: 1})
+	hold(seq, "running")
+	if a, err := r.History.Cancel(t.Context(), running); err != nil || a.State != Cancelling {
+		t.Fatal(a, err)
+	}
+	held(running, "running")
+
+	seq, dead := r.accept(nil, 0, nil)
+	r.relay(seq, "tasks.q", 9)
+	r.set(dead, claims.Claim{State: claims.Dead})
+	r.letter(dead, 0, "open", "")
+	hold(seq, "dead")
+	if _, err := r.History.Cancel(t.Context(), dead); !errors.Is(err, ErrNotCancellable) {
+		t.Fatal(err)
+	}
+	held(dead, "dead")
 }

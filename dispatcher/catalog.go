@@ -167,15 +167,16 @@ func (a *applier) kind(ctx context.Context, k *schemas.Kind) error {
 		limit = schemas.MaxPayload
 	}
 	return a.upsert(ctx, "kind", k.Name, `
-		insert into perdure.kinds as k (kind, queue, ordered, effects, max_payload, expires_after, schema, schema_uri, settings, catalog, unique_for)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		insert into perdure.kinds as k (kind, queue, ordered, effects, max_payload, expires_after, schema, schema_uri, settings, catalog, unique_for, unique_until_completed)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 		on conflict (kind) do update set queue = excluded.queue, ordered = excluded.ordered, effects = excluded.effects,
 		  max_payload = excluded.max_payload, expires_after = excluded.expires_after, schema = excluded.schema,
-		  schema_uri = excluded.schema_uri, settings = excluded.settings, catalog = excluded.catalog, unique_for = excluded.unique_for, applied_at = clock_timestamp()
-		  where (k.queue, k.ordered, k.effects, k.max_payload, k.expires_after, k.schema, k.schema_uri, k.settings, k.unique_for)
-		    is distinct from (excluded.queue, excluded.ordered, excluded.effects, excluded.max_payload, excluded.expires_after, excluded.schema, excluded.schema_uri, excluded.settings, excluded.unique_for)
+		  schema_uri = excluded.schema_uri, settings = excluded.settings, catalog = excluded.catalog, unique_for = excluded.unique_for,
+		  unique_until_completed = excluded.unique_until_completed, applied_at = clock_timestamp()
+		  where (k.queue, k.ordered, k.effects, k.max_payload, k.expires_after, k.schema, k.schema_uri, k.settings, k.unique_for, k.unique_until_completed)
+		    is distinct from (excluded.queue, excluded.ordered, excluded.effects, excluded.max_payload, excluded.expires_after, excluded.schema, excluded.schema_uri, excluded.settings, excluded.unique_for, excluded.unique_until_completed)
 		returning xmax = 0`,
-		k.Name, k.Queue, k.Ordered, string(k.Effects), limit, expires, schema, uri, settings, a.cat.Hash, unique)
+		k.Name, k.Queue, k.Ordered, string(k.Effects), limit, expires, schema, uri, settings, a.cat.Hash, unique, k.UniqueUntilCompleted)
 }
 
 func (a *applier) prune(ctx context.Context, what, query string, keep []string) error {

@@ -69,17 +69,20 @@ type TaskView struct {
 	Kind     string             `json:"kind,omitempty"`
 	Queue    string             `json:"queue,omitempty"`
 	Key      string             `json:"key,omitempty"`
-	Epoch    int                `json:"epoch"`
-	Attempt  int                `json:"attempt,omitempty" doc:"running: this one; retrying: the one it waits for"`
-	Run      int64              `json:"run,omitempty"`
-	Worker   string             `json:"worker,omitempty" doc:"who runs it"`
-	Due      *time.Time         `json:"due,omitempty" doc:"not before"`
-	Deadline *time.Time         `json:"deadline,omitempty"`
-	Reason   schemas.Reason     `json:"reason,omitempty" doc:"dead: why"`
-	Letter   string             `json:"letter,omitempty" doc:"dead: its letter"`
-	Timeline []Hop              `json:"timeline"`
-	Progress *Progress          `json:"progress,omitempty" doc:"running, or waiting for something outside: what was heard last"`
-	Result   json.RawMessage    `json:"result,omitempty" doc:"needs the verb read-payload"`
+
+	UniqueKey string `json:"unique_key,omitempty" doc:"held until the task is completed, cancelled or discarded: whoever enqueues another task with it is told of this one"`
+
+	Epoch    int             `json:"epoch"`
+	Attempt  int             `json:"attempt,omitempty" doc:"running: this one; retrying: the one it waits for"`
+	Run      int64           `json:"run,omitempty"`
+	Worker   string          `json:"worker,omitempty" doc:"who runs it"`
+	Due      *time.Time      `json:"due,omitempty" doc:"not before"`
+	Deadline *time.Time      `json:"deadline,omitempty"`
+	Reason   schemas.Reason  `json:"reason,omitempty" doc:"dead: why"`
+	Letter   string          `json:"letter,omitempty" doc:"dead: its letter"`
+	Timeline []Hop           `json:"timeline"`
+	Progress *Progress       `json:"progress,omitempty" doc:"running, or waiting for something outside: what was heard last"`
+	Result   json.RawMessage `json:"result,omitempty" doc:"needs the verb read-payload"`
 }
 
 // Progress is what a task's work said of itself last.

@@ -13,7 +13,7 @@ import (
 
 // view fills in what does not depend on the state.
 func (t *traces) view() *TaskView {
-	v := &TaskView{ID: t.text, Kind: t.row.kind, Queue: t.row.queue, Key: t.row.key, Deadline: t.row.deadline}
+	v := &TaskView{ID: t.text, Kind: t.row.kind, Queue: t.row.queue, Key: t.row.key, UniqueKey: t.unique, Deadline: t.row.deadline}
 	if l := t.lastLetter(); l != nil {
 		v.Epoch = l.epoch
 		if v.Kind == "" {

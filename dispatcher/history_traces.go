@@ -23,8 +23,9 @@ type traces struct {
 	id       schemas.ID
 	text     string
 	row      outboxTrace
-	seqKnown bool // the sequence has given this seq out, in this generation
-	kept     bool // rows older than this seq are still kept, so its own would be
+	seqKnown bool   // the sequence has given this seq out, in this generation
+	unique   string // the unique key that it holds until it is completed; "" = none
+	kept     bool   // rows older than this seq are still kept, so its own would be
 	hops     []hopTrace
 	letters  []letterTrace
 	events   []eventTrace
@@ -91,7 +92,8 @@ order by 9 limit 1`
 // Rows leave the outbox by whole partitions, oldest first: while an older row is
 // there, this one would be.
 const findSeq = `
-select s.generation, q.last_value >= $1 and q.is_called, exists (select from perdure.outbox where id < $1)
+select s.generation, q.last_value >= $1 and q.is_called, exists (select from perdure.outbox where id < $1),
+  coalesce((select u.key from perdure.unique_keys u where u.seq = $1 and u.generation = $2 and u.expires = 'infinity'), '')
 from perdure.source s, perdure.outbox_id_seq q`
 
 const findLetters = `
@@ -119,7 +121,7 @@ func (t *traces) read(ctx context.Context, db relaylogDB) error {
 	r.found = err == nil
 	var generation int
 	var given, kept bool
-	if err := db.QueryRow(ctx, findSeq, t.id.Seq).Scan(&generation, &given, &kept); err != nil {
+	if err := db.QueryRow(ctx, findSeq, t.id.Seq, t.id.Generation).Scan(&generation, &given, &kept, &t.unique); err != nil {
 		return fmt.Errorf("read the outbox's sequence: %w", err)
 	}
 	t.seqKnown = given && t.id.Generation <= generation

@@ -33,6 +33,7 @@ kinds:
   refund: {queue: payments, schema: refund.json}
   any: {queue: payments}
   only: {queue: payments, unique: {until: 1h}}
+  held: {queue: payments, unique: {until: completed}}
 `
 
 // server is a running dispatcher.

@@ -35,7 +35,7 @@ type TaskInput struct {
 	Queue          string            `json:"queue,omitempty" doc:"the kind's, which is the default; any other is refused"`
 	Key            string            `json:"key,omitempty" doc:"orders and partitions"`
 	IdempotencyKey string            `json:"idempotency_key,omitempty" doc:"the same request twice is one task, for 168 h"`
-	UniqueKey      string            `json:"unique_key,omitempty" doc:"one task a key, for the period of the kind's unique"`
+	UniqueKey      string            `json:"unique_key,omitempty" doc:"one task a key, for as long as the kind's unique says"`
 	RunAt          *time.Time        `json:"run_at,omitempty" doc:"not before"`
 	Deadline       *time.Time        `json:"deadline,omitempty" doc:"default: the kind's expires_after"`
 	Headers        map[string]string `json:"headers,omitempty"`

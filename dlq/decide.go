@@ -61,13 +61,16 @@ c as materialized (
 
 const countLetters = `with ` + chosen + ` select count(*) from c`
 
+// A discarded task has ended, and the unique key that it held until then is free with
+// its letter. An undecodable letter only claims to be a task's.
 const decideLetters = `with ` + chosen + `,
 l as materialized (select letter from perdure.dead_letters where letter in (select letter from c) order by letter for update),
 u as (
   update perdure.dead_letters d set state = $11, resolved_by = $12, changed_at = clock_timestamp()
-  from l where d.letter = l.letter and d.state = any($1) returning d.letter),
+  from l where d.letter = l.letter and d.state = any($1) returning d.letter, d.task_id, d.reason),
 a as (insert into perdure.audit (who, what, letter, why) select $13, $14, letter, $15 from u order by letter returning 1)
-select (select count(*) from c), (select count(*) from a)`
+select (select count(*) from c), (select count(*) from a),
+  (select perdure.release_unique(array_agg(task_id) filter (where reason <> 'undecodable')) from u where $11 = 'discarded')`
 
 func (s *LetterSelector) args(d Decision, limit int) []any {
 	from := make([]string, len(d.from))
@@ -91,8 +94,8 @@ func (s *Letters) Matching(ctx context.Context, d Decision, sel *LetterSelector,
 func (s *Letters) Decide(ctx context.Context, d Decision, sel *LetterSelector, who, why string, limit int) (n int, err error) {
 	for n < limit {
 		args := append(sel.args(d, min(limit-n, most)), string(d.to), d.by, who, "letter."+d.name, why)
-		var found, decided int // others may decide of what was found first
-		if err := s.db.QueryRow(ctx, decideLetters, args...).Scan(&found, &decided); err != nil {
+		var found, decided, freed int // others may decide of what was found first
+		if err := s.db.QueryRow(ctx, decideLetters, args...).Scan(&found, &decided, &freed); err != nil {
 			return n, fmt.Errorf("%s letters: %w", d.name, err)
 		}
 		if found == 0 {

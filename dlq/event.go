@@ -26,13 +26,15 @@ const (
 	EventCancelled EventType = "cancelled"
 	EventResult    EventType = "result" // Data: the result, at most 64 KiB
 	EventResolved  EventType = "resolved"
+	EventReleased  EventType = "released" // the task has ended: a unique key that it holds until then is free
 )
 
 // MaxEventData bounds Event.Data, in bytes.
 const MaxEventData = 64 << 10
 
 // Event is one thing that happened to a task. Events are for people: they are
-// best effort, and nothing is decided from them.
+// best effort, and nothing is decided from them. EventReleased alone is not: it is
+// waited for, no row is made of it, and it gives a unique key back.
 type Event struct {
 	TaskID     string          `json:"task_id"`
 	Epoch      int             `json:"epoch"`

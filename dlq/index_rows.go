@@ -19,8 +19,9 @@ type batch struct {
 	letters  []letterRow
 	resolved []Resolution
 	events   []eventRow
-	strays   int // of letters
-	foreign  int // another source's: not written
+	ended    []string // tasks that have ended: their unique keys are free
+	strays   int      // of letters
+	foreign  int      // another source's: not written
 	skipped  int
 }
 
@@ -56,6 +57,10 @@ func (x *Index) rows(records []*kgo.Record) *batch {
 				b.foreign++
 				continue
 			}
+			if e.Type == EventReleased {
+				b.ended = append(b.ended, e.TaskID)
+				continue
+			}
 			b.events = append(b.events, eventRow{e, r})
 			continue
 		}
@@ -69,6 +74,7 @@ func (x *Index) rows(records []*kgo.Record) *batch {
 			b.foreign++
 		case res != nil:
 			b.resolved = append(b.resolved, *res)
+			b.ended = append(b.ended, res.TaskID)
 		default:
 			b.letters = append(b.letters, row(l, queue, r))
 		}

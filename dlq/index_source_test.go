@@ -50,6 +50,19 @@ func TestEachSourceIndexesItsOwnLetters(t *testing.T) {
 			t.Errorf("%s has %d letters, want its 20 and the garbage", source, n)
 		}
 	}
+	// The same seq holds a key in both: each is given back by its own task's end.
+	if _, err := b.db.Exec(t.Context(), `update perdure.source set source = 'billing-eu'`); err != nil {
+		t.Fatal(err)
+	}
+	a.hold("k", 5)
+	b.hold("k", 5)
+	a.produce(a.names.Events("payments"), endOf("billing-eu-1-5"))
+	b.eventually(0, heldKeys)
+	if n := a.count(heldKeys); n != 1 {
+		t.Errorf("main holds %d keys, want its own", n)
+	}
+	a.produce(a.names.Events("payments"), endOf("main-1-5"))
+	a.eventually(0, heldKeys)
 	b.eventually(1, `select count(*) from perdure.resolutions`)
 	if n := a.count(`select count(*) from perdure.resolutions`); n != 0 {
 		t.Errorf("main keeps %d resolutions of the other source", n)

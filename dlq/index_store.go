@@ -7,6 +7,7 @@ package dlq
 //   - a task that is resolved has no unresolved letter: done is absorbing
 //   - of one task only the letter of the highest epoch can be open: it died
 //     again, so its earlier death is no longer the one to mend
+//   - a task that has ended holds no unique key; a dead one does
 
 import (
 	"context"
@@ -75,6 +76,8 @@ select * from unnest($1::text[], $2::int[], $3::bigint[], $4::text[], $5::int[],
   $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::jsonb[])
 on conflict do nothing`
 
+const releaseKeys = `select perdure.release_unique($1)`
+
 // store writes the batch in one transaction.
 func (x *Index) store(ctx context.Context, b *batch) error {
 	return pgx.BeginFunc(ctx, x.deps.DB, func(tx pgx.Tx) error {
@@ -87,6 +90,9 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 			q.Queue(noteOutcomes, tasks)
 		}
 		b.queueEvents(q)
+		if len(b.ended) > 0 { // last: whoever locks letters and keys does it in this order
+			q.Queue(releaseKeys, b.ended)
+		}
 		if q.Len() == 0 {
 			return nil
 		}

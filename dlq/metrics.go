@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of the Index; the label record is letter, resolved, event or stray.
+// metrics of the Index; the label record is letter, resolved, event, released or stray.
 type metrics struct {
 	indexed  *prometheus.CounterVec
 	skipped  prometheus.Counter
@@ -44,6 +44,7 @@ func (m *metrics) stored(b *batch) {
 	m.indexed.WithLabelValues("stray").Add(float64(b.strays))
 	m.indexed.WithLabelValues("resolved").Add(float64(len(b.resolved)))
 	m.indexed.WithLabelValues("event").Add(float64(len(b.events)))
+	m.indexed.WithLabelValues("released").Add(float64(len(b.ended) - len(b.resolved)))
 	m.indexed.WithLabelValues("foreign").Add(float64(b.foreign))
 	m.skipped.Add(float64(b.skipped))
 }

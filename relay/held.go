@@ -67,6 +67,11 @@ select coalesce(due, clock_timestamp()), ` + fileColumns + ` from gone returning
 with gone as (delete from perdure.held where id = $1 returning *)
 insert into perdure.outbox (run_at, epoch, deadline, kind, queue, key, task_id, content_type, headers, payload, checked)
 select due, epoch, deadline, kind, queue, key, task_id, content_type, headers, payload, checked from gone returning id`
+	// A unique key goes with its task to the new id: $1 the held row, $2 the new one.
+	// A replay keeps its task's id, and the row of that id is another.
+	followNew = `
+update perdure.unique_keys u set seq = o.id, generation = o.generation from perdure.outbox o
+where o.id = $2 and o.task_id is null and u.seq = $1 and u.generation = $3 and u.expires = 'infinity'`
 )
 
 // Release sends a held task after all, within about a minute, and returns the
@@ -80,8 +85,17 @@ func Release(ctx context.Context, db Beginner, seq int64, newID bool, who string
 		sql, what = releaseNew, "held task released under a new id"
 	}
 	err = decide(ctx, db, seq, func(tx pgx.Tx) error {
+		var generation int
+		if err := tx.QueryRow(ctx, `select generation from perdure.held where id = $1`, seq).Scan(&generation); err != nil {
+			return err
+		}
 		if err := tx.QueryRow(ctx, sql, seq).Scan(&as); err != nil {
 			return err
+		}
+		if newID {
+			if _, err := tx.Exec(ctx, followNew, seq, as, generation); err != nil {
+				return err
+			}
 		}
 		_, err := tx.Exec(ctx, auditHeld, who, what, "", seq, as)
 		return err
@@ -89,7 +103,9 @@ func Release(ctx context.Context, db Beginner, seq int64, newID bool, who string
 	return as, err
 }
 
-// Discard drops a held task that Kafka has, or that nobody wants.
+// Discard drops a held task that Kafka has, or that nobody wants. A unique key that
+// it holds until it is completed stays held, for Kafka's record may run yet; who
+// knows better cancels the task.
 func Discard(ctx context.Context, db Beginner, seq int64, who, why string) error {
 	return decide(ctx, db, seq, func(tx pgx.Tx) error {
 		var gone int64

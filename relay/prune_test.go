@@ -18,6 +18,8 @@ func TestLogAndKeysArePruned(t *testing.T) {
 		select 'main', now() - (n || ' minutes')::interval, n, n, 1, 0, '' from generate_series(1, 12000) n`)
 	g.exec(`insert into perdure.unique_keys (scope, key, seq, generation, hash, expires)
 		select 's', n::text, n, 1, '', now() + ((n - 6000.5) || ' minutes')::interval from generate_series(1, 12000) n`)
+	// What is held until its task is completed goes when that is given back, not before.
+	g.exec(`insert into perdure.unique_keys (scope, key, seq, generation, hash, expires) values ('held', 'k', 12001, 1, '', 'infinity')`)
 	r := g.relay("a", func(c *Config) { c.History = time.Hour })
 	if err := r.prune(t.Context()); err != nil {
 		t.Fatal(err)
@@ -25,8 +27,11 @@ func TestLogAndKeysArePruned(t *testing.T) {
 	if n := one[int](g, `select count(*) from perdure.relay_log`); n < 58 || n > 60 {
 		t.Errorf("%d rows of the relay log are left, want an hour's", n)
 	}
-	if n := one[int](g, `select count(*) from perdure.unique_keys`); n != 6000 {
-		t.Errorf("%d keys are left, want 6000", n)
+	if n := one[int](g, `select count(*) from perdure.unique_keys`); n != 6001 {
+		t.Errorf("%d keys are left, want 6001", n)
+	}
+	if n := one[int](g, `select perdure.release_unique(array['main-1-12001'])`); n != 1 || one[int](g, `select count(*) from perdure.unique_keys`) != 6000 {
+		t.Errorf("%d keys were given back, want 1", n)
 	}
 }
 

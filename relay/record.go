@@ -76,6 +76,7 @@ func userHeaders(t *schemas.Task, column []byte) error {
 		t.Headers = nil
 		return fmt.Errorf("headers of the outbox row are not a JSON object of strings: %w", err)
 	}
+	t.Unique = t.Headers[schemas.HeaderUnique] == schemas.UniqueCompleted
 	t.TraceParent = t.Headers[schemas.HeaderTraceParent]
 	if t.TraceParent == "" {
 		t.TraceParent = t.Headers[traceParent]

@@ -65,16 +65,19 @@ c as (
   where r.replay = j.replay)
 select result from u`
 
-// Only open letters: one that is being replayed is settled by the index.
+// Only open letters: one that is being replayed is settled by the index. A unique
+// key that the task held is given back with its letter; k is joined so that it is
+// asked at all.
 const settleCompleted = `
 with p as materialized (
   select letter from perdure.dead_letters where task_id = any($1::text[]) and state = 'open' and reason <> 'undecodable'
   order by letter for update),
 l as (
   update perdure.dead_letters d set state = 'resolved', resolved_by = 'completed', changed_at = clock_timestamp()
-  from p where d.letter = p.letter and d.state = 'open' returning d.letter)
+  from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id),
+k as materialized (select perdure.release_unique(array_agg(task_id)) from l)
 insert into perdure.audit (who, what, letter, replay, why)
-select $2, 'letter.resolve', letter, $3, 'the task is completed' from l`
+select $2, 'letter.resolve', letter, $3, 'the task is completed' from l cross join k`
 
 // maxMoved bounds the payloads that one statement copies, in bytes.
 const maxMoved = 16 << 20

@@ -191,6 +191,9 @@ func rebuildFrom(l *letter, hs []kgo.RecordHeader) (row outboxRow, _ refusal) {
 		// As the producer gave it: the hop's own belong to the run that died.
 		user["traceparent"] = t.TraceParent
 	}
+	if t.Unique {
+		user[schemas.HeaderUnique] = schemas.UniqueCompleted // it holds its key still
+	}
 	if len(user) > 0 {
 		if row.headers, err = json.Marshal(user); err != nil {
 			return row, refuse("undecodable", "%v", err)

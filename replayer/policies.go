@@ -286,14 +286,18 @@ func (p *Policies) act(ctx context.Context, pol *schemas.Policy, s *standing, g 
 	return err
 }
 
+// A task that is discarded holds no unique key any more: that goes with its letter.
+// An undecodable letter only claims to be a task's. k is joined so that it is asked
+// at all.
 const disposeLetters = `
 with p as materialized (
   select letter from perdure.dead_letters where fingerprint = $1 and state = 'open' and reason <> 'unknown' and epoch < $2 and ($3 = '' or reason = $3)
   order by letter limit $4 for update),
 l as (
   update perdure.dead_letters d set state = $5, resolved_by = case when $5 = 'discarded' then 'discard' else '' end, changed_at = clock_timestamp()
-  from p where d.letter = p.letter and d.state = 'open' returning d.letter)
-insert into perdure.audit (who, what, letter, why) select $6, $7, letter, $8 from l`
+  from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id, d.reason),
+k as materialized (select perdure.release_unique(array_agg(task_id) filter (where reason <> 'undecodable')) from l where $5 = 'discarded')
+insert into perdure.audit (who, what, letter, why) select $6, $7, letter, $8 from l cross join k`
 
 // dispose discards or holds letters, some at a time.
 func (p *Policies) dispose(ctx context.Context, pol *schemas.Policy, who, why string, g PolicyGroup, n int64) error {

@@ -85,8 +85,9 @@ type Kind struct {
 	HTTP         *HTTPExecutor // nil = a Go handler in the user's own binary
 	Reconcile    *HTTPHook     // effects: once; asked whether an effect in doubt happened; nil = no URL is
 
-	UniqueFor time.Duration // unique: how long a unique key is held; 0 = unique_key is refused
-	Schedule  *Schedule     // nil = only as they are enqueued
+	UniqueFor            time.Duration // unique: how long a unique key is held; 0 = for no period
+	UniqueUntilCompleted bool          // unique: held until its task has ended for good; UniqueFor is 0 then
+	Schedule             *Schedule     // nil = only as they are enqueued
 
 	validator *validator // compiled Schema, nil = any payload
 }
@@ -127,6 +128,9 @@ func (k *Kind) Silence() time.Duration {
 	}
 	return DefaultHeartbeat
 }
+
+// TakesUniqueKey reports whether a task of this kind may have a unique key.
+func (k *Kind) TakesUniqueKey() bool { return k.UniqueFor > 0 || k.UniqueUntilCompleted }
 
 // ValidatePayload returns what is wrong with a payload of this kind, nil if
 // nothing is. A JSON content type (IsJSON) must hold JSON, at most MaxDepth

@@ -60,6 +60,9 @@ func (b *builder) kind(e entry) {
 	b.unique(o, k)
 }
 
+// untilCompleted is the word for a unique key that is held until its task has ended.
+const untilCompleted = "completed"
+
 // unique reads for how long a unique key is held.
 func (b *builder) unique(kind object, k *Kind) {
 	f, ok := kind.fields["unique"]
@@ -73,11 +76,14 @@ func (b *builder) unique(kind object, k *Kind) {
 		if len(b.errs) > before {
 			return // it is no mapping, or until is misspelt: told
 		}
-		b.fail(f.key, o.path, "has no until: say for how long a key is held, such as 10m")
+		b.fail(f.key, o.path, "has no until: say for how long a key is held, completed or a period such as 10m")
 		return
 	}
-	if s, _ := textOf(until.value); s == "completed" {
-		o.wrong("until", "completed is reserved for a later version: give a period such as 10m")
+	if s, isText := textOf(until.value); s == untilCompleted {
+		k.UniqueUntilCompleted = true
+		return
+	} else if _, err := time.ParseDuration(s); isText && err != nil {
+		o.wrong("until", "must be completed, or a period such as 10m")
 		return
 	}
 	k.UniqueFor = o.duration("until", 0)

@@ -78,13 +78,14 @@ const (
 	aDue
 	aQueue
 	aOrder
+	aUnique
 	attributes
 )
 
 var attributeNames = [attributes]string{
 	HeaderSpecVersion, HeaderID, HeaderSource, HeaderType, HeaderTime, HeaderPartitionKey,
 	HeaderDataSchema, HeaderExpiry, HeaderTraceParent, HeaderContentType,
-	HeaderAttempt, HeaderEpoch, HeaderRun, HeaderDue, HeaderQueue, HeaderOrder,
+	HeaderAttempt, HeaderEpoch, HeaderRun, HeaderDue, HeaderQueue, HeaderOrder, HeaderUnique,
 }
 
 // attributeOf returns the place of a header name, -1 for one that is not known.
@@ -122,6 +123,8 @@ func attributeOf(name string) attribute {
 		return aQueue
 	case HeaderOrder:
 		return aOrder
+	case HeaderUnique:
+		return aUnique
 	}
 	return -1
 }

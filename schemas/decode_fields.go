@@ -120,6 +120,12 @@ func (d *decoder) delivery(t *Task) {
 		}
 		t.Ordered = true
 	}
+	if d.has(aUnique) {
+		if string(d.raw[aUnique]) != UniqueCompleted {
+			d.fail(HeaderUnique, "must be %q", UniqueCompleted)
+		}
+		t.Unique = true
+	}
 }
 
 // headers keeps the headers that are not ours.

@@ -98,6 +98,9 @@ func appendHeaders[H RecordHeader](dst []H, buf []byte, t *Task, retry bool) ([]
 	if t.Ordered {
 		w.text(HeaderOrder, orderKey)
 	}
+	if t.Unique {
+		w.text(HeaderUnique, UniqueCompleted)
+	}
 	if retry {
 		w.text(HeaderQueue, t.Queue)
 	}

@@ -103,6 +103,7 @@ const (
 	HeaderDue     = "perdure_due"     // not before, Unix milliseconds; absent means now
 	HeaderQueue   = "perdure_queue"   // on retry.* only: the queue to return to
 	HeaderOrder   = "perdure_order"   // "key": tasks of this key must not overlap
+	HeaderUnique  = "perdure_unique"  // UniqueCompleted; absent: the task holds no key that its end gives back
 
 	// Dead letters only; see package dlq.
 	HeaderRecord      = "perdure_record" // letter | resolved
@@ -123,6 +124,11 @@ const SourcePrefix = "/perdure/"
 // TimerElsewhere is the value of HeaderTimer: the task's work goes on elsewhere, and
 // the record sees after it.
 const TimerElsewhere = "elsewhere"
+
+// UniqueCompleted is the value of HeaderUnique: the task holds a unique key until it
+// has ended for good, and whoever ends it says so. An outbox row has it among its
+// headers, under the same name.
+const UniqueCompleted = "completed"
 
 // Run numbers: epoch × 2^48 + incarnation × 2^24 + n, so that one number alone
 // is the fence of a task.

@@ -35,6 +35,7 @@ type Task struct {
 	Run     int64     // the last run granted before this record was made; 0 = none
 	Due     time.Time // not before; zero = now
 	Ordered bool      // perdure_order: key
+	Unique  bool      // perdure_unique: its end gives a unique key back
 }
 
 // RecordKey is the key of the task's Kafka record: every record of a task, and

@@ -181,6 +181,10 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 	d.unprobe()
 	switch g.Verdict {
 	case claims.VerdictAck:
+		if s := g.Claim.State; s == claims.Done || s == claims.Cancelled {
+			p.over(d, now) // whoever ended it may have been killed before it said so
+			return
+		}
 		p.ack(d, now)
 	case claims.VerdictPark:
 		if d.parked.IsZero() && d.shared() {

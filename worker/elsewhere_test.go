@@ -6,10 +6,12 @@ package worker_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,6 +78,12 @@ func serveReports(w *world) string {
 	w.Helper()
 	desk, err := reports.New(reports.Deps{
 		Claims: w.store(), Producer: w.cl, Kafka: []kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, Names: w.names, Source: "main",
+		Ended: func(_ context.Context, id string) error {
+			w.endedMu.Lock()
+			defer w.endedMu.Unlock()
+			w.ended = append(w.ended, id)
+			return errors.New("Postgres is away") // whoever reports need not know
+		},
 	})
 	if err != nil {
 		w.Fatal(err)
@@ -169,6 +177,7 @@ func pendingAtFirst(task *worker.Task[job]) error {
 func TestWorkElsewhereCompletes(t *testing.T) {
 	o := newOutside(t, pendingAtFirst)
 	task := o.task("job.out", job{})
+	task.Unique = true
 	c := o.leaves(task)
 	o.committedAll("jobs") // its timer stands for it now
 	run := fmt.Sprintf("%019d", c.Run)
@@ -210,6 +219,12 @@ func TestWorkElsewhereCompletes(t *testing.T) {
 	o.committedAll("jobs")
 	if got := o.order(); got != task.ID+"/1" {
 		t.Errorf("it ran again after it was done: %s", got)
+	}
+	// Its unique key: the dispatcher gives it back, at each report; and its timer says so.
+	o.endedMu.Lock()
+	defer o.endedMu.Unlock()
+	if told := o.told("jobs"); !slices.Equal(told, []string{task.ID}) || !slices.Equal(o.ended, []string{task.ID, task.ID}) {
+		t.Errorf("told %v by the timer, and %v by the reports", told, o.ended)
 	}
 	for _, what := range []string{"heartbeat", "outcome"} {
 		if status, answer = o.says(task.ID, what, `{"run":`+fmt.Sprint(c.Run)+`,"outcome":"retry"}`); what == "outcome" && (status != 409 || answer["type"] != "urn:perdure:problem:run-over") {

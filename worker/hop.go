@@ -141,39 +141,48 @@ func (p *pipeline) hopResolved(d *delivery, now time.Time) {
 	p.produce(d)
 }
 
-// resultPatience bounds the wait for Kafka to take a result.
-const resultPatience = 5 * time.Second
+// eventPatience bounds the wait for Kafka to take an event that is waited for.
+const eventPatience = 5 * time.Second
 
-var errNoAnswer = errors.New("no answer from Kafka within " + resultPatience.String() + ", or before the worker's stop")
+var errNoAnswer = errors.New("no answer from Kafka within " + eventPatience.String() + ", or before the worker's stop")
 
-// keepResult writes what a task found, then lets it be done. Kafka has it before
-// the task is done, or it is lost with a line in the log: no task is run again, and
-// no partition held up, because the topic of events takes nothing. A stop whose
-// grace is over waits no longer: an outcome that nobody writes is a task in doubt.
-func (p *pipeline) keepResult(d *delivery, value []byte) {
+// tellFirst produces an event and goes on with then, on the loop, once Kafka has
+// it; or with why not: no partition is held up, because the topic of events takes
+// nothing. A stop whose grace is over waits no longer: an outcome that nobody
+// writes is a task in doubt.
+func (p *pipeline) tellFirst(d *delivery, what dlq.EventType, data []byte, then func(error, time.Time)) {
 	rec := dlq.EncodeEvent(&dlq.Event{
-		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: d.run, Type: dlq.EventResult,
-		At: time.Now().UTC(), Worker: p.cfg.Instance, Data: value,
+		TaskID: d.task.ID, Epoch: d.task.Epoch, Attempt: d.attempt, Run: d.run, Type: what,
+		At: time.Now().UTC(), Worker: p.cfg.Instance, Data: data,
 	})
 	rec.Topic = p.deps.Names.Events(d.asg.intake.queue)
-	patience, over := context.WithTimeout(p.workCtx, resultPatience)
+	patience, over := context.WithTimeout(p.workCtx, eventPatience)
 	var once sync.Once
-	kept := func(err error) {
+	told := func(err error) {
 		once.Do(func() {
-			p.orders.put(func(time.Time) {
-				if err != nil {
-					p.met.eventErrors.Inc()
-					p.log.Error("a task's result was not written and may be lost; the task is completed", "task_id", d.task.ID, "kind", d.task.Kind, "err", err)
-				}
-				p.settle(settlement{op: opDone, d: d})
-			})
+			if err != nil {
+				p.met.eventErrors.Inc()
+			}
+			p.orders.put(func(now time.Time) { then(err, now) })
 		})
 		over()
 	}
-	stop := context.AfterFunc(patience, func() { kept(errNoAnswer) })
+	stop := context.AfterFunc(patience, func() { told(errNoAnswer) })
 	p.events.TryProduce(p.produceCtx, rec, func(_ *kgo.Record, err error) {
 		stop()
-		kept(err)
+		told(err)
+	})
+}
+
+// keepResult writes what a task found, then lets it be done. Kafka has it before
+// the task is done, or it is lost with a line in the log: no task is run again
+// because the topic of events takes nothing.
+func (p *pipeline) keepResult(d *delivery, value []byte) {
+	p.tellFirst(d, dlq.EventResult, value, func(err error, _ time.Time) {
+		if err != nil {
+			p.log.Error("a task's result was not written and may be lost; the task is completed", "task_id", d.task.ID, "kind", d.task.Kind, "err", err)
+		}
+		p.settle(settlement{op: opDone, d: d})
 	})
 }
 

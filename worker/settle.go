@@ -234,10 +234,10 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 		p.met.of(d.kind.Name).done.Inc()
 		p.recall(d, now)
 		if s.resolve {
-			p.hopResolved(d, now)
+			p.hopResolved(d, now) // which gives a unique key back too
 			return
 		}
-		p.ack(d, now)
+		p.over(d, now)
 		return
 	}
 	if !s.ok {
@@ -250,7 +250,7 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 	case s.op == opCancelled:
 		p.met.cancelled.WithLabelValues(d.kind.Name).Inc()
 		p.tell(d, dlq.EventCancelled, execution.Result{}, nil)
-		p.ack(d, now)
+		p.over(d, now)
 	case s.op == opDead:
 		p.died(d, s.reason, now)
 	case s.local:
@@ -269,6 +269,7 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 func (p *pipeline) lateSettled(s *settlement, now time.Time) {
 	p.met.done.WithLabelValues(s.d.kind.Name).Inc()
 	if !s.resolve {
+		p.overLate(s.d, s.late.Epoch, s.late.Run)
 		return
 	}
 	rec := dlq.Resolved(s.d.task.RecordKey(), s.late.TaskID, s.late.Epoch, now)

@@ -64,6 +64,9 @@ type world struct {
 	ttl   time.Duration
 	most  int          // replicas of topics
 	log   *slog.Logger // nil = silent
+
+	endedMu sync.Mutex
+	ended   []string // tasks that serveReports was told are completed
 }
 
 type option func(*world)

@@ -91,7 +91,7 @@ func showTask(w io.Writer, v *dispatcher.TaskView) {
 		heard, progress = localTime(&v.Progress.At), output.Safe(string(v.Progress.Value))
 	}
 	output.Fields(w,
-		[2]string{"task", v.ID}, [2]string{"state", state}, [2]string{"kind", v.Kind}, [2]string{"queue", v.Queue}, [2]string{"key", v.Key},
+		[2]string{"task", v.ID}, [2]string{"state", state}, [2]string{"kind", v.Kind}, [2]string{"queue", v.Queue}, [2]string{"key", v.Key}, [2]string{"unique key", v.UniqueKey},
 		[2]string{"attempt", attempt}, [2]string{"worker", v.Worker}, [2]string{"heard of", heard}, [2]string{"progress", progress}, [2]string{"not before", localTime(v.Due)}, [2]string{"deadline", localTime(v.Deadline)},
 		[2]string{"reason", string(v.Reason)}, [2]string{"letter", v.Letter}, [2]string{"next", next})
 	if len(v.Timeline) > 0 {

@@ -156,7 +156,7 @@ func (s *snapshot) kind(row pgx.CollectableRow) (struct{}, error) {
 		settings []byte
 		stored   StoredSchema
 	)
-	if err := row.Scan(&kind.Name, &kind.Queue, &kind.Ordered, &limit, &expires, &unique, &settings); err != nil {
+	if err := row.Scan(&kind.Name, &kind.Queue, &kind.Ordered, &limit, &expires, &unique, &kind.UniqueUntilCompleted, &settings); err != nil {
 		return struct{}{}, err
 	}
 	if expires != nil {
@@ -197,8 +197,8 @@ func (s *snapshot) row(t *Task, now time.Time) (row, error) {
 		errs = append(errs, schemas.FieldError{Pointer: "#/producer", Detail: detail})
 	}
 	kind := s.Kinds[sub.Kind]
-	if t.UniqueKey != "" && kind != nil && kind.UniqueFor == 0 {
-		errs = append(errs, schemas.FieldError{Pointer: "#/unique_key", Detail: "cannot be used: the kind declares no unique, such as `unique: {until: 10m}` in catalog.yaml; for one task a request use idempotency_key"})
+	if t.UniqueKey != "" && kind != nil && !kind.TakesUniqueKey() {
+		errs = append(errs, schemas.FieldError{Pointer: "#/unique_key", Detail: "cannot be used: the kind declares no unique, such as `unique: {until: completed}` in catalog.yaml; for one task a request use idempotency_key"})
 	}
 	if len(errs) > 0 {
 		invalid := &InvalidError{Errors: errs}

@@ -8,7 +8,7 @@ const (
 	concat_ws(' ', (select count(*) from perdure.kinds), (select max(applied_at) from perdure.kinds),
 	               (select count(*) from perdure.queues), (select max(applied_at) from perdure.queues))`
 	sqlCatalogQueues = `select queue from perdure.queues`
-	sqlCatalogKinds  = `select kind, queue, ordered, max_payload, expires_after, unique_for, settings from perdure.kinds`
+	sqlCatalogKinds  = `select kind, queue, ordered, max_payload, expires_after, unique_for, unique_until_completed, settings from perdure.kinds`
 
 	// One task without a key.
 	sqlInsert = `insert into perdure.outbox (run_at, deadline, kind, queue, key, content_type, headers, payload, checked)

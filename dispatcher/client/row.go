@@ -21,7 +21,7 @@ type row struct {
 	idempotencyKey, producer string
 
 	uniqueKey string
-	uniqueFor time.Duration // more than 0 with uniqueKey
+	uniqueFor time.Duration // with uniqueKey; 0 = until the task is completed
 }
 
 func nullText(s string) any {
@@ -52,6 +52,13 @@ func timePtr(t *time.Time) *time.Time {
 	return t
 }
 
+func periodPtr(d *time.Duration) *time.Duration {
+	if *d == 0 {
+		return nil
+	}
+	return d
+}
+
 func ref(source string, generation int, seq int64, scheduled, replayed bool) Ref {
 	state := schemas.StateQueued
 	if scheduled {
@@ -75,7 +82,7 @@ type columns struct {
 	idempotencyKey  []string
 	scheduled       []bool
 	uniqueKey       []string
-	uniqueFor       []time.Duration
+	uniqueFor       []*time.Duration
 }
 
 func (c *columns) add(id int64, r *row) {
@@ -92,7 +99,7 @@ func (c *columns) add(id int64, r *row) {
 	c.idempotencyKey = append(c.idempotencyKey, r.idempotencyKey)
 	c.scheduled = append(c.scheduled, r.scheduled)
 	c.uniqueKey = append(c.uniqueKey, r.uniqueKey)
-	c.uniqueFor = append(c.uniqueFor, r.uniqueFor)
+	c.uniqueFor = append(c.uniqueFor, periodPtr(&r.uniqueFor))
 }
 
 // args are those of sqlInsertMany; sqlInsertManyKeyed takes three more.

@@ -36,8 +36,8 @@ type Task struct {
 	// Producer is the scope of both keys; "" is the database's
 	// session_user. It is for gateways that accept tasks for others.
 	Producer string
-	// UniqueKey makes tasks of one meaning one task, for the period that the
-	// kind's `unique` declares, within the scope of producer, kind and queue;
+	// UniqueKey makes tasks of one meaning one task, for as long as the kind's
+	// `unique` declares (a period, or until the task is completed), within the scope of producer, kind and queue;
 	// payloads are not compared. "" is none.
 	UniqueKey string
 }

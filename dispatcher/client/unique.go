@@ -13,8 +13,11 @@ import (
 // uniqueArgs are those of sqlInsertUnique.
 func uniqueArgs(r *row) []any {
 	args := append(insertArgs(r), nullText(r.producer), nullText(r.idempotencyKey), r.scheduled)
-	// As text: database/sql has no interval.
-	return append(args, fmt.Sprintf("%d microseconds", r.uniqueFor.Microseconds()), r.uniqueKey)
+	var period any
+	if r.uniqueFor > 0 {
+		period = fmt.Sprintf("%d microseconds", r.uniqueFor.Microseconds()) // as text: database/sql has no interval
+	}
+	return append(args, period, r.uniqueKey)
 }
 
 // insertUnique reads the answer of sqlInsertUnique.

@@ -76,7 +76,10 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	desk, err := reports.New(reports.Deps{Claims: store, Producer: p.client, Kafka: p.kafka, Names: p.names, Source: p.cfg.Source, Log: p.log})
+	desk, err := reports.New(reports.Deps{
+		Claims: store, Producer: p.client, Kafka: p.kafka, Names: p.names, Source: p.cfg.Source, Log: p.log,
+		Ended: func(ctx context.Context, id string) error { return dispatcher.ReleaseUnique(ctx, p.db, id) },
+	})
 	if err != nil {
 		return err
 	}

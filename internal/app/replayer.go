@@ -65,7 +65,17 @@ func (p *process) addReplayer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	keys, err := replayer.NewKeys(replayer.KeysConfig{}, replayer.KeysDeps{
+		DB:       p.db,
+		Claims:   store,
+		Log:      p.log,
+		Registry: p.health.Registry(),
+	})
+	if err != nil {
+		return err
+	}
 	p.group.Add("dead-letter index", index.Run)
+	p.group.Add("unique keys", keys.Run)
 	p.group.Add("policies", policies.Run)
 	p.group.Add("replayer", jobs.Run)
 	return nil

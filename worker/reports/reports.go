@@ -29,6 +29,7 @@ import (
 const (
 	readsAtOnce = 16               // records that are read back from Kafka at once
 	hopTimeout  = 10 * time.Second // to read a record and to produce one
+	endTimeout  = 2 * time.Second  // for Deps.Ended
 )
 
 // Claims is what this package asks of the claim store; *claims.Store has it.
@@ -46,6 +47,10 @@ type Deps struct {
 	Names    kafka.Names
 	Source   string       // PERDURE_SOURCE: tasks of others are not known here
 	Log      *slog.Logger // nil = silent
+
+	// Ended is told of tasks that are completed, for what they held until then: a
+	// unique key. nil = nobody.
+	Ended func(ctx context.Context, taskID string) error
 }
 
 // Desk takes reports. Safe for concurrent use.
@@ -164,10 +169,24 @@ func (d *Desk) completed(ctx context.Context, r *Report) (again bool, err error)
 		return false, err
 	case answer == claims.ReportRefused:
 		return false, &refusal{r.TaskID, r.Run, c}
-	case resolve:
+	}
+	d.ended(ctx, r.TaskID)
+	if resolve {
 		return answer == claims.ReportKnown, d.resolve(ctx, r.TaskID, &c)
 	}
 	return answer == claims.ReportKnown, nil
+}
+
+// ended says so; if that fails, the timer that the worker left says it later.
+func (d *Desk) ended(ctx context.Context, id string) {
+	if d.deps.Ended == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	if err := d.deps.Ended(ctx, id); err != nil {
+		d.deps.Log.WarnContext(ctx, "a task is completed; a unique key that it held is given back later", "task_id", id, "error", err)
+	}
 }
 
 // keep writes a result, also of a run that was given up: its success counts.
