@@ -125,14 +125,14 @@ const clock = `\d\d:\d\d:\d\d UTC \(`
 
 func TestWhyOfATaskThatIsNotInKafka(t *testing.T) {
 	r := newWhyRig(t)
-	seq, id := r.task("k", "", 0)
+	_, id := r.task("k", "", 0)
 	w := r.says(id, "queued", CauseRelayNext, "perdure tasks get "+id+" --wait 10s", `next pass since `+clock+`0\.\ds ago\)`, `relay r1 \(fence 3\)`)
 	if w.Since == nil || w.Evidence["relay"] != "r1" {
 		t.Errorf("%+v", w)
 	}
 	r.exec(`delete from perdure.outbox`)
 
-	seq, id = r.task("k", "", time.Hour+90*time.Second)
+	seq, id := r.task("k", "", time.Hour+90*time.Second)
 	r.outbox.Backlog, r.outbox.Oldest = 41, 2*time.Hour
 	r.says(id, "queued", CauseRelayBehind, "perdure outbox status", `1h2m ago`, `41 rows wait in all, the oldest for 2h0m`, `cursor moved last at `+clock+`1m0s ago`)
 	r.away = errors.New("dial tcp: connection\nrefused")
@@ -442,7 +442,7 @@ func TestWhyOfAnIdUnderWhichNothingIsKnown(t *testing.T) {
 	r.says("main-1-1", StateUnknown, CauseHistoryGone, "perdure config", `older than PERDURE_HISTORY`)
 
 	a := api.New(http.NewServeMux(), "test", nil, testkit.Logger(t))
-	r.Explainer.Routes(a)
+	r.Routes(a)
 	call := func(id string) (int, string) {
 		w := httptest.NewRecorder()
 		a.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1/v1/tasks/"+id+"/why", nil))

@@ -228,12 +228,11 @@ func bars(hours []int64) string {
 	top := max(slices.Max(hours), 1)
 	var b strings.Builder
 	for _, n := range hours {
-		switch {
-		case n == 0:
+		if n == 0 {
 			b.WriteByte('.')
-		default:
-			b.WriteRune([]rune("▁▂▃▄▅▆▇█")[(n*8-1)/top])
+			continue
 		}
+		b.WriteRune([]rune("▁▂▃▄▅▆▇█")[(n*8-1)/top])
 	}
 	return fmt.Sprintf("%s %d in the last hour", b.String(), hours[len(hours)-1])
 }
