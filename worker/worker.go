@@ -258,7 +258,7 @@ func (w *Worker) Run(ctx context.Context) error {
 const (
 	eventsBuffered      = 10_000
 	eventsBufferedBytes = 16 << 20
-	eventsKept          = 30 * time.Second
+	eventsKept          = 2 * time.Minute // a broker that restarts costs no events
 )
 
 // connect opens the claims and makes the Kafka clients.
