@@ -170,7 +170,7 @@ func TestWhySaysWhatHoldsATask(t *testing.T) {
 	s.why(open, "unknown", "rolled_back", "perdure outbox status", "rolled back")
 	due := time.Now().Add(time.Hour)
 	scheduled := s.enqueue(s.db, "later", &due)
-	s.why(scheduled, "scheduled", "scheduled", "perdure relay", "scheduled for "+due.UTC().Format("15:04"), "no relay runs now")
+	s.why(scheduled, "scheduled", "scheduled", "perdure relay", "it is scheduled for ", due.UTC().Format("15:04"), "no relay runs now") // with its date, if that is tomorrow
 
 	// A relay, and no worker.
 	stop := s.start("relay", app.Relay, "127.0.0.1:0")
