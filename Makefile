@@ -7,7 +7,9 @@ GO       ?= go
 # Never from the cache: the servers are not part of its key. A package's tests share
 # two cores with real servers; -p above 2 only queues. make lint vets.
 TESTFLAGS ?= -race -count=1 -timeout 15m -p 2 -vet=off
-PKGS     ?= ./...
+# The longest first, so that none runs alone at the end.
+ALL      := ./worker ./relay ./loadtest ./...
+PKGS     ?= $(ALL)
 LINT     := $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
 
 .PHONY: help
@@ -24,7 +26,7 @@ build: ## bin/perdure, one static binary
 
 .PHONY: test
 test: ## all tests, on the real servers that this machine can run (PKGS=./relay/... for some)
-ifeq ($(PKGS),./...)
+ifeq ($(PKGS),$(ALL))
 	$(GO) test -count=1 -run '^Test(ModelHolds|EveryMutationIsCaught)$$' ./internal/claims # too slow under -race, and of one goroutine
 endif
 	.ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)

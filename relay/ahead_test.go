@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/perdure/perdure/internal/testkit"
 )
 
 // A chunk fails while the next is read already: what was read is forgotten, and
@@ -27,9 +29,7 @@ func TestAChunkReadAheadIsForgottenWhenTheOneBeforeFails(t *testing.T) {
 	g.first(1, g.names.Tasks("mail"))
 	g.drained(10 * time.Second)
 	g.exec(`delete from perdure.outbox where queue = 'mail'`) // the verdict is about payments
-	if _, err := g.adm.DeleteTopics(t.Context(), g.names.Tasks("mail")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
 	const n = 8
 	tx := g.begin()
 	for i := 1; i <= n; i++ { // every chunk has one of each

@@ -75,9 +75,7 @@ func TestWrongRowsBecomeLetters(t *testing.T) {
 
 func TestBrokenTopicStallsNoOther(t *testing.T) {
 	g := newRig(t)
-	if _, err := g.adm.DeleteTopics(t.Context(), g.names.Tasks("mail")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
 	r := g.relay("a", nil)
 	run := g.run(r)
 	mail := func(n int) {
@@ -171,9 +169,7 @@ func TestScheduledTaskOfABrokenQueueIsParkedWhenDue(t *testing.T) {
 	g.run(g.relay("a", nil))
 	g.exec(`insert into perdure.outbox (kind, queue, run_at, payload) values ('post', 'mail', now() + interval '1 s', '{}')`)
 	g.drained(5 * time.Second)
-	if _, err := g.adm.DeleteTopics(t.Context(), g.names.Tasks("mail")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
 	testkit.Eventually(t, 60*time.Second, func() (bool, string) {
 		o, err := ReadOutbox(t.Context(), g.db, "main")
 		return err == nil && o.Parked["mail"] == 1 && o.Scheduled == 0, fmt.Sprintf("%+v, %v", o, err)

@@ -46,6 +46,7 @@ type rig struct {
 	kafka testkit.KafkaServer
 	names kafka.Names
 	cat   *schemas.Catalog
+	cl    *kgo.Client
 	adm   *kadm.Client
 }
 
@@ -74,7 +75,7 @@ func newRigOn(t testing.TB, url string) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	g.adm = kadm.NewClient(cl)
+	g.cl, g.adm = cl, kadm.NewClient(cl)
 	_, err = kafka.Ensure(t.Context(), g.adm, g.cat, kafka.Settings{Names: g.names, History: time.Hour, MaxReplication: 1}, false)
 	if err != nil {
 		t.Fatal(err)

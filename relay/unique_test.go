@@ -14,9 +14,7 @@ import (
 
 func TestARecordSaysThatItsTaskHoldsAKey(t *testing.T) {
 	g := newRig(t)
-	if _, err := g.adm.DeleteTopics(t.Context(), g.names.Tasks("mail")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
 	const insert = `insert into perdure.outbox (kind, queue, key, run_at, payload, headers, task_id, epoch) values ($1, $2, 'k', now() + $3::interval, '{}', $4, $5, $6) returning id`
 	marked := `{"tenant": "blue", "perdure_unique": "completed"}`
 	put := func(kind, queue, after, headers string, replayOf *string, epoch int) string {

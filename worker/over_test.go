@@ -48,13 +48,7 @@ func (w *world) holding(payload job) schemas.Task {
 // returns is called.
 func (w *world) eventsTakeNothing(queue string) (mend func()) {
 	w.Helper()
-	gone, err := kadm.NewClient(w.cl).DeleteTopics(w.Context(), w.names.Events(queue))
-	if err == nil {
-		err = gone.Error()
-	}
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.DeleteTopic(w, w.cl, w.names.Events(queue))
 	return w.ensureTopics
 }
 

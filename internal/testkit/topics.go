@@ -1,0 +1,34 @@
+package testkit
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// DeleteTopic deletes a topic, and returns when a broker that is asked knows it no
+// more: before that a record may be taken that nobody will ever read.
+func DeleteTopic(t testing.TB, cl *kgo.Client, topic string) {
+	t.Helper()
+	gone, err := kadm.NewClient(cl).DeleteTopics(t.Context(), topic)
+	if err == nil {
+		err = gone.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, 30*time.Second, func() (bool, string) {
+		req := kmsg.NewPtrMetadataRequest()
+		req.Topics = []kmsg.MetadataRequestTopic{{Topic: &topic}}
+		res, err := req.RequestWith(t.Context(), cl)
+		if err != nil || len(res.Topics) != 1 {
+			return false, fmt.Sprint(topic, " cannot be asked for: ", err)
+		}
+		return res.Topics[0].ErrorCode == kerr.UnknownTopicOrPartition.Code, topic + " is still there"
+	})
+}
