@@ -1,124 +1,18 @@
--- unique: {until: completed}: a unique key that is held until its task is completed,
--- cancelled or discarded, for as long as that takes. Such a key has no end of its
--- own: expires is infinity, and perdure.release_unique gives it back.
+-- What most calls ask for in one statement: the kind is looked up, everything is
+-- checked, and the row is written, or else no row comes back. Then
+-- perdure.enqueue_by_steps finds out what is wrong, or does what is rarer: keys,
+-- times, headers, other content types. It is perdure.enqueue_bytes as it was, and
+-- knows keys that are held until completed.
+--
+-- perdure.enqueue and perdure.enqueue_bytes run as their owner without a
+-- search_path of their own, because setting one is a tenth of what a call costs.
+-- So each name in them says its schema: functions, operators and types, also the
+-- operators that BETWEEN and CASE x WHEN would look up. Types that are words of
+-- the grammar (bigint, timestamp with time zone) are always pg_catalog's.
 
 -- +goose Up
-alter table perdure.kinds add column unique_until_completed boolean not null default false; -- unique_for is null then
-
--- By its holder; only keys without an end are in it.
-create index unique_keys_held on perdure.unique_keys (seq) where expires = 'infinity';
-
--- Gives back the unique keys of tasks that have ended, and says how many. The only
--- place where that is done: from the index, the replayer and the dispatcher, with
--- what they know of the task's end, and by a person who knows it. What is compared
--- is the holder, so that a task that ended can never free a later task's key,
--- however late or often it is said. Keys held for a period are not touched, nor
--- those of another source. Keys are locked in one order.
 -- +goose StatementBegin
-create function perdure.release_unique(task_ids text[]) returns bigint
-language sql volatile as $$
-with ended as materialized (
-  select distinct p[2]::int as generation, p[3]::bigint as seq
-    from unnest(task_ids) id, perdure.source s, regexp_match(id, '^(.+)-([0-9]{1,9})-([0-9]{1,18})$') p
-   where p[1] = s.source),
-held as materialized (
-  select u.scope, u.key, u.seq, u.generation from perdure.unique_keys u join ended e on e.seq = u.seq and e.generation = u.generation
-   where u.expires = 'infinity' order by u.seq for update of u),
-gone as (
-  delete from perdure.unique_keys u using held h
-   where u.scope = h.scope and u.key = h.key and u.seq = h.seq and u.generation = h.generation and u.expires = 'infinity'
-  returning 1)
-select count(*) from gone
-$$;
--- +goose StatementEnd
-
--- As before, but for unique_for: null is until completed; and it locks no key that
--- another task holds.
--- +goose StatementBegin
-create or replace function perdure.insert_unique(
-  id bigint, producer text, unique_for interval, kind text, queue text, key text, idempotency_key text, unique_key text,
-  content_type text, headers jsonb, payload bytea, run_at timestamptz, deadline timestamptz, is_scheduled boolean, is_checked boolean,
-  out seq bigint, out generation int, out scheduled boolean, out outcome text
-) language plpgsql volatile as $$
-#variable_conflict use_variable
-declare
-  idempotent_scope text := concat_ws(E'\x1f', producer, kind, queue);
-  -- A fourth part: the two sorts of keys never meet.
-  unique_scope text := concat_ws(E'\x1f', producer, kind, queue, 'unique');
-  until timestamptz := coalesce(clock_timestamp() + unique_for, 'infinity');
-  held record;
-begin
-  seq := coalesce(id, nextval('perdure.outbox_id_seq'));
-  select s.generation into strict generation from perdure.source s;
-  scheduled := is_scheduled;
-  if idempotency_key is not null then
-    insert into perdure.unique_keys as u (scope, key, seq, generation, hash, expires, scheduled)
-      values (idempotent_scope, idempotency_key, seq, generation, sha256(payload), clock_timestamp() + interval '168 hours', scheduled)
-      on conflict on constraint unique_keys_pkey do update
-        set seq = excluded.seq, generation = excluded.generation, hash = excluded.hash, expires = excluded.expires, scheduled = excluded.scheduled
-        where u.expires < clock_timestamp();
-    if not found then
-      select u.seq, u.generation, u.scheduled, u.hash = sha256(payload) as same into held
-        from perdure.unique_keys u where u.scope = idempotent_scope and u.key = idempotency_key;
-      if not found then
-        raise exception using errcode = '40001', message = 'perdure.enqueue: the idempotency key''s holder went away', hint = 'run the transaction again';
-      end if;
-      seq := held.seq; generation := held.generation; scheduled := held.scheduled;
-      outcome := case when held.same then 'replayed' else 'reuse' end;
-      return;
-    end if;
-  end if;
-
-  -- Three ways for a key: it is taken, or held, or its period is over. None of them
-  -- locks a key that another task holds: it is given back while the transactions of
-  -- those who were told so are still open. Around again where it was given back in
-  -- between.
-  for tries in 1..20 loop
-    insert into perdure.unique_keys (scope, key, seq, generation, hash, expires, scheduled)
-      values (unique_scope, unique_key, seq, generation, sha256(payload), until, scheduled)
-      on conflict on constraint unique_keys_pkey do nothing;
-    if found then
-      outcome := 'new';
-      exit;
-    end if;
-    select u.seq, u.generation, u.scheduled into held from perdure.unique_keys u
-      where u.scope = unique_scope and u.key = unique_key and u.expires >= clock_timestamp();
-    if found then
-      outcome := 'duplicate';
-      exit;
-    end if;
-    update perdure.unique_keys u
-      set seq = insert_unique.seq, generation = insert_unique.generation, hash = sha256(payload), expires = until, scheduled = insert_unique.scheduled
-      where u.scope = unique_scope and u.key = unique_key and u.expires < clock_timestamp();
-    if found then
-      outcome := 'new';
-      exit;
-    end if;
-  end loop;
-  if outcome is null then
-    raise exception using errcode = '40001', message = 'perdure.enqueue: the unique key''s holder went away', hint = 'run the transaction again';
-  end if;
-  if outcome = 'duplicate' then
-    seq := held.seq; generation := held.generation; scheduled := held.scheduled;
-    if idempotency_key is not null then
-      update perdure.unique_keys u set seq = held.seq, generation = held.generation, scheduled = held.scheduled
-        where u.scope = idempotent_scope and u.key = idempotency_key;
-    end if;
-    return;
-  end if;
-  if unique_for is null then
-    -- Among the user's own, where no user can write it: so it goes with the row
-    -- wherever that is filed, and costs tasks without it nothing.
-    headers := coalesce(headers, '{}') || '{"perdure_unique": "completed"}';
-  end if;
-  insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
-    values (seq, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, is_checked);
-end $$;
--- +goose StatementEnd
-
--- As before, but for unique_until_completed.
--- +goose StatementBegin
-create or replace function perdure.enqueue_by_steps(
+create function perdure.enqueue_by_steps(
   kind text, payload bytea, content_type text,
   queue text, key text, idempotency_key text, unique_key text,
   run_at timestamptz, deadline timestamptz,
@@ -228,14 +122,89 @@ begin
   return held.seq;
 end $$;
 -- +goose StatementEnd
+revoke execute on function perdure.enqueue_by_steps from public;
+
+-- +goose StatementBegin
+create or replace function perdure.enqueue_bytes(
+  kind text, payload bytea, content_type text,
+  queue text default null, key text default null, idempotency_key text default null, unique_key text default null,
+  run_at timestamptz default null, deadline timestamptz default null,
+  headers jsonb default '{}', options jsonb default '{}'
+) returns bigint
+language plpgsql volatile security definer as $$
+#variable_conflict use_variable
+declare
+  now_is timestamp with time zone := pg_catalog.clock_timestamp();
+  seq bigint;
+begin
+  insert into perdure.outbox (created_at, deadline, kind, queue, key, payload)
+    select now_is, now_is operator(pg_catalog.+) d.expires_after, d.kind, d.queue, key, payload
+      from perdure.kinds d
+     where d.kind operator(pg_catalog.=) enqueue_bytes.kind and (queue is null or queue operator(pg_catalog.=) d.queue)
+       and pg_catalog.octet_length(payload) operator(pg_catalog.>) 0 and pg_catalog.octet_length(payload) operator(pg_catalog.<=) d.max_payload
+       and content_type operator(pg_catalog.=) 'application/json'
+       and (key is null or pg_catalog.octet_length(key) operator(pg_catalog.>) 0 and pg_catalog.octet_length(key) operator(pg_catalog.<=) 512)
+       and idempotency_key is null and unique_key is null and run_at is null and deadline is null
+       and (headers is null or headers operator(pg_catalog.=) '{}') and (options is null or options operator(pg_catalog.=) '{}')
+    returning id into seq;
+  if seq is not null then
+    return seq;
+  end if;
+  return perdure.enqueue_by_steps(kind, payload, content_type, queue, key, idempotency_key, unique_key, run_at, deadline, headers, options);
+end $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+create or replace function perdure.enqueue(
+  kind text, payload jsonb,
+  queue text default null, key text default null, idempotency_key text default null, unique_key text default null,
+  run_at timestamptz default null, deadline timestamptz default null,
+  headers jsonb default '{}', options jsonb default '{}'
+) returns bigint
+language plpgsql volatile security definer as $$
+#variable_conflict use_variable
+declare
+  body pg_catalog.bytea := pg_catalog.convert_to(payload::pg_catalog.text, 'UTF8');
+  now_is timestamp with time zone := pg_catalog.clock_timestamp();
+  seq bigint;
+begin
+  insert into perdure.outbox (created_at, deadline, kind, queue, key, payload)
+    select now_is, now_is operator(pg_catalog.+) d.expires_after, d.kind, d.queue, key, body
+      from perdure.kinds d
+     where d.kind operator(pg_catalog.=) enqueue.kind and (queue is null or queue operator(pg_catalog.=) d.queue)
+       and pg_catalog.octet_length(body) operator(pg_catalog.<=) d.max_payload
+       and (key is null or pg_catalog.octet_length(key) operator(pg_catalog.>) 0 and pg_catalog.octet_length(key) operator(pg_catalog.<=) 512)
+       and idempotency_key is null and unique_key is null and run_at is null and deadline is null
+       and (headers is null or headers operator(pg_catalog.=) '{}') and (options is null or options operator(pg_catalog.=) '{}')
+    returning id into seq;
+  if seq is not null then
+    return seq;
+  end if;
+  return perdure.enqueue_by_steps(kind, body, 'application/json', queue, key, idempotency_key, unique_key, run_at, deadline, headers, options);
+end $$;
+-- +goose StatementEnd
 
 -- +goose Down
 -- +goose StatementBegin
-create or replace function perdure.enqueue_by_steps(
+create or replace function perdure.enqueue(
+  kind text, payload jsonb,
+  queue text default null, key text default null, idempotency_key text default null, unique_key text default null,
+  run_at timestamptz default null, deadline timestamptz default null,
+  headers jsonb default '{}', options jsonb default '{}'
+) returns bigint
+language plpgsql volatile as $$
+begin
+  return perdure.enqueue_bytes(kind, convert_to(payload::text, 'UTF8'), 'application/json', queue, key, idempotency_key, unique_key,
+    run_at, deadline, headers, options);
+end $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+create or replace function perdure.enqueue_bytes(
   kind text, payload bytea, content_type text,
-  queue text, key text, idempotency_key text, unique_key text,
-  run_at timestamptz, deadline timestamptz,
-  headers jsonb, options jsonb
+  queue text default null, key text default null, idempotency_key text default null, unique_key text default null,
+  run_at timestamptz default null, deadline timestamptz default null,
+  headers jsonb default '{}', options jsonb default '{}'
 ) returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
@@ -246,7 +215,7 @@ declare
   the_scope text;
   seq bigint;
 begin
-  select d.queue, d.max_payload, d.expires_after, d.unique_for into k from perdure.kinds d where d.kind = enqueue_by_steps.kind;
+  select d.queue, d.max_payload, d.expires_after, d.unique_for into k from perdure.kinds d where d.kind = enqueue_bytes.kind;
   if not found then
     perform perdure.refuse(case when kind is null then 'PD400' else 'PD404' end,
       case when kind is null then 'perdure.enqueue: kind must be given' else format('perdure.enqueue: kind %s is not in the catalog', to_jsonb(left(kind, 128))) end,
@@ -254,7 +223,7 @@ begin
   end if;
   if queue is null then
     queue := k.queue;
-  elsif not exists (select from perdure.queues q where q.queue = enqueue_by_steps.queue) then
+  elsif not exists (select from perdure.queues q where q.queue = enqueue_bytes.queue) then
     perform perdure.refuse('PD404', format('perdure.enqueue: queue %s is not in the catalog', to_jsonb(left(queue, 64))),
       'declare it in catalog.yaml, then run `perdure catalog apply`; or leave queue out');
   elsif queue <> k.queue then
@@ -341,64 +310,5 @@ begin
   return held.seq;
 end $$;
 -- +goose StatementEnd
--- +goose StatementBegin
-create or replace function perdure.insert_unique(
-  id bigint, producer text, unique_for interval, kind text, queue text, key text, idempotency_key text, unique_key text,
-  content_type text, headers jsonb, payload bytea, run_at timestamptz, deadline timestamptz, is_scheduled boolean, is_checked boolean,
-  out seq bigint, out generation int, out scheduled boolean, out outcome text
-) language plpgsql volatile as $$
-#variable_conflict use_variable
-declare
-  idempotent_scope text := concat_ws(E'\x1f', producer, kind, queue);
-  -- A fourth part: the two sorts of keys never meet.
-  unique_scope text := concat_ws(E'\x1f', producer, kind, queue, 'unique');
-  held record;
-begin
-  seq := coalesce(id, nextval('perdure.outbox_id_seq'));
-  select s.generation into strict generation from perdure.source s;
-  scheduled := is_scheduled;
-  if idempotency_key is not null then
-    insert into perdure.unique_keys as u (scope, key, seq, generation, hash, expires, scheduled)
-      values (idempotent_scope, idempotency_key, seq, generation, sha256(payload), clock_timestamp() + interval '168 hours', scheduled)
-      on conflict on constraint unique_keys_pkey do update
-        set seq = excluded.seq, generation = excluded.generation, hash = excluded.hash, expires = excluded.expires, scheduled = excluded.scheduled
-        where u.expires < clock_timestamp();
-    if not found then
-      select u.seq, u.generation, u.scheduled, u.hash = sha256(payload) as same into held
-        from perdure.unique_keys u where u.scope = idempotent_scope and u.key = idempotency_key;
-      if not found then
-        raise exception using errcode = '40001', message = 'perdure.enqueue: the idempotency key''s holder went away', hint = 'run the transaction again';
-      end if;
-      seq := held.seq; generation := held.generation; scheduled := held.scheduled;
-      outcome := case when held.same then 'replayed' else 'reuse' end;
-      return;
-    end if;
-  end if;
 
-  insert into perdure.unique_keys as u (scope, key, seq, generation, hash, expires, scheduled)
-    values (unique_scope, unique_key, seq, generation, sha256(payload), clock_timestamp() + unique_for, scheduled)
-    on conflict on constraint unique_keys_pkey do update
-      set seq = excluded.seq, generation = excluded.generation, hash = excluded.hash, expires = excluded.expires, scheduled = excluded.scheduled
-      where u.expires < clock_timestamp();
-  if not found then
-    select u.seq, u.generation, u.scheduled into held from perdure.unique_keys u where u.scope = unique_scope and u.key = unique_key;
-    if not found then
-      raise exception using errcode = '40001', message = 'perdure.enqueue: the unique key''s holder went away', hint = 'run the transaction again';
-    end if;
-    seq := held.seq; generation := held.generation; scheduled := held.scheduled; outcome := 'duplicate';
-    if idempotency_key is not null then
-      update perdure.unique_keys u set seq = held.seq, generation = held.generation, scheduled = held.scheduled
-        where u.scope = idempotent_scope and u.key = idempotency_key;
-    end if;
-    return;
-  end if;
-  insert into perdure.outbox (id, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
-    values (seq, generation, run_at, deadline, kind, queue, key, content_type, headers, payload, is_checked);
-  outcome := 'new';
-end $$;
--- +goose StatementEnd
--- Nobody gives such keys back any more: their tasks hold them for a week from now.
-update perdure.unique_keys set expires = clock_timestamp() + interval '168 hours' where expires = 'infinity';
-drop function perdure.release_unique;
-drop index perdure.unique_keys_held;
-alter table perdure.kinds drop column unique_until_completed;
+drop function perdure.enqueue_by_steps;
