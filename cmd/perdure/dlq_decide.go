@@ -39,27 +39,18 @@ func newDLQDecide(c *cli, name, past, short, long string) *cobra.Command {
 			}
 			defer cl.Close()
 			path := apiclient.Path("dead-letters", name)
+			body.DryRun = !yes
 			var all dlq.Decided
-			if !yes {
-				body.DryRun = true
-				if err := cl.Post(cmd.Context(), path, body, &all); err != nil {
-					return err
-				}
-				least := ""
-				if all.More {
-					least = "at least "
-				}
-				if all.Letters > 0 {
-					return exit.Refusal(fmt.Errorf("%s%s would be %s: say --yes", least, letters(all.Letters), past))
-				}
-			}
-			for all.More = yes; all.More; {
+			for all.More = true; all.More; { // a request decides of so many and no more
 				var a dlq.Decided
 				if err := cl.Post(cmd.Context(), path, body, &a); err != nil {
 					if all.Letters > 0 {
 						err = fmt.Errorf("after %s were %s: %w", letters(all.Letters), past, err)
 					}
 					return err
+				}
+				if !yes && a.Letters > 0 {
+					return wouldDecide(&a, past)
 				}
 				all.Letters, all.More = all.Letters+a.Letters, a.More
 				if all.More {
@@ -81,6 +72,15 @@ func newDLQDecide(c *cli, name, past, short, long string) *cobra.Command {
 	wordVar(fs, &body.Why, "why", "", "for the audit; must be given")
 	fs.BoolVar(&yes, "yes", false, "do it; without, only count")
 	return cmd
+}
+
+// wouldDecide refuses what --yes did not ask for, and says what it would be.
+func wouldDecide(a *dlq.Decided, past string) error {
+	least := ""
+	if a.More {
+		least = "at least "
+	}
+	return exit.Refusal(fmt.Errorf("%s%s would be %s: say --yes", least, letters(a.Letters), past))
 }
 
 func letters(n int) string {
