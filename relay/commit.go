@@ -31,7 +31,7 @@ const (
 	logBatch = `insert into perdure.relay_log (shard, first_id, last_id, tasks, replays, hops)
 select $1::text, $3::bigint, $4::bigint, $5::int, $6::int, $7::bytea where` + fenced
 	fileColumns = `id, generation, epoch, created_at, deadline, kind, queue, key, task_id, content_type, headers, payload, checked`
-	// The bounds of the ids tell the partition. In the order in which they will
+	// The bounds of the ids tell the partition; a row outside of them would be lost. In the order in which they will
 	// leave, so that those which are due together lie together.
 	fileSchedule = `insert into perdure.scheduled (due, ` + fileColumns + `)
 select run_at, ` + fileColumns + ` from perdure.outbox where id = any($3::bigint[]) and id >= $4 and id <= $5 and` + fenced + `

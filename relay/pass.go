@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -145,11 +146,11 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) error {
 	}
 	c.log(d)
 	if ids := d.ids(fateLater); len(ids) > 0 {
-		c.add(fileSchedule, ids, ids[0], ids[len(ids)-1])
+		c.add(fileSchedule, ids, slices.Min(ids), slices.Max(ids))
 	}
 	if ids := d.ids(fatePark); len(ids) > 0 {
 		queues, whys := t.whys()
-		c.add(fileParked, ids, queues, whys, ids[0], ids[len(ids)-1])
+		c.add(fileParked, ids, queues, whys, slices.Min(ids), slices.Max(ids))
 	}
 	return c.run(ctx)
 }
