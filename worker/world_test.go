@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 // wait is the bound of every wait in these tests.
-const wait = 30 * time.Second
+const wait = 2 * time.Minute
 
 const catalogText = `
 version: 1
