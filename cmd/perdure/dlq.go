@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/apiclient"
+	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/output"
 )
 
@@ -142,16 +144,42 @@ func listLetters(cmd *cobra.Command, cl *apiclient.Client, q url.Values, limit i
 	return all, true, nil
 }
 
+const groupsLong = `Muted groups are left out, unless --care muted asks for them.
+
+With --topic it reads a dead-letter topic of any system straight from Kafka, up to where
+it ends now, and groups what is there in memory. It joins no group, commits and produces
+nothing, and needs no Postgres, no Redis and no running Perdure. It knows the headers of
+Kafka Connect, Kafka Streams, share groups, Spring Kafka, Spring Cloud Stream and
+SmallRye; of others it takes what headers or a JSON value call an error, and says what it
+did not find. TLS and SASL are as the environment says (PERDURE_KAFKA_*).`
+
 func newDLQGroups(c *cli) *cobra.Command {
 	var f letterFilter
 	var care string
+	var other foreignTopic
+	limit := 100
 	cmd := &cobra.Command{
-		Use:     "groups [FP]",
-		Short:   "Causes of death, most open letters first; FP shows one",
-		Long:    "Muted groups are left out, unless --care muted asks for them.",
-		Example: "perdure dlq groups --since 24h\nperdure dlq groups fp1:4771f883ced71064\nperdure replay start --group fp1:4771f883ced71064 --yes",
-		Args:    cobra.MaximumNArgs(1),
+		Use:   "groups [FP]",
+		Short: "Causes of death, most open letters first; FP shows one",
+		Long:  groupsLong,
+		Example: `perdure dlq groups --since 24h
+perdure dlq groups fp1:4771f883ced71064
+perdure replay start --group fp1:4771f883ced71064 --yes
+perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if other.topic != "" {
+				for _, name := range []string{"kind", "queue", "state", "reason", "care"} {
+					if cmd.Flags().Changed(name) {
+						return exit.Usage(fmt.Errorf("--%s is of Perdure's own letters: with --topic there are --since and --limit", name))
+					}
+				}
+				other.since = f.since
+				return c.foreignGroups(cmd.Context(), &other, limit, strings.Join(args, ""))
+			}
+			if cmd.Flags().Changed("brokers") {
+				return exit.Usage(errors.New("say --topic: which dead-letter topic of these brokers"))
+			}
 			cl, err := c.api()
 			if err != nil {
 				return err
@@ -168,6 +196,7 @@ func newDLQGroups(c *cli) *cobra.Command {
 				Groups []dlq.Group `json:"groups"`
 			}
 			q := f.query()
+			q.Set("limit", strconv.Itoa(min(limit, 1000)))
 			if care == "" {
 				q.Set("hide_muted", "true")
 			} else {
@@ -185,6 +214,8 @@ func newDLQGroups(c *cli) *cobra.Command {
 	}
 	f.flags(cmd)
 	wordVar(cmd.Flags(), &care, "care", "", "open, acknowledged, muted, resolved or regressed; default all but muted")
+	limitVar(cmd.Flags(), &limit, "limit", "at most this many groups")
+	other.flags(cmd)
 	return cmd
 }
 
