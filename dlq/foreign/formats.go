@@ -2,8 +2,6 @@ package foreign
 
 // The headers by which the systems that we know say what failed, and where.
 
-import "github.com/perdure/perdure/schemas"
-
 // Format is a convention of dead-letter records.
 type Format string
 
@@ -71,5 +69,5 @@ var layouts = []layout{
 	},
 }
 
-// ours begins the block that makes a record one of Perdure's letters.
-const ours = schemas.HeaderRecord
+// ours begins the headers of Perdure's own records.
+const ours = "perdure_"

@@ -2,63 +2,75 @@ package foreign
 
 // Java's stack traces: the cause stands at the end, its frames behind it.
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/perdure/perdure/dlq"
+)
 
 // jdk begins the frames that say how Java got there, not where the program is
 // wrong: a parse error is in parseInt for everybody.
 var jdk = []string{"java.", "javax.", "jdk.", "sun.", "com.sun."}
 
-// javaCause returns the innermost cause of a stack trace and the first of its
-// frames that is not the JDK's; all "" if trace is none. Suppressed exceptions,
-// which are indented, do not count.
+// javaCause returns the innermost cause of a stack trace that has frames, and the
+// first of these that is not the JDK's; all "" if trace is none. Suppressed
+// exceptions, which are indented, do not count.
 func javaCause(trace string) (class, message, frame string) {
-	type cause struct{ class, message, frame, first string }
-	var found cause // the last that has frames
-	var c cause
-	inHead := false // between the head and its first frame: the rest of the message
-	begin := func(head string) {
-		c = cause{}
-		c.class, c.message, _ = strings.Cut(head, ": ")
-		c.class = strings.TrimRight(strings.TrimSpace(c.class), ":")
-		inHead = true
+	const by = "\nCaused by: "
+	for { // from the end, where the innermost is
+		i := strings.LastIndex(trace, by)
+		start := 0
+		if i >= 0 {
+			start = i + len(by)
+		}
+		if class, message, frame = javaException(trace[start:]); class != "" || i < 0 {
+			return class, message, frame
+		}
+		trace = trace[:i]
 	}
-	for i, line := range strings.Split(trace, "\n") {
-		line = strings.TrimRight(line, "\r")
-		head, isCause := strings.CutPrefix(line, "Caused by: ")
+}
+
+// javaException reads one exception: its head, a message of one or more lines, and
+// its frames.
+func javaException(s string) (class, message, frame string) {
+	head, rest, _ := strings.Cut(s, "\n")
+	class, message, _ = strings.Cut(strings.TrimRight(head, "\r"), ": ")
+	if class = strings.TrimRight(class, ": "); !className(class) {
+		return "", "", ""
+	}
+	first := ""
+	for line := range strings.Lines(rest) {
+		line = strings.TrimRight(line, "\r\n")
 		at, isFrame := strings.CutPrefix(strings.TrimLeft(line, " \t"), "at ")
-		switch {
-		case i == 0:
-			begin(line)
-		case isCause:
-			begin(head)
-		case strings.HasPrefix(line, "\t\t"):
-			// of a suppressed exception
-		case isFrame && line[0] <= ' ' && strings.Contains(at, "("):
-			inHead = false
+		if isFrame && line[0] <= ' ' && !strings.HasPrefix(line, "\t\t") {
 			at = method(at)
-			if c.first == "" {
-				c.first = at
-			}
-			if c.frame == "" && !fromJDK(at) {
-				c.frame = at
-			}
-			if className(c.class) {
-				found = c
-			}
-		case inHead && len(c.message) < maxText:
-			c.message += " " + strings.TrimSpace(line)
+		} else {
+			at = ""
+		}
+		switch {
+		case at == "" && first == "" && len(message) < dlq.MaxMessage: // it goes on
+			message += " " + strings.TrimSpace(line)
+		case at == "":
+		case !fromJDK(at):
+			return class, strings.TrimSpace(message), at
+		case first == "":
+			first = at
 		}
 	}
-	if found.frame == "" {
-		found.frame = found.first
+	if first == "" {
+		return "", "", ""
 	}
-	return found.class, strings.TrimSpace(found.message), found.frame
+	return class, strings.TrimSpace(message), first
 }
 
 // method is a frame without what changes from build to build: loader and module
-// ("app//", "java.base/"), file and line, and the numbers of generated classes.
+// ("app//", "java.base/"), file and line, and the numbers of generated classes;
+// "" for what is no frame, such as a message's " at [Source: (byte[])".
 func method(at string) string {
-	at, _, _ = strings.Cut(at, "(")
+	at, _, is := strings.Cut(at, "(")
+	if !is || strings.ContainsAny(at, " [,;") {
+		return ""
+	}
 	at = at[strings.LastIndexByte(at, '/')+1:]
 	if class, rest, is := strings.Cut(at, "$$"); is {
 		at = class

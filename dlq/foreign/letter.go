@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/schemas"
 )
 
 // maxText bounds what is looked at of a header or a value, in bytes: a stack
@@ -74,8 +75,8 @@ func ofPerdure(l *dlq.Letter) Letter {
 // systems, has the headers of both, the later ones behind. nil = none is known.
 func layoutOf(hs []kgo.RecordHeader) *layout {
 	for i := len(hs) - 1; i >= 0; i-- {
-		if hs[i].Key == ours {
-			return &layout{format: Perdure}
+		if strings.HasPrefix(hs[i].Key, ours) && value(hs, schemas.HeaderRecord) != nil {
+			return &layout{format: Perdure} // its block ends with headers of its own
 		}
 		for j := range layouts {
 			if strings.HasPrefix(hs[i].Key, layouts[j].prefixes[0]) {
