@@ -104,12 +104,30 @@ func newDLQList(c *cli) *cobra.Command {
 
 func newDLQExport(c *cli) *cobra.Command {
 	var f letterFilter
+	var test goTest
 	cmd := &cobra.Command{
-		Use:     "export",
-		Short:   "Write dead letters with attempts, payloads and headers, as NDJSON",
-		Example: "perdure dlq export --group fp1:4771f883ced71064 --state open > letters.ndjson",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use:   "export [ID --as go-test]",
+		Short: "Write dead letters with attempts, payloads and headers as NDJSON, or one as a Go test",
+		Long: `Without ID it writes every letter that the flags choose, one a line.
+
+ID --as go-test writes a test into your package (--dir): the letter's task, with its
+payload, key, headers and the attempt that it died at, given to the handlers that --setup
+registers, as worker/workertest runs them. It fails until they complete it, and stays as a
+test of the mended cause. A payload over 4 KiB is written beside it, in testdata.
+
+What it holds came from production: look before you commit it.`,
+		Example: `perdure dlq export --group fp1:4771f883ced71064 --state open > letters.ndjson
+perdure dlq export main-1-42 --as go-test --dir ./payments --catalog ../catalog.yaml`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return test.run(cmd, c, args[0])
+			}
+			for _, name := range goTestFlags {
+				if cmd.Flags().Changed(name) {
+					return exit.Usage(fmt.Errorf("--%s is of one letter: say its ID", name))
+				}
+			}
 			cl, err := c.api()
 			if err != nil {
 				return err
@@ -121,6 +139,7 @@ func newDLQExport(c *cli) *cobra.Command {
 	f.flags(cmd)
 	wordVar(cmd.Flags(), &f.group, "group", "", "only this failure group")
 	wordVar(cmd.Flags(), &f.key, "key", "", "only tasks with this key")
+	test.flags(cmd.Flags())
 	return cmd
 }
 

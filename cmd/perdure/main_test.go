@@ -115,6 +115,10 @@ func TestExitCodes(t *testing.T) {
 		{"dlq try main-1-1", 2, "say --url"},
 		{"dlq try main-1-1 --url http://bank.example/pay", 3, "say --yes"},
 		{"dlq discard main-1-1 --yes", 2, "say --why"},
+		{"dlq export main-1-1", 2, "say --as go-test"},
+		{"dlq export main-1-1 --as test", 2, "only go-test"},
+		{"dlq export main-1-1 --as go-test --dir /does/not/exist", 2, "no Go package"},
+		{"dlq export --as go-test", 2, "say its ID"},
 		{"dlq discard --group --why x --yes", 2, "--group"}, // --group $FP, and FP is empty
 		{"dlq ls --limit 0", 2, "--limit"},
 		{"dlq ls --since -1h", 2, "--since"},

@@ -103,6 +103,30 @@ func decideByHand(t *testing.T, group, id string) {
 	says(t, "audit ls", "letter.hold", "letter.release", "group.mute", "group.note")
 }
 
+// exportTest writes a letter as a Go test, once.
+func exportTest(t *testing.T, id string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "mail.go"), []byte("package mail\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := "dlq export " + id + " --as go-test --catalog ../catalog.yaml --dir " + dir
+	says(t, args, "wrote "+dir+"/letter_", "_test.go")
+	if code, _, errOut := call(t, strings.Fields(args)...); code != 1 || !strings.Contains(errOut, "there already") {
+		t.Errorf("a second time: exit %d, %s", code, errOut)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "letter_*_test.go"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	for _, want := range []string{"package mail\n", "`{\"n\":7}`", `workertest.New(t, "../catalog.yaml", setup).Run(t, "mail.send", payload`, `workertest.ID("` + id + `")`, "workertest.Attempt(1)", "no sevens"} {
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s is missing, %v:\n%s", want, err, text)
+		}
+	}
+}
+
 // TestCommandsOnARunningSystem walks the way of a person: enqueue a file, look
 // at tasks and letters, mend the cause, replay, balance.
 func TestCommandsOnARunningSystem(t *testing.T) {
@@ -180,6 +204,7 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 	if out := says(t, "dlq export --kind nope"); out != "" {
 		t.Errorf("exported of none: %s", out)
 	}
+	exportTest(t, id)
 	decideByHand(t, groups[0].Group, id)
 	died := maps.Collect(headers.Range)
 	headers.Clear()

@@ -38,6 +38,14 @@ func (p *Program) Run(t testing.TB, kind string, payload any, options ...Option)
 	return p.setup(t, kind, payload, options).once(t, p)
 }
 
+// RunRaw is Run with a payload as it stands on the wire, which no schema looks at.
+func (p *Program) RunRaw(t testing.TB, kind string, payload []byte, options ...Option) worker.Outcome {
+	t.Helper()
+	s := p.begin(t, kind, options)
+	s.task.Payload = payload
+	return s.once(t, p)
+}
+
 // Play runs a task of a kind to its end. See the function Play.
 func (p *Program) Play(t testing.TB, kind string, payload any, options ...Option) *Story {
 	t.Helper()
@@ -47,12 +55,18 @@ func (p *Program) Play(t testing.TB, kind string, payload any, options ...Option
 
 func (p *Program) setup(t testing.TB, kind string, payload any, options []Option) *setup {
 	t.Helper()
+	s := p.begin(t, kind, options)
+	s.accept(t, encode(t, payload))
+	return s
+}
+
+func (p *Program) begin(t testing.TB, kind string, options []Option) *setup {
+	t.Helper()
 	k := p.catalog.Kind(kind)
 	if k == nil {
 		t.Fatalf("workertest: the catalog has no kind %s", kind)
 	}
 	s := newSetup(t, append([]Option{Kind(k)}, options...))
-	s.accept(t, encode(t, payload))
 	s.hook = func() (worker.Verdict, bool, error) { return p.rehearsal.Reconcile(s.ctx, s.trial()) }
 	return s
 }
