@@ -73,6 +73,7 @@ func (j *Jobs) Routes(a *api.API) {
 	watch := op("watch-replay", http.MethodGet, "/v1/replays/{id}/watch", "The same, as server-sent events: `replay` for each change, `end` once nothing changes any more")
 	watch.Responses = map[string]*huma.Response{"200": {Description: "events; data is a replay", Content: map[string]*huma.MediaType{"text/event-stream": {}}}}
 	api.Register(a, api.ReadMeta, watch, j.httpWatch)
+	j.reportRoute(a)
 	api.Register(a, api.Replay, op("approve-replay", http.MethodPost, "/v1/replays/{id}/approve", "Approve a plan that another person made"), j.httpApprove)
 	api.Register(a, api.Replay, op("start-replay", http.MethodPost, "/v1/replays/{id}/start", "Let a planned replay run"), j.httpStart)
 	api.Register(a, api.Replay, op("pause-replay", http.MethodPost, "/v1/replays/{id}/pause", "Hold a replay"), j.httpPause)

@@ -98,6 +98,9 @@ func TestExitCodes(t *testing.T) {
 		{"migrate down --yes", 2, "PERDURE_POSTGRES_URL"},
 		{"env", 1, "start `perdure up`"},
 		{"replay start", 2, "say which letters"},
+		{"replay report", 2, "accepts 1 arg"},
+		{"replay report r-1 -o yaml", 2, "none of text, md, json, jsonl"},
+		{"replay status -o md", 2, "none of text, json, jsonl"},
 		{"replay start --kind mail.send", 3, "--dry-run"},
 		{"replay start --group --dry-run --yes", 2, "--group"}, // --group $FP, and FP is empty
 		{"replay start --id --yes", 2, "--id"},

@@ -37,7 +37,7 @@ perdure replay start r-va6ybdljmki2 --yes
 perdure replay start --group fp1:4771f883ced71064 --yes
 perdure replay watch r-va6ybdljmki2`,
 	}
-	cmd.AddCommand(newReplayPlan(c), newReplayApprove(c), newReplayStart(c), newReplayStatus(c), newReplayWatch(c),
+	cmd.AddCommand(newReplayPlan(c), newReplayApprove(c), newReplayStart(c), newReplayStatus(c), newReplayReport(c), newReplayWatch(c),
 		newReplayAct(c, "pause", "Hold a replay; what it moved stays moved", true),
 		newReplayAct(c, "resume", "Let a paused replay go on; a ramp begins again", false),
 		newReplayRate(c), newReplayAct(c, "cancel", "End a replay; what it moved stays moved", true))
