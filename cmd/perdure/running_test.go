@@ -232,7 +232,7 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 	if out := says(t, "replay watch -o jsonl "+replay.ID); !strings.Contains(out, `"completed":1`) {
 		t.Errorf("watch -o jsonl: %s", out)
 	}
-	says(t, "replay report "+replay.ID, "1 died of "+groups[0].Group, "urn:seven", "replay.start: mended", "last hash")
+	says(t, "replay report "+replay.ID, "1 died of "+groups[0].Group, "urn:seven", "replay.plan: mended", "letters.replay", "last hash")
 	says(t, "replay report -o md "+replay.ID, "# Replay `"+replay.ID+"`: 1 of 1 letter replayed, 0 refused; 1 completed, 0 died again, 0 under way\n",
 		"- 1 letter of `"+groups[0].Group+"`", "note: `sevens`", "letters.replay", "last hash `")
 	says(t, "replay report -o json "+replay.ID, `"completed": 1`, `"causes": [`, `"hash": "`)
