@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,6 +78,13 @@ func userHeaders(t *schemas.Task, column []byte) error {
 		return fmt.Errorf("headers of the outbox row are not a JSON object of strings: %w", err)
 	}
 	t.Unique = t.Headers[schemas.HeaderUnique] == schemas.UniqueCompleted
+	if n := t.Headers[schemas.HeaderRepair]; n != "" { // of a replay; no user can write it
+		repair, err := strconv.Atoi(n)
+		if err != nil || repair < 1 || repair > schemas.MaxRepairs {
+			return fmt.Errorf("header %s of the outbox row is not a number of repairs", schemas.HeaderRepair)
+		}
+		t.Repair = repair
+	}
 	t.TraceParent = t.Headers[schemas.HeaderTraceParent]
 	if t.TraceParent == "" {
 		t.TraceParent = t.Headers[traceParent]

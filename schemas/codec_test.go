@@ -26,7 +26,7 @@ var (
 		Payload: []byte{0, 1, 2}, ContentType: "application/octet-stream", Time: at, Deadline: at.Add(time.Hour),
 		DataSchema: "https://example.com/refund.json", TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 		Headers: map[string]string{"tenant": "blue", "Accept": "a, b", "traceparent": "00-1", "ce_subject": "s"},
-		Attempt: 4, Epoch: 2, Run: 2<<48 + 7, Due: at.Add(time.Minute).Truncate(time.Millisecond), Ordered: true, Unique: true,
+		Attempt: 4, Epoch: 2, Run: 2<<48 + 7, Due: at.Add(time.Minute).Truncate(time.Millisecond), Ordered: true, Unique: true, Repair: 2,
 	}
 )
 
@@ -90,7 +90,7 @@ func same(a, b schemas.Task) bool {
 	return a.ID == b.ID && a.Kind == b.Kind && a.Queue == b.Queue && a.Key == b.Key && bytes.Equal(a.Payload, b.Payload) &&
 		a.ContentType == b.ContentType && a.Time.Equal(b.Time) && a.Deadline.Equal(b.Deadline) && a.DataSchema == b.DataSchema &&
 		a.TraceParent == b.TraceParent && maps.Equal(a.Headers, b.Headers) && a.Attempt == b.Attempt && a.Epoch == b.Epoch &&
-		a.Run == b.Run && a.Due.Equal(b.Due) && a.Ordered == b.Ordered && a.Unique == b.Unique
+		a.Run == b.Run && a.Due.Equal(b.Due) && a.Ordered == b.Ordered && a.Unique == b.Unique && a.Repair == b.Repair
 }
 
 // anyTask draws a task that is valid on a retry topic.
@@ -112,6 +112,7 @@ func anyTask(t *rapid.T) schemas.Task {
 		DataSchema: text("schema", 100), TraceParent: text("trace", 60),
 		Attempt: rapid.IntRange(1, 1<<20).Draw(t, "attempt"), Epoch: rapid.IntRange(0, 1<<15-1).Draw(t, "epoch"),
 		Run: rapid.Int64Min(0).Draw(t, "run"), Ordered: rapid.Bool().Draw(t, "ordered"), Unique: rapid.Bool().Draw(t, "unique"),
+		Repair: rapid.IntRange(0, schemas.MaxRepairs).Draw(t, "repair"),
 	}
 	moment := rapid.Int64Range(1, 250_000_000_000)
 	if rapid.Bool().Draw(t, "has time") {

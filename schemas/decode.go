@@ -79,13 +79,14 @@ const (
 	aQueue
 	aOrder
 	aUnique
+	aRepair
 	attributes
 )
 
 var attributeNames = [attributes]string{
 	HeaderSpecVersion, HeaderID, HeaderSource, HeaderType, HeaderTime, HeaderPartitionKey,
 	HeaderDataSchema, HeaderExpiry, HeaderTraceParent, HeaderContentType,
-	HeaderAttempt, HeaderEpoch, HeaderRun, HeaderDue, HeaderQueue, HeaderOrder, HeaderUnique,
+	HeaderAttempt, HeaderEpoch, HeaderRun, HeaderDue, HeaderQueue, HeaderOrder, HeaderUnique, HeaderRepair,
 }
 
 // attributeOf returns the place of a header name, -1 for one that is not known.
@@ -125,6 +126,8 @@ func attributeOf(name string) attribute {
 		return aOrder
 	case HeaderUnique:
 		return aUnique
+	case HeaderRepair:
+		return aRepair
 	}
 	return -1
 }

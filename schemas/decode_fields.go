@@ -126,6 +126,9 @@ func (d *decoder) delivery(t *Task) {
 		}
 		t.Unique = true
 	}
+	if d.has(aRepair) {
+		t.Repair = int(d.number(aRepair, 1, MaxRepairs))
+	}
 }
 
 // headers keeps the headers that are not ours.

@@ -56,7 +56,7 @@ func AppendRetryHeaders[H RecordHeader](dst []H, t *Task) []H {
 }
 
 func appendHeaders[H RecordHeader](dst []H, buf []byte, t *Task, retry bool) ([]H, []byte) {
-	dst = slices.Grow(dst, 14+len(t.Headers))
+	dst = slices.Grow(dst, 15+len(t.Headers))
 	w := headerWriter[H]{dst: dst, buf: slices.Grow(buf, valueBytes(t))} // whole, so that no value is cut by a move
 
 	w.text(HeaderSpecVersion, SpecVersion)
@@ -101,6 +101,9 @@ func appendHeaders[H RecordHeader](dst []H, buf []byte, t *Task, retry bool) ([]
 	if t.Unique {
 		w.text(HeaderUnique, UniqueCompleted)
 	}
+	if t.Repair > 0 {
+		w.number(HeaderRepair, int64(t.Repair))
+	}
 	if retry {
 		w.text(HeaderQueue, t.Queue)
 	}
@@ -113,7 +116,7 @@ const orderKey = "key"
 
 // valueBytes is at least what all header values of t need together.
 func valueBytes(t *Task) int {
-	// 160: the version, two times, five numbers; sourceOf(ID) is shorter than ID.
+	// 160: the version, two times, six numbers; sourceOf(ID) is shorter than ID.
 	n := 160 + len(SourcePrefix) + 2*len(t.ID) + len(t.Kind) + len(t.Key) + len(t.DataSchema) +
 		len(t.TraceParent) + len(t.ContentType) + len(JSONContentType) + len(t.Queue)
 	for _, v := range t.Headers {

@@ -104,6 +104,7 @@ const (
 	HeaderQueue   = "perdure_queue"   // on retry.* only: the queue to return to
 	HeaderOrder   = "perdure_order"   // "key": tasks of this key must not overlap
 	HeaderUnique  = "perdure_unique"  // UniqueCompleted; absent: the task holds no key that its end gives back
+	HeaderRepair  = "perdure_repair"  // decimal: how often a replay repaired the payload; absent means 0
 
 	// Dead letters only; see package dlq.
 	HeaderRecord      = "perdure_record" // letter | resolved
@@ -129,6 +130,9 @@ const TimerElsewhere = "elsewhere"
 // has ended for good, and whoever ends it says so. An outbox row has it among its
 // headers, under the same name.
 const UniqueCompleted = "completed"
+
+// MaxRepairs is how often a task's payload can be repaired.
+const MaxRepairs = maxEpoch // each repair is a replay
 
 // Run numbers: epoch × 2^48 + incarnation × 2^24 + n, so that one number alone
 // is the fence of a task.

@@ -2,7 +2,10 @@ package schemas
 
 // The envelope: what one task is, whatever carries it.
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Limits of what is accepted.
 const (
@@ -36,6 +39,16 @@ type Task struct {
 	Due     time.Time // not before; zero = now
 	Ordered bool      // perdure_order: key
 	Unique  bool      // perdure_unique: its end gives a unique key back
+	Repair  int       // perdure_repair: how often a replay repaired the payload; 0 = it is the producer's
+}
+
+// IdempotencyKey is what a downstream knows the task's effect by: its id, and
+// after its n-th repair <id>-r<n>, because another payload is another request.
+func (t *Task) IdempotencyKey() string {
+	if t.Repair == 0 {
+		return t.ID
+	}
+	return t.ID + "-r" + strconv.Itoa(t.Repair)
 }
 
 // RecordKey is the key of the task's Kafka record: every record of a task, and

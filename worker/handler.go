@@ -26,6 +26,7 @@ type Task[T any] struct {
 	Epoch    int       // grows by one with each replay
 	Run      int64     // the fence: higher than at every earlier start of this task
 	Deadline time.Time // zero = none
+	Repair   int       // how often a replay repaired the payload; 0 = it is the producer's
 	InDoubt  bool      // an earlier worker went silent while it ran this task: its effect may have happened
 	Payload  T         // decoded from JSON; a []byte or json.RawMessage is as it came
 	Headers  map[string]string
@@ -35,6 +36,12 @@ type Task[T any] struct {
 
 // TaskID returns ID; with RunNumber it makes a Task what the inbox needs.
 func (t *Task[T]) TaskID() string { return t.ID }
+
+// IdempotencyKey is what to give a downstream: ID, and after the n-th repair
+// <ID>-r<n>, because another payload is another request.
+func (t *Task[T]) IdempotencyKey() string {
+	return (&schemas.Task{ID: t.ID, Repair: t.Repair}).IdempotencyKey()
+}
 
 // RunNumber returns Run.
 func (t *Task[T]) RunNumber() int64 { return t.Run }
@@ -100,7 +107,7 @@ func (h goHandler[T]) executeAround(ctx context.Context, a *execution.Attempt) (
 func newTask[T any](a *execution.Attempt) Task[T] {
 	return Task[T]{
 		ID: a.Task.ID, Kind: a.Task.Kind, Key: a.Task.Key, Queue: a.Task.Queue,
-		Attempt: a.N, Epoch: a.Task.Epoch, Run: a.Run, InDoubt: a.InDoubt,
+		Attempt: a.N, Epoch: a.Task.Epoch, Run: a.Run, InDoubt: a.InDoubt, Repair: a.Task.Repair,
 		Deadline: a.Task.Deadline, Headers: a.Task.Headers, notes: a.Notes,
 	}
 }

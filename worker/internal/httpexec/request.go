@@ -36,14 +36,15 @@ func (e *Executor) request(ctx context.Context, a *execution.Attempt, now time.T
 	// Not in canonical case: net/http takes a request with an Idempotency-Key for
 	// one that it may send again by itself after it was written, and that would
 	// be a second run under one fence. On the wire, case means nothing.
-	h["idempotency-key"] = []string{t.ID} //nolint:staticcheck // SA1008: on purpose, see above
+	key := t.IdempotencyKey()
+	h["idempotency-key"] = []string{key} //nolint:staticcheck // SA1008: on purpose, see above
 
 	// Standard Webhooks.
 	stamp := strconv.FormatInt(now.Unix(), 10)
-	set("Webhook-Id", t.ID)
+	set("Webhook-Id", key)
 	set("Webhook-Timestamp", stamp)
 	if e.secret != nil {
-		set("Webhook-Signature", webhook.Sign(e.secret, t.ID, stamp, t.Payload))
+		set("Webhook-Signature", webhook.Sign(e.secret, key, stamp, t.Payload))
 	}
 
 	// CloudEvents, binary mode.
