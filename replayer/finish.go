@@ -25,20 +25,25 @@ with j as materialized (
   select replay, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
   from perdure.replays where replay = $1 and state in ('canary', 'ramping', 'running') for update),
 i as materialized (
-  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[]) u(n, letter, epoch, key, content_type, headers)
+  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $13::bytea[], $14::int[])
+    u(n, letter, epoch, key, content_type, headers, fixed, repair)
   order by u.n limit (select room from j)),
 p as materialized (
-  select d.letter, i.n, i.key, i.content_type, i.headers from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
+  select d.letter, i.n, i.key, i.content_type, i.headers, i.fixed, i.repair from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
   where (d.state = 'open' or $12 and d.state = 'held') and exists (select from perdure.replay_letters r where r.replay = $1 and r.n = i.n and r.result = '')
   order by d.letter for update of d),
 l as (
   update perdure.dead_letters d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
   from p where d.letter = p.letter and (d.state = 'open' or $12 and d.state = 'held')
-  returning p.n, p.key, p.content_type, p.headers, d.letter, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue, d.payload, d.deadline),
+  returning p.n, p.key, p.content_type, p.headers, d.letter, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue,
+    coalesce(p.fixed, d.payload) as payload, d.deadline, p.repair),
 o as (
   insert into perdure.outbox (epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
   select epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from l order by n
   returning id, task_id, epoch),
+f as (
+  insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from l where repair is not null
+  on conflict (replay, n) do update set payload = excluded.payload, repair = excluded.repair, moved = true, at = clock_timestamp()),
 m as materialized (select l.n, l.letter, o.id from l join o using (task_id, epoch)),
 a as (
   insert into perdure.audit (who, what, replay, why, details)
@@ -141,21 +146,21 @@ l as (
   update perdure.dead_letters d set state = 'held', changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state = 'open' returning d.letter)
 insert into perdure.audit (who, what, replay, why, details)
-select $2, 'letters.hold', $3, 'replayed too often', jsonb_build_object('letters', jsonb_agg(letter)) from l having count(*) > 0`
+select $2, 'letters.hold', $3, $4, jsonb_build_object('letters', jsonb_agg(letter)) from l having count(*) > 0`
 
-// hold leaves letters of tasks that were replayed too often to a person.
+// hold leaves letters to a person: their tasks were replayed too often, or a
+// fixer did not come to an end.
 func (r *Replayer) hold(ctx context.Context, j *job, list []*letter) error {
-	var ids []string
+	ids := map[string][]string{} // by why
 	for _, l := range list {
 		if l.why.held() && l.state == schemas.LetterOpen {
-			ids = append(ids, l.id)
+			ids[l.why.text()] = append(ids[l.why.text()], l.id)
 		}
 	}
-	if len(ids) == 0 {
-		return nil
-	}
-	if _, err := r.deps.DB.Exec(ctx, holdLetters, ids, j.who, j.id); err != nil {
-		return fmt.Errorf("hold letters: %w", err)
+	for why, ids := range ids {
+		if _, err := r.deps.DB.Exec(ctx, holdLetters, ids, j.who, j.id, why); err != nil {
+			return fmt.Errorf("hold letters: %w", err)
+		}
 	}
 	return nil
 }
@@ -165,11 +170,17 @@ func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []
 	n := len(list)
 	ns, ids, epochs := make([]int64, n), make([]string, n), make([]int32, n)
 	keys, types, headers := make([]*string, n), make([]string, n), make([][]byte, n)
+	fixed, repairs := make([][]byte, n), make([]*int32, n)
 	for i, l := range list {
+		if l.fixed != nil {
+			times := int32(l.row.repairs)
+			fixed[i], repairs[i] = l.fixed, &times
+		}
 		ns[i], ids[i], epochs[i] = l.n, l.id, int32(l.epoch)
 		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
 	}
-	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0, j.named)
+	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0, j.named,
+		fixed, repairs)
 	var moved []int64
 	if err == nil {
 		moved, err = pgx.CollectRows(rows, pgx.RowTo[int64])

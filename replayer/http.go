@@ -138,6 +138,9 @@ func (j *Jobs) answer(ctx context.Context, id string, err error) (*replayOutput,
 	if err != nil {
 		return nil, problem(err)
 	}
+	if err := j.withFixes(ctx, r); err != nil {
+		return nil, err
+	}
 	return &replayOutput{Body: r}, nil
 }
 

@@ -6,6 +6,7 @@ package replayer
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -37,6 +38,10 @@ type letter struct {
 	contentType string // as the index has it
 	named       bool   // the selector named it by id
 
+	claim   claims.Claim // as it was read
+	fixed   []byte       // the repaired payload; nil = it goes as it is
+	stopped bool         // its fixer was, at a limit
+
 	row outboxRow // what its replay writes
 	why refusal   // "" = it may go
 }
@@ -56,6 +61,12 @@ func (r refusal) completed() bool { return strings.HasPrefix(string(r), complete
 
 // heldWord begins the refusal of a letter that is held for a person.
 const heldWord = "held"
+
+// text is what follows the word.
+func (r refusal) text() string {
+	_, text, _ := strings.Cut(string(r), ": ")
+	return text
+}
 
 func (r refusal) held() bool { return strings.HasPrefix(string(r), heldWord+":") }
 
@@ -154,7 +165,25 @@ func misfit(kind *schemas.Kind, payload []byte, contentType string) refusal {
 type outboxRow struct {
 	key         *string
 	contentType string
-	headers     []byte // JSON; nil = none
+	headers     []byte // JSON of user and repairs; nil = none
+	user        map[string]string
+	repairs     int // of the payload, this replay's included
+}
+
+// encode makes headers.
+func (row *outboxRow) encode() refusal {
+	if row.repairs > 0 {
+		row.user[schemas.HeaderRepair] = strconv.Itoa(row.repairs)
+	}
+	row.headers = nil
+	if len(row.user) == 0 {
+		return ""
+	}
+	var err error
+	if row.headers, err = json.Marshal(row.user); err != nil {
+		return refuse("undecodable", "%v", err)
+	}
+	return ""
 }
 
 // rebuild reads the original's headers as a worker would.
@@ -194,10 +223,6 @@ func rebuildFrom(l *letter, hs []kgo.RecordHeader) (row outboxRow, _ refusal) {
 	if t.Unique {
 		user[schemas.HeaderUnique] = schemas.UniqueCompleted // it holds its key still
 	}
-	if len(user) > 0 {
-		if row.headers, err = json.Marshal(user); err != nil {
-			return row, refuse("undecodable", "%v", err)
-		}
-	}
-	return row, ""
+	row.user, row.repairs = user, t.Repair
+	return row, row.encode()
 }

@@ -28,6 +28,8 @@ select replay from perdure.replays r where state in ('done', 'stopped', 'cancell
 order by changed_at limit 1`
 	pruneReplayLetters = `
 delete from perdure.replay_letters where replay = $1 and n in (select n from perdure.replay_letters where replay = $1 order by n limit $2)`
+	pruneReplayFixes = `
+delete from perdure.replay_fixes where replay = $1 and n in (select n from perdure.replay_fixes where replay = $1 order by n limit $2)`
 )
 
 // prune removes what is old.
@@ -40,13 +42,15 @@ func (r *Replayer) prune(ctx context.Context) error {
 		if id == "" {
 			break
 		}
-		for {
-			tag, err := r.deps.DB.Exec(ctx, pruneReplayLetters, id, pruneChunk)
-			if err != nil {
-				return fmt.Errorf("prune replay %s: %w", id, err)
-			}
-			if tag.RowsAffected() < pruneChunk {
-				break
+		for _, some := range []string{pruneReplayFixes, pruneReplayLetters} {
+			for {
+				tag, err := r.deps.DB.Exec(ctx, some, id, pruneChunk)
+				if err != nil {
+					return fmt.Errorf("prune replay %s: %w", id, err)
+				}
+				if tag.RowsAffected() < pruneChunk {
+					break
+				}
 			}
 		}
 		if _, err := r.deps.DB.Exec(ctx, `delete from perdure.replays where replay = $1`, id); err != nil {

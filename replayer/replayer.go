@@ -39,6 +39,7 @@ type Deps struct {
 	DB       *pgxpool.Pool
 	Claims   Claims
 	Catalog  *schemas.Catalog
+	JQ       []string              // command of a process that calls jqchild.Serve; empty = no jq fixer is run
 	Log      *slog.Logger          // nil = silent
 	Registry prometheus.Registerer // nil = no metrics
 }
@@ -51,6 +52,7 @@ type Replayer struct {
 	letters *prometheus.CounterVec
 	ended   *prometheus.CounterVec
 	passed  map[string]int64  // by job: letters up to this n were looked at by this process
+	strikes map[string]int    // by job: letters in a row at which its fixer was stopped at a limit
 	soonest time.Duration     // until a job that this process looked at is due; 0 = unknown
 	pruned  time.Time         // when it last looked for what is old
 	steps   func(step string) // tests: called between the steps of a slice; nil = none
@@ -76,7 +78,7 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 	if cfg.KeepAudit <= 0 {
 		cfg.KeepAudit = defaultKeepAudit
 	}
-	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, passed: map[string]int64{},
+	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, passed: map[string]int64{}, strikes: map[string]int{},
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perdure_replayer_letters_total", Help: "Letters that replays looked at, by result: replayed, refused or would_replay."}, []string{"result"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -140,6 +142,7 @@ func (r *Replayer) turn(ctx context.Context) (busy bool, err error) {
 	if j == nil {
 		if len(r.passed) > 1000 { // jobs that others ended
 			clear(r.passed)
+			clear(r.strikes)
 		}
 		return more, nil
 	}
@@ -169,6 +172,9 @@ func (r *Replayer) work(ctx context.Context, j *job) (pause time.Duration, err e
 		return v.pause, nil
 	}
 	left, err := r.slice(ctx, j, v.move)
+	if err == nil && j.stuck != "" {
+		return 0, r.become(ctx, j, Stopped, j.stuck)
+	}
 	if err != nil || left {
 		return 0, err
 	}

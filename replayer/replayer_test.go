@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		child(url)
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == "fix-jq" {
+		jqMain()
+		return
+	}
 	testkit.Main(m)
 }
 
@@ -388,7 +392,7 @@ func child(url string) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	x, err := New(Config{Instance: "child", Slice: 3}, Deps{DB: db, Claims: &known{}, Catalog: catalog()})
+	x, err := New(Config{Instance: "child", Slice: 3}, Deps{DB: db, Claims: &known{}, Catalog: catalog(), JQ: jqCommand()})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)

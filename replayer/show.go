@@ -37,6 +37,8 @@ type Replay struct {
 	Refused    int64           `json:"refused"`
 	Refusals   []Refusal       `json:"refusals,omitempty" doc:"why, most frequent first"`
 	Became     *Became         `json:"became,omitempty" doc:"of the replayed ones, as far as is known now"`
+	Fixes      []Fix           `json:"fixes,omitempty" doc:"of the first letters, before and after the fixer; needs the verb read-payload"`
+	Hidden     bool            `json:"hidden,omitempty" doc:"fixes need the verb read-payload"`
 	Rate       float64         `json:"rate_now,omitempty" doc:"letters a second that may go now; absent = as fast as it can"`
 	Expected   Duration        `json:"expected,omitempty" doc:"how long the letters that are left take to be sent, without the canary's wait"`
 }

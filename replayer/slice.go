@@ -28,7 +28,7 @@ where rl.replay = $1 and rl.n > $2 and rl.result = '' order by rl.n limit $3`
 // slice moves or refuses the next letters of a job, at most n; left says that
 // there may be more.
 func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err error) {
-	list, err := r.judged(ctx, j, r.passed[j.id], n)
+	list, more, err := r.judged(ctx, j, r.passed[j.id], n)
 	if err != nil || len(list) == 0 {
 		return false, err
 	}
@@ -36,28 +36,34 @@ func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err err
 		return false, fmt.Errorf("letters %s to %s: %w", list[0].id, list[len(list)-1].id, err)
 	}
 	r.passed[j.id] = list[len(list)-1].n
-	return len(list) == n, nil
+	return more, nil
 }
 
 // look judges the next letters of a plan, and moves none. Those of completed
 // tasks are closed, as in a run.
 func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err error) {
-	list, err := r.judged(ctx, j, j.looked, r.cfg.Slice)
+	list, _, err := r.judged(ctx, j, j.looked, r.cfg.Slice)
 	if err != nil {
 		return 0, err
 	}
 	if len(list) == 0 {
+		if j.stuck != "" {
+			return 0, r.become(ctx, j, Stopped, j.stuck)
+		}
 		if j.dryRun {
 			return 0, r.become(ctx, j, Done, "")
 		}
 		return 0, r.become(ctx, j, Planned, "")
 	}
-	var refused []*letter
+	var refused, stopped []*letter
 	var completed []string
 	for i := range list {
 		l := &list[i]
 		if l.why != "" || j.dryRun {
 			refused = append(refused, l)
+		}
+		if l.stopped && !j.dryRun {
+			stopped = append(stopped, l)
 		}
 		if l.why.completed() && l.found && !j.dryRun {
 			completed = append(completed, l.taskID)
@@ -66,18 +72,27 @@ func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err e
 	if err := r.settle(ctx, j, completed); err != nil {
 		return 0, err
 	}
-	return 0, r.note(ctx, j, refused, list[len(list)-1].n)
+	if err := r.hold(ctx, j, stopped); err != nil {
+		return 0, err
+	}
+	if err := r.sample(ctx, j, list); err != nil {
+		return 0, err
+	}
+	if err := r.note(ctx, j, refused, list[len(list)-1].n); err != nil || j.stuck == "" {
+		return 0, err
+	}
+	return 0, r.become(ctx, j, Stopped, j.stuck)
 }
 
-// judged reads the next letters after a place in the job, with why each may not go.
-func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) ([]letter, error) {
-	list, err := r.next(ctx, j, after, n)
-	if err != nil || len(list) == 0 {
-		return nil, err
+// judged reads the next letters after a place in the job, with why each may not
+// go, repaired where the plan says so; more: there may be more behind them.
+func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) (list []letter, more bool, err error) {
+	if list, err = r.next(ctx, j, after, n); err != nil || len(list) == 0 {
+		return nil, false, err
 	}
+	more = len(list) == n
 	var ids []string
 	var at []int
-	var whole []*letter
 	for i := range list {
 		l := &list[i]
 		if !l.found {
@@ -92,18 +107,16 @@ func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) ([]le
 		}
 		if l.why == "" {
 			ids, at = append(ids, l.taskID), append(at, i)
-			if k := r.deps.Catalog.Kinds[l.kind]; k.Schema != nil && schemas.IsJSON(l.row.contentType) {
-				whole = append(whole, l)
-			}
 		}
 	}
 	r.step("read")
 	if len(ids) > 0 {
 		known, err := r.deps.Claims.Get(ctx, ids...)
 		if err != nil {
-			return nil, fmt.Errorf("read %d claims: %w", len(ids), err)
+			return nil, false, fmt.Errorf("read %d claims: %w", len(ids), err)
 		}
 		for k, i := range at {
+			list[i].claim = known[k]
 			if !list[i].found {
 				list[i].why = noLetter(known[k])
 				continue
@@ -111,11 +124,26 @@ func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) ([]le
 			list[i].why = judge(&list[i], known[k], r.deps.Catalog.Kinds[list[i].kind])
 		}
 	}
+	if j.spec.Fixer != nil {
+		done, err := r.fix(ctx, j, list)
+		if err != nil {
+			return nil, false, err
+		}
+		list, more = list[:done], more || done < len(list)
+		r.step("fixed")
+	}
+	var whole []*letter
+	for i := range list {
+		l := &list[i]
+		if l.why == "" && l.fixed == nil && r.deps.Catalog.Kinds[l.kind].Schema != nil && schemas.IsJSON(l.row.contentType) {
+			whole = append(whole, l)
+		}
+	}
 	if err := r.checkPayloads(ctx, whole); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	r.step("judged")
-	return list, nil
+	return list, more, nil
 }
 
 // next reads letters that were not looked at yet. It begins where this process

@@ -40,6 +40,7 @@ type Spec struct {
 	Rate     float64  `json:"rate,omitempty" minimum:"0" maximum:"1000000" doc:"letters a second; 0 = as fast as it can"`
 	Ramp     Duration `json:"ramp,omitempty" doc:"over how long the rate grows, from a tenth; needs a rate"`
 	Stop     Stop     `json:"stop,omitzero"`
+	Fixer    *Fixer   `json:"fixer,omitempty" doc:"repairs payloads; absent = they go as they are"`
 }
 
 // Canary is the part that goes first, and must do well before the rest goes.
@@ -86,6 +87,7 @@ func (s *Spec) complete() []api.FieldError {
 	if s.Ramp < 0 || s.Ramp > 0 && s.Rate == 0 {
 		say("#/ramp", "needs a rate to grow to")
 	}
+	wrong = append(wrong, s.Fixer.wrong()...)
 	c := &s.Canary
 	if c.Letters < 0 || c.Success < 0 || c.Success > 1 || c.Patience < 0 {
 		say("#/canary", "letters and patience must not be negative, success must be from 0 to 1")

@@ -24,6 +24,8 @@ type job struct {
 
 	letters, looked, replayed, refused, completed, died, same, other int64
 
+	stuck string // why its fixer ends it; "" = it does not
+
 	tokens float64       // letters that the rate allows now
 	ramped time.Duration // since the ramp began
 	canary time.Duration // since the last canary letter went; 0 = it has not

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/itchyny/gojq"
@@ -34,7 +35,7 @@ func (e *SyntaxError) fields() []api.FieldError {
 }
 
 // compileJQ parses and compiles a program; pointer says where it stood.
-func compileJQ(pointer, src string) (*gojq.Code, error) {
+func compileJQ(pointer, src string, options ...gojq.CompilerOption) (*gojq.Code, error) {
 	q, err := gojq.Parse(src)
 	if err != nil {
 		e := &SyntaxError{Pointer: pointer, Text: err.Error()}
@@ -44,11 +45,22 @@ func compileJQ(pointer, src string) (*gojq.Code, error) {
 		}
 		return nil, e
 	}
-	code, err := gojq.Compile(q) // no environment, no modules, no input
+	code, err := gojq.Compile(q, options...) // no environment, no modules, no input
 	if err != nil {
-		return nil, &SyntaxError{Pointer: pointer, Text: err.Error()}
+		return nil, &SyntaxError{Pointer: pointer, Offset: place(src, err.Error()), Text: err.Error()}
 	}
 	return code, nil
+}
+
+// place finds the name that a compiler's error is about: it says no position.
+// "function not defined: nope/1", "input(s)/0 is not allowed".
+func place(src, text string) int {
+	for _, word := range strings.Fields(text) {
+		if name, _, ok := strings.Cut(word, "/"); ok {
+			return max(strings.Index(src, strings.TrimSuffix(name, "(s)")), 0)
+		}
+	}
+	return 0
 }
 
 // candidate is a letter as a condition sees it.

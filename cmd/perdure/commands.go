@@ -13,7 +13,7 @@ func startCommands(c *cli) []*cobra.Command {
 }
 
 func roleCommands(c *cli) []*cobra.Command {
-	return []*cobra.Command{newDispatcher(c), newRelay(c), newWorker(c), newReplayer(c)}
+	return []*cobra.Command{newDispatcher(c), newRelay(c), newWorker(c), newReplayer(c), newFixJQ(c)}
 }
 
 func taskCommands(c *cli) []*cobra.Command {

@@ -47,6 +47,7 @@ perdure replay watch r-va6ybdljmki2`,
 // planFlags are what a plan is made of.
 type planFlags struct {
 	replayer.PlanBody
+	fix    fixFlags
 	canary int
 	noStop bool
 }
@@ -70,18 +71,23 @@ func (p *planFlags) register(f *pflag.FlagSet) {
 	f.IntVar(&p.Stop.Lag, "stop-lag", 0, "stop if so many have no outcome yet; 0 = any number")
 	f.BoolVar(&p.noStop, "no-stop", false, "no rule stops it")
 	wordVar(f, &p.Why, "why", "", "for the audit")
+	p.fix.register(f)
 }
 
 // planOnly are the flags that make no sense with a PLAN.
-var planOnly = []string{"where", "limit", "canary", "success", "rate", "ramp", "stop-error-rate", "stop-same", "stop-lag", "no-stop", "why", "dry-run"}
+var planOnly = []string{"where", "limit", "canary", "success", "rate", "ramp", "stop-error-rate", "stop-same", "stop-lag", "no-stop", "why", "dry-run",
+	"fix-jq", "fix-patch", "no-effects"}
 
 func (p *planFlags) selected() bool {
 	s := &p.Selector
 	return len(s.IDs) > 0 || s.Group+s.Kind+s.Queue+s.Reason+s.Key != ""
 }
 
-func (p *planFlags) body() replayer.PlanBody {
-	b := p.PlanBody
+func (p *planFlags) body() (b replayer.PlanBody, err error) {
+	b = p.PlanBody
+	if b.Fixer, err = p.fix.fixer(); err != nil {
+		return b, err
+	}
 	b.Canary.Off, b.Stop.Off = p.canary == 0, p.noStop
 	if p.canary != replayer.DefaultCanary { // else the replayer decides: none for a small plan
 		b.Canary.Letters = p.canary
@@ -89,7 +95,7 @@ func (p *planFlags) body() replayer.PlanBody {
 	if p.noStop {
 		b.Stop = replayer.Stop{Off: true}
 	}
-	return b
+	return b, nil
 }
 
 // durationFlag reads a duration above zero into a plan.
@@ -112,15 +118,21 @@ func newReplayPlan(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "Freeze letters, look at each, and say what a replay would do; nothing moves",
+		Long:  "Freezes letters, looks at each, and says what a replay would do; nothing moves.\n" + fixLong,
 		Example: `perdure replay plan --group fp1:4771f883ced71064 --where '.payload.amount < 1000' --limit 500
-perdure replay plan --kind refund.issue --rate 100 --ramp 30s --dry-run`,
+perdure replay plan --kind refund.issue --rate 100 --ramp 30s --dry-run
+perdure replay plan --kind refund.issue --fix-jq '.amount |= tonumber' --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !p.selected() {
 				return exit.Usage(errSelect)
 			}
+			body, err := p.body()
+			if err != nil {
+				return err
+			}
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
-				if err = cl.Post(ctx, "/v1/replays", p.body(), &r); err != nil {
+				if err = cl.Post(ctx, "/v1/replays", body, &r); err != nil {
 					return r, err
 				}
 				return r, c.follow(ctx, cl, &r, func(r *replayer.Replay) bool { return r.State != replayer.Planning })
@@ -142,6 +154,8 @@ func nothingPlanned(r *replayer.Replay) error {
 	switch {
 	case r.Letters == 0:
 		return errNoLetter
+	case r.State == replayer.Stopped:
+		return fmt.Errorf("the plan stopped itself: %s", r.Note)
 	case r.Refused == r.Letters:
 		return exit.Refusal(fmt.Errorf("all %d letters are refused%s", r.Letters, whyRefused(r)))
 	}
@@ -156,6 +170,7 @@ func newReplayStart(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "start [PLAN]",
 		Short: "Begin a planned replay, or plan one by --group, --id, --kind … and begin it",
+		Long:  "Begins a planned replay, or plans one and begins it.\n" + fixLong,
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if p.selected() == (len(args) == 1) {
@@ -171,11 +186,14 @@ func newReplayStart(c *cli) *cobra.Command {
 			if !yes && !p.DryRun {
 				return exit.Refusal(errors.New("a replay runs tasks again: look with --dry-run, then say --yes"))
 			}
+			body, err := p.body()
+			if err != nil {
+				return err
+			}
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
 				if len(args) == 1 {
 					err = cl.Post(ctx, apiclient.Path("replays", args[0], "start"), nil, &r)
 				} else {
-					body := p.body()
 					body.Start = true
 					err = cl.Post(ctx, "/v1/replays", body, &r)
 				}
@@ -355,7 +373,7 @@ func showReplay(w io.Writer, r *replayer.Replay) {
 		replayed = "would replay"
 	}
 	fields := [][2]string{
-		{"replay", r.ID}, {"state", replayState(r)}, {"note", r.Note}, {"selector", string(r.Selector)}, {"where", r.Spec.Where}, {"who", r.Who}, {"why", r.Why},
+		{"replay", r.ID}, {"state", replayState(r)}, {"note", r.Note}, {"selector", string(r.Selector)}, {"where", r.Spec.Where}, {"fixer", fixerOf(r.Spec.Fixer)}, {"no effects", noEffectsOf(r.Spec.Fixer)}, {"who", r.Who}, {"why", r.Why},
 		{"approval", approval(r)}, {"hash", r.Hash}, {"canary", canaryOf(&r.Spec)}, {"rate", rateOf(r)}, {"stops", stopsOf(&r.Spec.Stop)}, {"expected", expectedOf(r)},
 		{"letters", fmt.Sprint(r.Letters)}, {"left", fmt.Sprint(r.Left)}, {replayed, fmt.Sprint(r.Replayed)}, {"refused", fmt.Sprint(r.Refused)},
 	}
@@ -369,6 +387,7 @@ func showReplay(w io.Writer, r *replayer.Replay) {
 			fmt.Fprintf(w, "    %d died of %s\n", f.Letters, output.Safe(f.Group))
 		}
 	}
+	showFixes(w, r)
 	if r.State == replayer.Planned || r.State == replayer.Approved {
 		if r.Approval != "" && r.ApprovedBy == "" {
 			fmt.Fprintf(w, "next: another person: perdure replay approve %s\n", r.ID)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +15,11 @@ import (
 
 // env is what a role is given.
 func (c *cli) env(cfg config.Config) app.Env {
-	return app.Env{Config: cfg, Version: buildVersion(), Out: c.out, ErrOut: c.errOut}
+	env := app.Env{Config: cfg, Version: buildVersion(), Out: c.out, ErrOut: c.errOut}
+	if self, err := os.Executable(); err == nil { // else plans with a jq program are refused, and say so
+		env.JQ = []string{self, "fix-jq"}
+	}
+	return env
 }
 
 // role is a command that runs until SIGTERM.

@@ -36,7 +36,9 @@ func startNode(t *testing.T, endpoint string) {
 	cfg.RedisAddrs, cfg.RedisKeyPrefix, cfg.HTTPAddr, cfg.LogLevel = []string{r.Addr}, r.Prefix, "127.0.0.1:0", "error"
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- app.Up(ctx, app.Env{Config: cfg, Out: io.Discard, ErrOut: os.Stderr}) }()
+	go func() {
+		ended <- app.Up(ctx, app.Env{Config: cfg, JQ: []string{os.Args[0], "fix-jq"}, Out: io.Discard, ErrOut: os.Stderr})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -132,9 +134,12 @@ func exportTest(t *testing.T, id string) {
 func TestCommandsOnARunningSystem(t *testing.T) {
 	var mended atomic.Bool
 	var headers sync.Map // of the last request for seven
+	var repaired atomic.Value
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var p struct{ N int }
-		if err := json.NewDecoder(r.Body).Decode(&p); err != nil || p.N == 7 && !mended.Load() {
+		if err := json.NewDecoder(r.Body).Decode(&p); err == nil && p.N == 70 {
+			repaired.Store(r.Header.Get("Idempotency-Key") + " " + r.Header.Get("Webhook-Id"))
+		} else if err != nil || p.N == 7 && !mended.Load() {
 			for _, name := range []string{"Perdure-Attempt", "Perdure-Fence", "Idempotency-Key"} {
 				headers.Store(name, r.Header.Get(name))
 			}
@@ -216,6 +221,8 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		t.Errorf("the trial was posted as %v, the task had been as %v", again, died)
 	}
 
+	planRepairs(t, groups[0].Group, id)
+
 	mended.Store(true)
 	says(t, "dlq try "+id+" -o json --url "+srv.URL, `"outcome": "completed"`)
 	says(t, "dlq ls --state open", id) // as it was
@@ -262,6 +269,15 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		if args == "--id main-1-1" && !strings.Contains(errOut, "1: completed: ") {
 			t.Errorf("a task that completed is refused with %s", errOut)
 		}
+	}
+	mended.Store(false)
+	again := repair(t)
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		_, out, errOut := call(t, "balance")
+		return strings.Contains(out, "accepted=21 completed=21 waiting=0 dead=0"), out + errOut
+	})
+	if got, want := repaired.Load(), again+"-r1 "+again+"-r1"; got != want {
+		t.Errorf("the repaired task was posted as %v, want %s", got, want)
 	}
 	if code, _, errOut := call(t, "dlq", "ls", "--state", "bogus"); code != 1 || !strings.Contains(errOut, "#/query/state") {
 		t.Errorf("a state that is none: exit %d, %s", code, errOut)

@@ -29,6 +29,7 @@ type Env struct {
 	Version string    // of this binary; "" = built from source
 	Out     io.Writer // what the command prints: a banner
 	ErrOut  io.Writer // logs
+	JQ      []string  // the command that runs jq programs of plans, see jqchild; empty = a replayer runs none
 }
 
 // process is a Group under construction with what its parts share. Each
@@ -36,6 +37,7 @@ type Env struct {
 type process struct {
 	role    string
 	version string
+	jq      []string // see Env
 	cfg     config.Config
 	log     *slog.Logger
 	health  *service.Health
@@ -68,6 +70,7 @@ func newProcess(role string, env Env) *process {
 	p := &process{
 		role:      role,
 		version:   env.Version,
+		jq:        env.JQ,
 		cfg:       env.Config,
 		log:       log,
 		health:    service.NewHealth(),

@@ -50,6 +50,7 @@ func (p *process) addReplayer(ctx context.Context) error {
 		DB:       p.db,
 		Claims:   store,
 		Catalog:  p.catalog,
+		JQ:       p.jq,
 		Log:      p.log,
 		Registry: p.health.Registry(),
 	})

@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/itchyny/gojq"
@@ -19,7 +20,7 @@ import (
 
 // Limits of one payload's run.
 const (
-	Time   = time.Second // by the child's own clock
+	Time   = time.Second // of a processor: a busy machine holds no letter
 	Memory = 256 << 20   // bytes that the child may hold, its own included
 )
 
@@ -81,16 +82,41 @@ func Serve(in io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		// Not a context: one step of a program can take any time.
-		over := time.AfterFunc(Time, func() { os.Exit(exitTime) })
+		over := watch()
 		answer := run(code, letter, payload, s.Most)
-		over.Stop()
+		over()
 		if err := writeFrame(w, answer); err != nil {
 			return err
 		}
 		if err := w.Flush(); err != nil {
 			return err
 		}
+	}
+}
+
+// began is when this process did.
+var began = time.Now()
+
+// watch ends the process once a run has had its time. Not a context: one step of
+// a program can take any time.
+func watch() (over func()) {
+	until := spent() + Time
+	var ended atomic.Bool
+	var look func()
+	look = func() {
+		left := until - spent()
+		switch {
+		case ended.Load():
+		case left <= 0:
+			os.Exit(exitTime)
+		default:
+			time.AfterFunc(max(left, 10*time.Millisecond), look)
+		}
+	}
+	first := time.AfterFunc(Time, look)
+	return func() {
+		ended.Store(true)
+		first.Stop()
 	}
 }
 

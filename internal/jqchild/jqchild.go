@@ -32,9 +32,9 @@ type ProgramError string
 
 func (e ProgramError) Error() string { return string(e) }
 
-// starting is what a child may take beyond its own limit: to start on a busy
-// machine, and to end.
-const starting = 20 * time.Second
+// patience is what a child may take beyond its own limit, by the clock: to start
+// on a busy machine, to be given its turn, and to end.
+const patience = 29 * time.Second
 
 // Child runs one program. It starts its process when it is first asked, and
 // again after that one has ended itself. Not for concurrent use.
@@ -67,7 +67,7 @@ func (c *Child) Run(ctx context.Context, letter, payload []byte) ([]byte, error)
 		}
 	}
 	// A child that does not end itself is ended; its pipes then end what waits here.
-	ctx, cancel := context.WithTimeout(ctx, Time+starting)
+	ctx, cancel := context.WithTimeout(ctx, Time+patience)
 	defer cancel()
 	process := c.cmd.Process
 	stop := context.AfterFunc(ctx, func() { _ = process.Kill() }) // it may have ended by itself

@@ -1,0 +1,5 @@
+//go:build !race
+
+package jqchild
+
+const shadow = 1
