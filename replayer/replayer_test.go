@@ -306,10 +306,23 @@ func TestRivalReplaysMoveALetterOnce(t *testing.T) {
 	const races, each = 50, 12
 	for race := range races {
 		r.letters(race*each+1, (race+1)*each, nil)
-		a := r.plan(Plan{Spec: Spec{Selector: Selector{Kind: "idem"}}, Start: true})
-		b := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+		var ids [2]string
+		var both sync.WaitGroup
+		for i := range ids { // of one group, at the same moment
+			both.Go(func() {
+				p := Plan{Spec: Spec{Selector: Selector{Group: "fp1:aa"}, Canary: Canary{Off: true}}, Start: true, Who: "tester"}
+				var err error
+				if ids[i], err = r.jobs.Plan(t.Context(), p); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		both.Wait()
+		if t.Failed() {
+			return
+		}
 		r.run(r.replayer("a", &known{}), r.replayer("b", &known{}))
-		if ja, jb := r.get(a), r.get(b); ja.Replayed+jb.Replayed != each || ja.Refused+jb.Refused != each {
+		if ja, jb := r.get(ids[0]), r.get(ids[1]); ja.Replayed+jb.Replayed != each || ja.Refused+jb.Refused != each {
 			t.Fatalf("race %d: %+v %+v", race, ja, jb)
 		}
 	}

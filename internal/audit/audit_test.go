@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -111,6 +112,65 @@ func TestAnyChangeOfAnyColumnIsFound(t *testing.T) {
 	}
 	if v := verdict(t, l); v != whole {
 		t.Errorf("%+v, want %+v", v, whole)
+	}
+}
+
+// Whichever single byte of a row is another one, in the text of whichever column,
+// it is found; a text that its column's type refuses cannot be written at all.
+func TestAnyChangedByteIsFound(t *testing.T) {
+	l, db := open(t)
+	fill(t, db, 3)
+	whole := verdict(t, l)
+	tx, err := db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) //nolint:errcheck // nothing of it stays
+	do := func(sql string, args ...any) error { _, err := tx.Exec(t.Context(), sql, args...); return err }
+	for _, sql := range []string{`alter table perdure.audit disable trigger all`, `drop index perdure.audit_place`, `alter table perdure.audit alter column n drop identity`} {
+		if err := do(sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, err := tx.Query(t.Context(), `select a.attname, format_type(a.atttypid, a.atttypmod), e.value from perdure.audit x, jsonb_each_text(to_jsonb(x)) e
+join pg_attribute a on a.attrelid = 'perdure.audit'::regclass and a.attname = e.key where x.place = 1 and e.value is not null order by a.attnum`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type cell struct{ Name, Kind, Text string }
+	cells, err := pgx.CollectRows(rows, pgx.RowToStructByPos[cell])
+	if err != nil || len(cells) != 12 {
+		t.Fatalf("%d columns have a text, want all 12 but prev, which is empty, and that: %v", len(cells), err)
+	}
+	changed := map[string]int{}
+	for _, c := range cells {
+		bytes := rand.Perm(len(c.Text))
+		for _, at := range bytes[:min(len(bytes), 12)] { // some of a long text's
+			other := []byte(c.Text)
+			other[at] = map[bool]byte{true: '7', false: '8'}[other[at] == '8']
+			if err := do(`savepoint whole`); err != nil {
+				t.Fatal(err)
+			}
+			// A text that reads as the same value (jsonb's spaces, a zone's digits) is no change.
+			tag, err := tx.Exec(t.Context(), `update perdure.audit set `+c.Name+` = $1::text::`+c.Kind+` where place = 1 and `+c.Name+` is distinct from $1::text::`+c.Kind, string(other))
+			if err == nil && tag.RowsAffected() == 1 {
+				changed[c.Name]++
+				if v, err := verifyIn(t.Context(), tx); err != nil || v.Broken == "" {
+					t.Errorf("%s: %q for %q is not found: %v", c.Name, other, c.Text, err)
+				}
+			}
+			if err := do(`rollback to whole`); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range cells {
+		if changed[c.Name] == 0 && c.Text != "" {
+			t.Errorf("no byte of %s was changed", c.Name)
+		}
+	}
+	if v, err := verifyIn(t.Context(), tx); err != nil || v != whole {
+		t.Errorf("%+v, want %+v: %v", v, whole, err)
 	}
 }
 

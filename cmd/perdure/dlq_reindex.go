@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perdure/perdure/internal/app"
+)
+
+func newDLQReindex(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "reindex",
+		Short: "Put into the index every letter that Kafka still has",
+		Long: `For a database that lost its dead letters, or was restored. Reads every dead-letter
+topic of the catalog from its beginning, and writes what the index lacks: letters
+with their key, content, fingerprint, and whether their task was completed. What is
+in the index stays as it is. Of letters that are gone, what people and replays did
+stood in Postgres alone: they are open again, unless their task was completed or
+died again. Reads the environment as perdure replayer does, which may run meanwhile.`,
+		Example: "perdure dlq reindex",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			_, cat, err := c.loadCatalog(nil)
+			if err != nil {
+				return err
+			}
+			done, err := app.Reindex(cmd.Context(), cfg, cat)
+			if err != nil {
+				return err
+			}
+			return c.printer().One(done, func(w io.Writer) {
+				fmt.Fprintf(w, "read %d records of %d topics: %d letters, of which the index lacked %d, and %d resolutions\n",
+					done.Records, done.Topics, done.Letters, done.Restored, done.Resolutions)
+			})
+		},
+	}
+}

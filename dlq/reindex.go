@@ -1,0 +1,128 @@
+package dlq
+
+// The index again from Kafka: every letter and resolution that it still has.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Reindexed is what a Reindex read and wrote.
+type Reindexed struct {
+	Topics      int   `json:"topics"`
+	Records     int64 `json:"records"`
+	Letters     int64 `json:"letters" doc:"records that are letters, also repeated ones"`
+	Resolutions int64 `json:"resolutions"`
+	Restored    int64 `json:"restored" doc:"letters that the index did not have"`
+}
+
+// Reindex reads the dead-letter topics from their beginning to their end of now,
+// and writes what the index lacks, as Run would have. It needs no consumer group, so
+// that a running index goes on beside it, and changes nothing that is there: what
+// people and replays did stays. With Postgres away it waits.
+func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
+	topics := make([]string, 0, len(x.queues))
+	for t := range x.queues {
+		topics = append(topics, t)
+	}
+	done.Topics = len(topics)
+	cl, err := kgo.NewClient(append(append([]kgo.Opt(nil), x.deps.Kafka...),
+		kgo.FetchMaxBytes(8<<20), kgo.FetchMaxPartitionBytes(4<<20))...)
+	if err != nil {
+		return done, fmt.Errorf("dlq reindex: kafka client: %w", err)
+	}
+	defer cl.Close()
+	left, err := assignWhole(ctx, cl, topics)
+	if err != nil {
+		return done, fmt.Errorf("dlq reindex: %w", err)
+	}
+	for len(left) > 0 {
+		fetches := cl.PollRecords(ctx, x.cfg.BatchSize)
+		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
+			return done, fmt.Errorf("dlq reindex: read Kafka after %d records: %w", done.Records, err)
+		}
+		var records []*kgo.Record
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+			at := partition{p.Topic, p.Partition}
+			end, wanted := left[at]
+			for _, r := range p.Records {
+				if wanted && r.Offset < end {
+					records = append(records, r)
+				}
+			}
+			if n := len(p.Records); wanted && n > 0 && p.Records[n-1].Offset+1 >= end {
+				delete(left, at)
+			}
+		})
+		if err := x.restore(ctx, records, &done); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+type partition struct {
+	topic string
+	n     int32
+}
+
+// assignWhole has cl read the topics from their beginning, and returns where each
+// partition that holds something ends.
+func assignWhole(ctx context.Context, cl *kgo.Client, topics []string) (map[partition]int64, error) {
+	adm := kadm.NewClient(cl)
+	starts, err := adm.ListStartOffsets(ctx, topics...)
+	if err != nil {
+		return nil, fmt.Errorf("list offsets: %w", err)
+	}
+	ends, err := adm.ListCommittedOffsets(ctx, topics...)
+	if err = errors.Join(err, starts.Error(), ends.Error()); err != nil {
+		return nil, fmt.Errorf("list offsets: %w", err)
+	}
+	left := map[partition]int64{}
+	from := map[string]map[int32]kgo.Offset{}
+	starts.Each(func(s kadm.ListedOffset) {
+		end, ok := ends.Lookup(s.Topic, s.Partition)
+		if !ok || end.Offset <= s.Offset {
+			return
+		}
+		left[partition{s.Topic, s.Partition}] = end.Offset
+		if from[s.Topic] == nil {
+			from[s.Topic] = map[int32]kgo.Offset{}
+		}
+		from[s.Topic][s.Partition] = kgo.NewOffset().At(s.Offset)
+	})
+	cl.AddConsumePartitions(from)
+	return left, nil
+}
+
+func (x *Index) restore(ctx context.Context, records []*kgo.Record, done *Reindexed) error {
+	if len(records) == 0 {
+		return nil
+	}
+	b := x.rows(records)
+	ids := make([]string, len(b.letters))
+	for i := range b.letters {
+		ids[i] = b.letters[i].id
+	}
+	var known int64
+	const count = `select count(*) from perdure.dead_letters where letter = any($1::text[])`
+	if err := x.deps.DB.QueryRow(ctx, count, ids).Scan(&known); err != nil {
+		return fmt.Errorf("dlq reindex: look for %d letters: %w", len(ids), err)
+	}
+	if !x.storeAll(ctx, records) {
+		return fmt.Errorf("dlq reindex: stopped after %d records: %w", done.Records, ctx.Err())
+	}
+	var now int64
+	if err := x.deps.DB.QueryRow(ctx, count, ids).Scan(&now); err != nil {
+		return fmt.Errorf("dlq reindex: look for %d letters: %w", len(ids), err)
+	}
+	done.Records += int64(len(records))
+	done.Letters += int64(len(b.letters))
+	done.Resolutions += int64(len(b.resolved))
+	done.Restored += now - known
+	return nil
+}

@@ -1,0 +1,32 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/config"
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/schemas"
+)
+
+// Reindex is dlq.Index.Reindex with the servers of cfg.
+func Reindex(ctx context.Context, cfg config.Config, cat *schemas.Catalog) (done dlq.Reindexed, err error) {
+	log := slog.New(slog.DiscardHandler)
+	opts, err := kafka.ClientOpts(cfg, "dlq", "reindex", log)
+	if err != nil {
+		return done, err
+	}
+	err = direct(ctx, cfg, func(db *pgxpool.Pool) error {
+		x, err := dlq.NewIndex(dlq.Config{Source: cfg.Source, History: cfg.History},
+			dlq.Deps{DB: db, Kafka: opts, Names: kafka.Names{Prefix: cfg.KafkaTopicPrefix}, Catalog: cat, Log: log})
+		if err != nil {
+			return err
+		}
+		done, err = x.Reindex(ctx)
+		return err
+	})
+	return done, err
+}
