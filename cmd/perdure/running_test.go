@@ -210,6 +210,7 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 		t.Errorf("exported of none: %s", out)
 	}
 	exportTest(t, id)
+	says(t, "dlq reindex -o json", `"letters": 1`, `"restored": 0`)
 	decideByHand(t, groups[0].Group, id)
 	died := maps.Collect(headers.Range)
 	headers.Clear()
