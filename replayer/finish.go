@@ -121,6 +121,9 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 	if err := r.hold(ctx, j, rest); err != nil {
 		return err
 	}
+	if err := r.discard(ctx, j, rest); err != nil {
+		return err
+	}
 	if len(rest) == 0 {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 	"time"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
@@ -32,12 +33,15 @@ func (e fixLimit) Error() string { return string(e) }
 // subject is a letter as a fixer sees it.
 type subject struct {
 	candidate
+	attempts    []byte // JSON
 	contentType string
 }
 
 // remedy is what a fixer gives for a letter. The zero remedy: nothing.
 type remedy struct {
-	payload []byte // nil = none
+	payload  []byte // nil = none
+	decision string // replay | hold | discard; of an agent
+	reason   string // of the decision
 }
 
 // repairer runs a plan's fixer; of one turn, not for concurrent use.
@@ -49,12 +53,24 @@ type repairer interface {
 
 // Limits of one turn's repairs.
 const (
-	fixAtOnce  = 16 // letters whose payloads are read together
-	fixStrikes = 5  // letters in a row at whose limit a fixer was stopped end its replay
+	fixAtOnce    = 16 // letters whose payloads are read together
+	agentsAtOnce = 4  // letters that an agent is asked about together
+	fixStrikes   = 5  // letters in a row at whose limit a fixer was stopped end its replay
 )
 
 // repairer opens the fixer of a job.
-func (r *Replayer) repairer(f *Fixer) (repairer, error) {
+func (r *Replayer) repairer(j *job) (repairer, error) {
+	f := j.spec.Fixer
+	if f.Name != "" {
+		known := r.deps.Catalog.Fixers[f.Name]
+		if known == nil || pin(known) != f.Pin {
+			return nil, fmt.Errorf("%s is another in this replayer's catalog than when it was planned: plan it again", f.Name)
+		}
+		if known.JQ == "" {
+			return r.agent(j, known)
+		}
+		f = &Fixer{JQ: known.JQ}
+	}
 	if len(f.Patch) > 0 {
 		patch, wrong := parsePatch("#/fixer/patch", f.Patch)
 		if wrong != nil {
@@ -72,21 +88,39 @@ func (r *Replayer) repairer(f *Fixer) (repairer, error) {
 // of list it came to: what is left has its turn later, because fixers take time
 // and payloads take memory.
 func (r *Replayer) fix(ctx context.Context, j *job, list []letter) (done int, err error) {
-	fixer, err := r.repairer(j.spec.Fixer)
+	fixer, err := r.repairer(j)
 	if err != nil {
 		j.stuck = "fixer: " + err.Error()
 		return 0, nil
 	}
 	defer fixer.close()
+	a, asks := fixer.(*agent)
+	atOnce, ask := fixAtOnce, len(list)
+	if asks {
+		// A plan asks about no more letters than it shows: an agent's work may be
+		// dear, and its next answer another.
+		atOnce = agentsAtOnce
+		if j.state == Planning {
+			ask = max(Samples-int(j.looked), 0)
+		}
+	}
 	until, size := time.Now().Add(r.cfg.Lease/3), 0
 	for done < len(list) && size <= maxMoved && time.Now().Before(until) && j.stuck == "" {
 		var some []*letter
 		var at []int // in list
-		for done < len(list) && len(some) < fixAtOnce {
-			if l := &list[done]; l.why == "" {
+		for done < len(list) && len(some) < atOnce {
+			if l := &list[done]; l.why == "" && ask == 0 {
+				l.unasked = true
+			} else if l.why == "" {
+				ask--
 				some, at = append(some, l), append(at, done)
 			}
 			done++
+		}
+		if asks && len(some) > 0 {
+			if err := r.extend(ctx, j, a.timeout); err != nil {
+				return 0, err
+			}
 		}
 		n, err := r.fixSome(ctx, j, fixer, some)
 		if err != nil {
@@ -97,6 +131,9 @@ func (r *Replayer) fix(ctx context.Context, j *job, list []letter) (done int, er
 		}
 		for _, l := range some[:n] {
 			size += len(l.fixed)
+			if asks && j.state == Planning && !j.dryRun && l.why != "" {
+				l.why, l.stopped, l.unasked = "", false, true // the run asks again
+			}
 		}
 	}
 	return done, nil
@@ -104,7 +141,7 @@ func (r *Replayer) fix(ctx context.Context, j *job, list []letter) (done int, er
 
 const readSubjects = `
 select letter, coalesce(task_id, ''), coalesce(kind, ''), queue, coalesce(key, ''), reason, error_class, message, fingerprint, release, epoch,
-  replays, died_at, payload, headers from perdure.dead_letters where letter = any($1::text[])`
+  replays, died_at, payload, headers, attempts from perdure.dead_letters where letter = any($1::text[])`
 
 // fixSome repairs letters until its fixer has to be left alone, and says how many
 // it came to.
@@ -125,12 +162,13 @@ func (r *Replayer) fixSome(ctx context.Context, j *job, fixer repairer, list []*
 		var s subject
 		c := &s.candidate
 		err = row.Scan(&c.Letter, &c.TaskID, &c.Kind, &c.Queue, &c.Key, &c.Reason, &c.ErrorClass, &c.Message, &c.Fingerprint, &c.Release, &c.Epoch,
-			&c.Replays, &c.DiedAt, &c.Payload, &c.Headers)
+			&c.Replays, &c.DiedAt, &c.Payload, &c.Headers, &s.attempts)
 		subjects[c.Letter] = &s
 		return nil, err
 	}); err != nil {
 		return 0, fmt.Errorf("read letters to repair: %w", err)
 	}
+	said := r.ask(ctx, fixer, list, subjects)
 	var repaired []*letter
 	for ; n < len(list) && j.stuck == ""; n++ {
 		l := list[n]
@@ -139,8 +177,7 @@ func (r *Replayer) fixSome(ctx context.Context, j *job, fixer repairer, list []*
 			l.why = noLetter(l.claim)
 			continue
 		}
-		s.contentType = l.row.contentType
-		v, err := fixer.fix(ctx, s)
+		v, err := said(n)
 		if err := r.remedied(j, l, s, v, err); err != nil {
 			return 0, err
 		}
@@ -163,24 +200,57 @@ func (r *Replayer) fixSome(ctx context.Context, j *job, fixer repairer, list []*
 	return n, nil
 }
 
+// ask asks an agent about all letters at once, any other fixer when it is the
+// letter's turn.
+func (r *Replayer) ask(ctx context.Context, fixer repairer, list []*letter, subjects map[string]*subject) func(n int) (remedy, error) {
+	one := func(n int) (remedy, error) {
+		s := subjects[list[n].id]
+		if s == nil {
+			return remedy{}, nil
+		}
+		s.contentType = list[n].row.contentType
+		return fixer.fix(ctx, s)
+	}
+	if _, asks := fixer.(*agent); !asks {
+		return one
+	}
+	answers, errs := make([]remedy, len(list)), make([]error, len(list))
+	var wg sync.WaitGroup
+	for n := range list {
+		wg.Go(func() { answers[n], errs[n] = one(n) })
+	}
+	wg.Wait()
+	return func(n int) (remedy, error) { return answers[n], errs[n] }
+}
+
 // remedied makes of a letter what its fixer said. The error is the turn's.
 func (r *Replayer) remedied(j *job, l *letter, s *subject, v remedy, err error) error {
 	var unfit fixError
 	var limit fixLimit
-	if !errors.As(err, &limit) {
+	var away fixAway
+	if !errors.As(err, &limit) && !errors.As(err, &away) {
+		delete(r.strikes, j.id)
+	} else if r.strikes[j.id]++; r.strikes[j.id] >= fixStrikes {
+		j.stuck = fmt.Sprintf("fixer: it was stopped at a limit for %d letters in a row; the last: %s", fixStrikes, err)
+		if limit == "" {
+			j.stuck = fmt.Sprintf("fixer: it gave no answer for %d letters in a row; the last: %s", fixStrikes, err)
+		}
 		delete(r.strikes, j.id)
 	}
 	switch {
 	case errors.As(err, &limit):
 		l.why, l.stopped = refuse(heldWord, "its fixer was stopped at a limit: %s", limit), true
-		if r.strikes[j.id]++; r.strikes[j.id] >= fixStrikes {
-			j.stuck = fmt.Sprintf("fixer: it was stopped at a limit for %d letters in a row; the last: %s", fixStrikes, limit)
-			delete(r.strikes, j.id)
-		}
+	case errors.As(err, &away):
+		l.why = refuse("fixer", "%s", away)
 	case errors.As(err, &unfit):
 		l.why = refuse("fixer", "%s", unfit)
 	case err != nil:
 		return fmt.Errorf("repair %s: %w", l.id, err)
+	case v.decision == "replay":
+	case v.decision == "hold":
+		l.why = refuse(heldWord, "its fixer says: %s", v.reason)
+	case v.decision == "discard":
+		l.why, l.discard = refuse("discarded", "its fixer says: %s", v.reason), true
 	case v.payload == nil:
 		l.why = refuse("unfixed", "the fixer gave nothing for it")
 	case len(v.payload) > schemas.MaxPayload:

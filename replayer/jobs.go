@@ -38,7 +38,8 @@ func (e *ChangedError) Error() string {
 // Jobs plans and shows replays; safe for concurrent use.
 type Jobs struct {
 	db          *pgxpool.Pool
-	approveOver int64    // plans with more letters need an approval; 0 = none do for their size
+	approveOver int64 // plans with more letters need an approval; 0 = none do for their size
+	fixers      map[string]*schemas.Fixer
 	sensitive   []string // kinds whose plans need an approval
 }
 
@@ -47,6 +48,7 @@ type Jobs struct {
 func NewJobs(db *pgxpool.Pool, cat *schemas.Catalog) *Jobs {
 	j := &Jobs{db: db}
 	if cat != nil {
+		j.fixers = cat.Fixers
 		j.approveOver = int64(cat.Replays.ApproveOver)
 		for name, k := range cat.Kinds {
 			if k.Sensitive {

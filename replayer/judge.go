@@ -41,6 +41,8 @@ type letter struct {
 	claim   claims.Claim // as it was read
 	fixed   []byte       // the repaired payload; nil = it goes as it is
 	stopped bool         // its fixer was, at a limit
+	discard bool         // its fixer says so
+	unasked bool         // of a plan: an agent was not asked yet
 
 	row outboxRow // what its replay writes
 	why refusal   // "" = it may go

@@ -79,6 +79,10 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 	if wrong := p.complete(); len(wrong) > 0 {
 		return "", &SpecError{wrong}
 	}
+	var err error
+	if p.Fixer, err = j.pinned(p.Fixer); err != nil {
+		return "", err
+	}
 	var where *filter
 	if p.Where != "" {
 		code, err := compileJQ("#/where", p.Where)
@@ -88,7 +92,7 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 		where = &filter{code: code}
 	}
 	id := "r-" + strings.ToLower(rand.Text()[:12])
-	err := pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
 		// Planning a hundred thousand of ten million letters wants no plan made
 		// for one.
 		if _, err := tx.Exec(ctx, `insert into perdure.replays (replay, state, selector, dry_run, who, why) values ($1, 'planning', '{}', $2, $3, $4)`,

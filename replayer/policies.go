@@ -276,7 +276,7 @@ func (p *Policies) act(ctx context.Context, pol *schemas.Policy, s *standing, g 
 	id, err := p.jobs.Plan(ctx, Plan{Who: who, Why: why, Start: true, Spec: Spec{
 		Selector: Selector{Group: g.Group, Reason: pol.When.Reason, MaxReplays: pol.MaxReplays},
 		Where:    pol.Where, Limit: int(n), Rate: pol.Rate, Ramp: Duration(pol.Ramp),
-		Canary: Canary{Letters: pol.Canary, Success: pol.Success},
+		Canary: Canary{Letters: pol.Canary, Success: pol.Success}, Fixer: fixerNamed(pol.Fixer),
 	}})
 	if err != nil {
 		return fmt.Errorf("replay group %s: %w", g.Group, err)

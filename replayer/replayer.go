@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -39,6 +42,7 @@ type Deps struct {
 	DB       *pgxpool.Pool
 	Claims   Claims
 	Catalog  *schemas.Catalog
+	Getenv   func(string) string   // reads secrets of repair agents; nil = os.Getenv
 	JQ       []string              // command of a process that calls jqchild.Serve; empty = no jq fixer is run
 	Log      *slog.Logger          // nil = silent
 	Registry prometheus.Registerer // nil = no metrics
@@ -46,16 +50,17 @@ type Deps struct {
 
 // Replayer works on started replays. Any number of processes may run one.
 type Replayer struct {
-	cfg     Config
-	deps    Deps
-	log     *slog.Logger
-	letters *prometheus.CounterVec
-	ended   *prometheus.CounterVec
-	passed  map[string]int64  // by job: letters up to this n were looked at by this process
-	strikes map[string]int    // by job: letters in a row at which its fixer was stopped at a limit
-	soonest time.Duration     // until a job that this process looked at is due; 0 = unknown
-	pruned  time.Time         // when it last looked for what is old
-	steps   func(step string) // tests: called between the steps of a slice; nil = none
+	cfg       Config
+	deps      Deps
+	log       *slog.Logger
+	letters   *prometheus.CounterVec
+	ended     *prometheus.CounterVec
+	passed    map[string]int64  // by job: letters up to this n were looked at by this process
+	transport *http.Transport   // to repair agents
+	strikes   map[string]int    // by job: letters in a row at which its fixer was stopped at a limit
+	soonest   time.Duration     // until a job that this process looked at is due; 0 = unknown
+	pruned    time.Time         // when it last looked for what is old
+	steps     func(step string) // tests: called between the steps of a slice; nil = none
 }
 
 // New returns a Replayer.
@@ -84,6 +89,10 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perdure_replayer_ended_replays_total", Help: "Replays that ended by themselves, by state: done, or stopped by one of their rules."}, []string{"state"}),
 	}
+	r.transport = webhook.NewTransport(agentsAtOnce)
+	if r.deps.Getenv == nil {
+		r.deps.Getenv = os.Getenv
+	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,6 +109,7 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 // Run works on jobs until ctx ends, and then returns nil. With Postgres or
 // Redis away it waits: no letter moves without a claim read.
 func (r *Replayer) Run(ctx context.Context) error {
+	defer r.transport.CloseIdleConnections()
 	wait := r.cfg.Poll
 	for ctx.Err() == nil {
 		busy, err := r.turn(ctx)

@@ -135,7 +135,7 @@ func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) (list
 	var whole []*letter
 	for i := range list {
 		l := &list[i]
-		if l.why == "" && l.fixed == nil && r.deps.Catalog.Kinds[l.kind].Schema != nil && schemas.IsJSON(l.row.contentType) {
+		if l.why == "" && l.fixed == nil && !l.unasked && r.deps.Catalog.Kinds[l.kind].Schema != nil && schemas.IsJSON(l.row.contentType) {
 			whole = append(whole, l)
 		}
 	}

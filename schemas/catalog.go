@@ -28,6 +28,7 @@ type Catalog struct {
 	Dependencies map[string]*Dependency
 	Kinds        map[string]*Kind
 	Replays      Replays
+	Fixers       map[string]*Fixer
 	Policies     map[string]*Policy
 	Hash         string // hex of the first 8 bytes of SHA-256 over the source text and the schemas it names
 }

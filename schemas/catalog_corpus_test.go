@@ -57,6 +57,7 @@ kinds:
 	"unique":                      kindWith("unique: {until: 1h30m}"),
 	"unique until completed":      kindWith("unique: {until: completed}"),
 	"sensitive":                   kindWith("sensitive: true"),
+	"fixers":                      "version: 1\nqueues: {q: {}}\nkinds: {k: {queue: q}}\nfixers: {n: {jq: .a = 1}, m: {http: {url: https://x/, secret_env: X, timeout: 1m}}}\npolicies: {p: {when: {kind: k}, replay: {fixer: m}}}\n",
 	"schedule":                    kindWith("schedule: {cron: '30 4 * * MON-FRI', time_zone: Europe/Berlin, source: main, payload: {a: [1, x, null]}}"),
 	"schedule by name":            kindWith("schedule: {cron: '@hourly'}"),
 	"schedule with a schema":      kindWith("schema: schemas/refund.json", "schedule: {cron: '@daily', payload: {amount: 5, currency: EUR}}"),
@@ -77,6 +78,11 @@ kinds:
 
 // badCatalogs are refused by the parser and by the JSON Schema.
 var badCatalogs = map[string]string{
+	"fixer without a way":    "version: 1\nfixers: {n: {}}\n",
+	"fixer with two ways":    "version: 1\nfixers: {n: {jq: ., http: {url: https://x/}}}\n",
+	"fixer that waits":       "version: 1\nfixers: {n: {http: {url: https://x/, timeout: 2m}}}\n",
+	"fixer to metadata":      "version: 1\nfixers: {n: {http: {url: 'http://169.254.169.254/'}}}\n",
+	"fixer of nobody":        policyWith("{when: {kind: k}, replay: {fixer: n}}"),
 	"no version":             "queues: {}\n",
 	"another version":        "version: 2\n",
 	"version as a text":      "version: \"1\"\n",

@@ -147,7 +147,7 @@ type builder struct {
 }
 
 func (b *builder) catalog(body ast.Node) {
-	b.out = &Catalog{Queues: map[string]*Queue{}, Dependencies: map[string]*Dependency{}, Kinds: map[string]*Kind{}, Policies: map[string]*Policy{}}
+	b.out = &Catalog{Queues: map[string]*Queue{}, Dependencies: map[string]*Dependency{}, Kinds: map[string]*Kind{}, Fixers: map[string]*Fixer{}, Policies: map[string]*Policy{}}
 	if _, ok := body.(ast.MapNode); !ok {
 		var at *token.Token
 		if body != nil { // an alias of nothing is nil
@@ -156,7 +156,7 @@ func (b *builder) catalog(body ast.Node) {
 		b.fail(at, "", "must be a mapping: version, queues, dependencies, kinds")
 		return
 	}
-	o := b.object(body, nil, "", "version", "queues", "dependencies", "kinds", "replays", "policies")
+	o := b.object(body, nil, "", "version", "queues", "dependencies", "kinds", "replays", "fixers", "policies")
 	if e, ok := o.fields["version"]; !ok {
 		b.fail(nil, "version", "is missing: begin the catalog with `version: 1`")
 	} else if n, ok := wholeNumber(e.value); !ok || n != 1 {
@@ -172,6 +172,9 @@ func (b *builder) catalog(body ast.Node) {
 		b.kind(e)
 	}
 	b.replays(o)
+	for _, e := range b.named(o, "fixers", ValidQueue, queueRule) {
+		b.fixer(e)
+	}
 	for _, e := range b.named(o, "policies", ValidQueue, queueRule) {
 		b.policy(e)
 	}

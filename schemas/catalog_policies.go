@@ -26,6 +26,7 @@ type Policy struct {
 	Rate    float64 // letters a second, 0 = no limit
 	Ramp    time.Duration
 	Where   string // jq over a letter; "" = all
+	Fixer   string // of the catalog's fixers; "" = payloads go as they are
 
 	PerHour    int // letters an hour
 	Total      int // letters ever, 0 = no limit
@@ -82,12 +83,15 @@ func (b *builder) policy(e entry) {
 		if p.Action != "replay" {
 			o.wrong("replay", "is for `action: replay`")
 		}
-		r := b.object(f.value, f.at(), path+".replay", "canary", "success", "rate", "ramp", "where")
+		r := b.object(f.value, f.at(), path+".replay", "canary", "success", "rate", "ramp", "where", "fixer")
 		p.Canary = r.number("canary", 0, 1, 100_000)
 		p.Success = float64(r.number("success", 90, 1, 100)) / 100
 		p.Rate = float64(r.number("rate", 0, 1, 1_000_000))
 		p.Ramp = r.duration("ramp", 0)
 		p.Where = r.text("where", "")
+		if p.Fixer = r.text("fixer", ""); p.Fixer != "" && b.out.Fixers[p.Fixer] == nil {
+			r.wrong("fixer", "is not declared under fixers"+didYouMean(p.Fixer, keysOf(b.out.Fixers)))
+		}
 		if p.Ramp > 0 && p.Rate == 0 {
 			r.wrong("ramp", "needs a rate to grow to")
 		}

@@ -76,7 +76,7 @@ func (p *planFlags) register(f *pflag.FlagSet) {
 
 // planOnly are the flags that make no sense with a PLAN.
 var planOnly = []string{"where", "limit", "canary", "success", "rate", "ramp", "stop-error-rate", "stop-same", "stop-lag", "no-stop", "why", "dry-run",
-	"fix-jq", "fix-patch", "no-effects"}
+	"fix", "fix-jq", "fix-patch", "no-effects"}
 
 func (p *planFlags) selected() bool {
 	s := &p.Selector

@@ -22,7 +22,8 @@ import (
 
 const fixLong = `
 A fixer repairs each payload on its way: --fix-jq gives the new one, --fix-patch is a
-JSON Patch (RFC 6902) in a file. The letter keeps the original; both are shown for the
+JSON Patch (RFC 6902) in a file, --fix names a fixer of the catalog, such as a repair
+agent that is asked by HTTP. The letter keeps the original; both are shown for the
 first five letters, as a diff. The repaired payload must fit its kind's schema, and the
 downstream sees it under another idempotency key, <task id>-r1. So a task that has run
 before is repaired only if you say, with --no-effects and a reason, that its runs did
@@ -36,6 +37,7 @@ type fixFlags struct {
 
 func (p *fixFlags) register(f *pflag.FlagSet) {
 	wordVar(f, &p.JQ, "fix-jq", "", "repair payloads by this jq program, such as '.amount |= tonumber'; $letter is the letter")
+	wordVar(f, &p.Name, "fix", "", "repair payloads by this fixer of the catalog: a repair agent, or jq")
 	wordVar(f, &p.patchFile, "fix-patch", "", "repair payloads by the JSON Patch in this file")
 	wordVar(f, &p.NoEffects, "no-effects", "", "why tasks may be repaired that have run before: what their runs did would be done again")
 }
@@ -53,13 +55,19 @@ func (p *fixFlags) fixer() (*replayer.Fixer, error) {
 		}
 		p.Patch = any
 	}
+	given := 0
+	for _, s := range []string{p.Name, p.JQ, p.patchFile} {
+		if s != "" {
+			given++
+		}
+	}
 	switch {
-	case p.JQ != "" && p.patchFile != "":
-		return nil, exit.Usage(errors.New("--fix-jq and --fix-patch: a plan has one fixer"))
-	case p.JQ != "" || p.patchFile != "":
+	case given > 1:
+		return nil, exit.Usage(errors.New("--fix, --fix-jq, --fix-patch: a plan has one fixer"))
+	case given == 1:
 		return &p.Fixer, nil
 	case p.NoEffects != "":
-		return nil, exit.Usage(errors.New("--no-effects is about a repair: give --fix-jq or --fix-patch"))
+		return nil, exit.Usage(errors.New("--no-effects is about a repair: give --fix, --fix-jq or --fix-patch"))
 	}
 	return nil, nil
 }
@@ -79,6 +87,8 @@ func fixerOf(f *replayer.Fixer) string {
 	switch {
 	case f == nil:
 		return ""
+	case f.Name != "":
+		return f.Name + " of the catalog"
 	case f.JQ != "":
 		return "jq " + f.JQ
 	}
