@@ -80,9 +80,6 @@ kinds:
 var badCatalogs = map[string]string{
 	"fixer without a way":    "version: 1\nfixers: {n: {}}\n",
 	"fixer with two ways":    "version: 1\nfixers: {n: {jq: ., http: {url: https://x/}}}\n",
-	"fixer that waits":       "version: 1\nfixers: {n: {http: {url: https://x/, timeout: 2m}}}\n",
-	"fixer to metadata":      "version: 1\nfixers: {n: {http: {url: 'http://169.254.169.254/'}}}\n",
-	"fixer of nobody":        policyWith("{when: {kind: k}, replay: {fixer: n}}"),
 	"no version":             "queues: {}\n",
 	"another version":        "version: 2\n",
 	"version as a text":      "version: \"1\"\n",
@@ -178,6 +175,9 @@ var badCatalogs = map[string]string{
 // unseenCatalogs are refused by the parser for what a JSON Schema cannot see:
 // other fields, other files, or the text before it became a value.
 var unseenCatalogs = map[string]string{
+	"fixer that waits":        "version: 1\nfixers: {n: {http: {url: https://x/, timeout: 2m}}}\n",
+	"fixer to metadata":       "version: 1\nfixers: {n: {http: {url: 'http://169.254.169.254/'}}}\n",
+	"fixer of nobody":         policyWith("{when: {kind: k}, replay: {fixer: n}}"),
 	"heartbeat too often":     kindWith("heartbeat_timeout: 500ms"),
 	"empty":                   "",
 	"only a comment":          "# nothing\n",
