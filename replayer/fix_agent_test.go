@@ -92,13 +92,16 @@ func TestARepairAgentIsAskedAndHeldToTheRules(t *testing.T) {
 	x := r.asking(srv.URL, time.Minute)
 	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Fixer: &Fixer{Name: "mender"}}})
 	r.run(x)
-	if j := r.get(id); j.State != Planned || j.Refused != 0 || len(asked) != Samples {
-		t.Errorf("the plan: %+v; %d letters were asked about", j, len(asked))
+	mu.Lock()
+	about := len(asked)
+	clear(asked)
+	mu.Unlock()
+	if j := r.get(id); j.State != Planned || j.Refused != 0 || about != Samples {
+		t.Errorf("the plan: %+v; %d letters were asked about", j, about)
 	}
 	if f, err := r.jobs.Fixes(t.Context(), id); err != nil || len(f) != 3 || r.count(`select count(*) from perdure.dead_letters where state <> 'open'`) != 0 {
 		t.Errorf("the plan shows %+v, %v", f, err)
 	}
-	clear(asked)
 	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
 		t.Fatal(err)
 	}
@@ -116,6 +119,8 @@ func TestARepairAgentIsAskedAndHeldToTheRules(t *testing.T) {
 	if n := r.count(`select count(*) from perdure.audit where what = 'letter.discard' and why = 'its fixer says: a test order' and replay = $1`, id); n != 1 {
 		t.Errorf("%d audit rows of the discard", n)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if keys := asked["main-1-14@0"]; len(keys) != 2 || keys[0] != keys[1] || keys[0] != id+"-main-1-14@0" || elsewhere != 0 {
 		t.Errorf("the second try had the keys %v; %d requests came elsewhere", keys, elsewhere)
 	}
