@@ -31,7 +31,7 @@ type Config struct {
 	ChunkBytes int           // 8 MiB: payload bytes of a pass at most, the last row excepted
 	LeaseTTL   time.Duration // 5s: a relay that was stopped, or whose host is gone, is replaced after this long; a killed one at once
 	Standby    time.Duration // 50ms: how often a standby looks at the lease; one look costs about 0.1 ms
-	Idle       time.Duration // 10ms: the longest pause between two empty passes; one costs 0.05 to 0.1 ms, and waking up for it more; see docs/performance.md
+	Idle       time.Duration // 10ms: the longest pause between two looks for writes; see await
 	Delivery   time.Duration // 30s: a topic that takes no record for this long while others do is parked
 	Probe      time.Duration // 2s: how often a parked queue is tried again
 	Upkeep     time.Duration // 30s: how often partitions are made and emptied, tables pruned

@@ -26,6 +26,7 @@ type term struct {
 	limit   int               // rows of the next chunk
 	large   bool              // the cursor holds a target: the next chunk continues a large window
 	at      int64             // of which this id and all below are relayed
+	watch   watch             // waits for writes
 	empty   string            // the snapshot of a pass that found nothing, if it was the last one; "" = read
 	ahead   *window           // the next chunk, if it is read already
 	spare   []*slab           // see slab
@@ -188,7 +189,7 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 	chores, end := context.WithCancel(chores)
 	g.Go(func() error { r.runChores(chores, adm); return nil })
 	g.Go(func() error { r.runMeasure(chores); return nil })
-	g.Go(func() error { defer end(); return t.loop(ctx, work) })
+	g.Go(func() error { defer end(); defer t.watch.close(); return t.loop(ctx, work) })
 	return g.Wait()
 }
 
@@ -215,7 +216,11 @@ func (t *term) loop(ctx, work context.Context) error {
 		default:
 			trouble.reset()
 			t.setActive()
-			sleep(ctx, idle.next())
+			if pause := idle.next(); pause < r.cfg.Idle {
+				sleep(ctx, pause)
+			} else {
+				t.await(ctx, work, pause)
+			}
 		}
 	}
 	return nil
