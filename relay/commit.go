@@ -31,19 +31,27 @@ const (
 	logBatch = `insert into perdure.relay_log (shard, first_id, last_id, tasks, replays, hops)
 select $1::text, $3::bigint, $4::bigint, $5::int, $6::int, $7::bytea where` + fenced
 	fileColumns = `id, generation, epoch, created_at, deadline, kind, queue, key, task_id, content_type, headers, payload, checked`
-	// The bounds of the ids tell the partition; a row outside of them would be lost. In the order in which they will
-	// leave, so that those which are due together lie together.
-	fileSchedule = `insert into perdure.scheduled (due, ` + fileColumns + `)
+	// The bounds of the ids tell the partition. In the order in which they will leave, so that those which are due
+	// together lie together.
+	fileSchedule = exactly + `insert into perdure.scheduled (due, ` + fileColumns + `)
 select run_at, ` + fileColumns + ` from perdure.outbox where id = any($3::bigint[]) and id >= $4 and id <= $5 and` + fenced + `
-order by run_at, id`
-	fileParked = `insert into perdure.parked (why, ` + fileColumns + `)
+order by run_at, id returning 1` + orElse + `'perdure.scheduled') where` + fenced
+	fileParked = exactly + `insert into perdure.parked (why, ` + fileColumns + `)
 select w.why, ` + fileColumns + ` from perdure.outbox o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
-where id = any($3::bigint[]) and id >= $6 and id <= $7 and` + fenced
+where id = any($3::bigint[]) and id >= $6 and id <= $7 and` + fenced + ` returning 1` + orElse + `'perdure.parked') where` + fenced
+	// Not exactly: a person may have taken some out by hand.
 	moveParked = `insert into perdure.parked (why, ` + fileColumns + `)
 select w.why, ` + fileColumns + ` from perdure.scheduled o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
 where id = any($3::bigint[]) and` + fenced
 	dropScheduled = `delete from perdure.scheduled where id = any($3::bigint[]) and` + fenced
 	dropParked    = `delete from perdure.parked where id = any($3::bigint[]) and` + fenced
+)
+
+// A row that was to be filed and was not would be lost behind the cursor: then the
+// transaction fails.
+const (
+	exactly = `with filed as (`
+	orElse  = `) select perdure.must_be(cardinality($3::bigint[]), (select count(*) from filed), `
 )
 
 // commit is the statements of one such transaction, sent in one round trip.

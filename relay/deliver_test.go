@@ -130,8 +130,15 @@ func TestScheduledTaskGoesOutWhenDue(t *testing.T) {
 	const insert = `insert into perdure.outbox (kind, queue, key, run_at, payload) values ('pay', 'payments', 'k', now() + $1::interval, $2) returning id`
 	g.exec(insert, "1 hour", `{"n":3}`)
 	g.exec(insert, "-1 hour", `{"n":0}`)
-	second := one[int64](g, insert, "1200 ms", `{"n":2}`)
-	first := one[int64](g, insert, "600 ms", `{"n":1}`)
+	// The later one first, in one transaction: what counts is when they are due.
+	tx := g.begin()
+	var ids [2]int64
+	for i, x := range [][2]string{{"4 s", `{"n":2}`}, {"3500 ms", `{"n":1}`}} {
+		if err := tx.QueryRow(t.Context(), insert, x[0], x[1]).Scan(&ids[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.commit(tx)
 	g.drained(5 * time.Second)
 	if n := one[int](g, `select count(*) from perdure.scheduled`); n < 1 || n > 3 { // some are due by now, on a slow machine
 		t.Errorf("%d rows are scheduled, want that of the next hour, and the two soon", n)
@@ -142,7 +149,7 @@ func TestScheduledTaskGoesOutWhenDue(t *testing.T) {
 			t.Fatalf("record %d is %s, want %s", i, rec.Value, want)
 		}
 	}
-	for _, id := range []int64{first, second} {
+	for _, id := range ids {
 		testkit.Eventually(t, 5*time.Second, func() (bool, string) {
 			_, b, ok, err := relaylog.Find(t.Context(), g.db, id)
 			if !ok || err != nil {
