@@ -46,6 +46,7 @@ type Index struct {
 	events  map[string]bool   // event topics
 	metrics *metrics
 	log     *slog.Logger
+	session *session // of a Reindex; nil: deps.DB, and letters are open when they are new
 }
 
 // NewIndex returns an Index over the queues of deps.Catalog.

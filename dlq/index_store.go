@@ -78,12 +78,24 @@ on conflict do nothing`
 
 const releaseKeys = `select perdure.release_unique($1)`
 
+// beginner is a pool, or one session.
+type beginner interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
 // store writes the batch in one transaction.
 func (x *Index) store(ctx context.Context, b *batch) error {
-	return pgx.BeginFunc(ctx, x.deps.DB, func(tx pgx.Tx) error {
+	var db beginner = x.deps.DB
+	if x.session != nil {
+		db = x.session
+	}
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		q := &pgx.Batch{}
 		tasks := b.queueResolved(q)
 		tasks = append(tasks, b.queueLetters(q)...)
+		if x.session != nil && len(b.letters) > 0 {
+			q.Queue(restoreDecided, b.ids())
+		}
 		if len(tasks) > 0 {
 			q.Queue(settleResolved, tasks)
 			q.Queue(settleReplayed, tasks)
@@ -101,6 +113,14 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 		}
 		return nil
 	})
+}
+
+func (b *batch) ids() []string {
+	ids := make([]string, len(b.letters))
+	for i := range b.letters {
+		ids[i] = b.letters[i].id
+	}
+	return ids
 }
 
 func (b *batch) queueResolved(q *pgx.Batch) (tasks []string) {

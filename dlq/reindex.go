@@ -23,13 +23,19 @@ type Reindexed struct {
 // Reindex reads the dead-letter topics from their beginning to their end of now,
 // and writes what the index lacks, as Run would have. It needs no consumer group, so
 // that a running index goes on beside it, and changes nothing that is there: what
-// people and replays did stays. With Postgres away it waits.
+// people and replays did stays. Letters that are restored get the state that the
+// audit knows: see decided.go.
 func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 	topics := make([]string, 0, len(x.queues))
 	for t := range x.queues {
 		topics = append(topics, t)
 	}
 	done.Topics = len(topics)
+	x, ctx, end, err := x.deciding(ctx)
+	if err != nil {
+		return done, fmt.Errorf("dlq reindex: %w", err)
+	}
+	defer end()
 	cl, err := kgo.NewClient(append(append([]kgo.Opt(nil), x.deps.Kafka...),
 		kgo.FetchMaxBytes(8<<20), kgo.FetchMaxPartitionBytes(4<<20))...)
 	if err != nil {
@@ -42,7 +48,7 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 	}
 	for len(left) > 0 {
 		fetches := cl.PollRecords(ctx, x.cfg.BatchSize)
-		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
+		if err := errors.Join(context.Cause(ctx), fetches.Err()); err != nil {
 			return done, fmt.Errorf("dlq reindex: read Kafka after %d records: %w", done.Records, err)
 		}
 		var records []*kgo.Record
@@ -104,17 +110,14 @@ func (x *Index) restore(ctx context.Context, records []*kgo.Record, done *Reinde
 		return nil
 	}
 	b := x.rows(records)
-	ids := make([]string, len(b.letters))
-	for i := range b.letters {
-		ids[i] = b.letters[i].id
-	}
+	ids := b.ids()
 	var known int64
 	const count = `select count(*) from perdure.dead_letters where letter = any($1::text[])`
 	if err := x.deps.DB.QueryRow(ctx, count, ids).Scan(&known); err != nil {
 		return fmt.Errorf("dlq reindex: look for %d letters: %w", len(ids), err)
 	}
 	if !x.storeAll(ctx, records) {
-		return fmt.Errorf("dlq reindex: stopped after %d records: %w", done.Records, ctx.Err())
+		return fmt.Errorf("dlq reindex: stopped after %d records: %w", done.Records, context.Cause(ctx))
 	}
 	var now int64
 	if err := x.deps.DB.QueryRow(ctx, count, ids).Scan(&now); err != nil {

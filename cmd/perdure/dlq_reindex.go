@@ -16,9 +16,10 @@ func newDLQReindex(c *cli) *cobra.Command {
 		Long: `For a database that lost its dead letters, or was restored. Reads every dead-letter
 topic of the catalog from its beginning, and writes what the index lacks: letters
 with their key, content, fingerprint, and whether their task was completed. What is
-in the index stays as it is. Of letters that are gone, what people and replays did
-stood in Postgres alone: they are open again, unless their task was completed or
-died again. Reads the environment as perdure replayer does, which may run meanwhile.`,
+in the index stays as it is. A letter that is restored is what the audit says that it
+was: discarded, held or being replayed; one that the audit does not know is open, unless
+its task was completed or died again. Reads the environment as perdure replayer does,
+which may run meanwhile.`,
 		Example: "perdure dlq reindex",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
