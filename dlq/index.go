@@ -24,6 +24,8 @@ type Config struct {
 	History    time.Duration // how long events are kept; default 168h
 	PruneEvery time.Duration // default 10 minutes
 	BatchSize  int           // records a transaction; default 1000
+
+	Progress func(read, total int64) // of Reindex: offsets, after each batch; nil = nobody is told
 }
 
 // Deps are what an Index uses and does not own.

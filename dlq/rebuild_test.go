@@ -84,7 +84,8 @@ func TestIndexRebuiltFromKafkaIsTheSame(t *testing.T) {
 	stop()
 	before := r.index()
 
-	x, err := NewIndex(Config{}, r.deps)
+	var read, total int64
+	x, err := NewIndex(Config{Progress: func(n, of int64) { read, total = n, of }}, r.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +99,9 @@ func TestIndexRebuiltFromKafkaIsTheSame(t *testing.T) {
 	}
 	if again, err := x.Reindex(t.Context()); err != nil || again.Restored != 0 || again.Records != done.Records {
 		t.Errorf("again: %+v %v", again, err)
+	}
+	if read != int64(len(recs)) || total != read {
+		t.Errorf("progress: %d of %d, want %d", read, total, len(recs))
 	}
 	states := map[any]int{}
 	after := r.index()

@@ -42,7 +42,7 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 		return done, fmt.Errorf("dlq reindex: kafka client: %w", err)
 	}
 	defer cl.Close()
-	left, err := assignWhole(ctx, cl, topics)
+	left, total, err := assignWhole(ctx, cl, topics)
 	if err != nil {
 		return done, fmt.Errorf("dlq reindex: %w", err)
 	}
@@ -67,6 +67,9 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 		if err := x.restore(ctx, records, &done); err != nil {
 			return done, err
 		}
+		if x.cfg.Progress != nil {
+			x.cfg.Progress(done.Records, total)
+		}
 	}
 	return done, nil
 }
@@ -77,18 +80,18 @@ type partition struct {
 }
 
 // assignWhole has cl read the topics from their beginning, and returns where each
-// partition that holds something ends.
-func assignWhole(ctx context.Context, cl *kgo.Client, topics []string) (map[partition]int64, error) {
+// partition that holds something ends, and how many offsets there are.
+func assignWhole(ctx context.Context, cl *kgo.Client, topics []string) (left map[partition]int64, total int64, err error) {
 	adm := kadm.NewClient(cl)
 	starts, err := adm.ListStartOffsets(ctx, topics...)
 	if err != nil {
-		return nil, fmt.Errorf("list offsets: %w", err)
+		return nil, 0, fmt.Errorf("list offsets: %w", err)
 	}
 	ends, err := adm.ListCommittedOffsets(ctx, topics...)
 	if err = errors.Join(err, starts.Error(), ends.Error()); err != nil {
-		return nil, fmt.Errorf("list offsets: %w", err)
+		return nil, 0, fmt.Errorf("list offsets: %w", err)
 	}
-	left := map[partition]int64{}
+	left = map[partition]int64{}
 	from := map[string]map[int32]kgo.Offset{}
 	starts.Each(func(s kadm.ListedOffset) {
 		end, ok := ends.Lookup(s.Topic, s.Partition)
@@ -96,13 +99,14 @@ func assignWhole(ctx context.Context, cl *kgo.Client, topics []string) (map[part
 			return
 		}
 		left[partition{s.Topic, s.Partition}] = end.Offset
+		total += end.Offset - s.Offset
 		if from[s.Topic] == nil {
 			from[s.Topic] = map[int32]kgo.Offset{}
 		}
 		from[s.Topic][s.Partition] = kgo.NewOffset().At(s.Offset)
 	})
 	cl.AddConsumePartitions(from)
-	return left, nil
+	return left, total, nil
 }
 
 func (x *Index) restore(ctx context.Context, records []*kgo.Record, done *Reindexed) error {

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +33,16 @@ which may run meanwhile.`,
 			if err != nil {
 				return err
 			}
-			done, err := app.Reindex(cmd.Context(), cfg, cat)
+			var read atomic.Int64 // the bar draws in a goroutine of its own
+			finish := func() {}
+			var begun sync.Once
+			done, err := app.Reindex(cmd.Context(), cfg, cat, func(n, total int64) {
+				read.Store(n)
+				begun.Do(func() {
+					finish = c.bar(total, read.Load, func() string { return fmt.Sprintf("%d records", read.Load()) })
+				})
+			})
+			finish()
 			if err != nil {
 				return err
 			}

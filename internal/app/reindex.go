@@ -12,15 +12,16 @@ import (
 	"github.com/perdure/perdure/schemas"
 )
 
-// Reindex is dlq.Index.Reindex with the servers of cfg.
-func Reindex(ctx context.Context, cfg config.Config, cat *schemas.Catalog) (done dlq.Reindexed, err error) {
+// Reindex is dlq.Index.Reindex with the servers of cfg; progress is told of the
+// offsets that were read.
+func Reindex(ctx context.Context, cfg config.Config, cat *schemas.Catalog, progress func(read, total int64)) (done dlq.Reindexed, err error) {
 	log := slog.New(slog.DiscardHandler)
 	opts, err := kafka.ClientOpts(cfg, "dlq", "reindex", log)
 	if err != nil {
 		return done, err
 	}
 	err = direct(ctx, cfg, func(db *pgxpool.Pool) error {
-		x, err := dlq.NewIndex(dlq.Config{Source: cfg.Source, History: cfg.History},
+		x, err := dlq.NewIndex(dlq.Config{Source: cfg.Source, History: cfg.History, Progress: progress},
 			dlq.Deps{DB: db, Kafka: opts, Names: kafka.Names{Prefix: cfg.KafkaTopicPrefix}, Catalog: cat, Log: log})
 		if err != nil {
 			return err
