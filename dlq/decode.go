@@ -27,10 +27,7 @@ type Resolution struct {
 // Decode reads a record that Encode or Resolved made: exactly one of the two
 // results is non-nil unless err is. The results alias the record's bytes.
 func Decode(r *kgo.Record) (*Letter, *Resolution, error) {
-	i := len(r.Headers) - 1
-	for i >= 0 && r.Headers[i].Key != schemas.HeaderRecord {
-		i--
-	}
+	i := ownBlock(r)
 	if i < 0 {
 		return nil, nil, fmt.Errorf("%w: no %s header", ErrNotALetter, schemas.HeaderRecord)
 	}
@@ -63,6 +60,8 @@ func decodeLetter(r *kgo.Record, orig, own []kgo.RecordHeader) (*Letter, error) 
 		Release:     clip(header(own, schemas.HeaderRelease), MaxErrorClass),
 		Catalog:     clip(header(own, schemas.HeaderCatalog), MaxErrorClass),
 		DiedAt:      r.Timestamp,
+		Block:       header(own, schemas.HeaderOnDead) == schemas.OnDeadBlock,
+		BlockedBy:   clip(header(own, schemas.HeaderBlockedBy), MaxErrorClass),
 		Cut:         header(own, headerCut) != "",
 	}
 	if !knownReason(l.Reason) {
@@ -122,7 +121,7 @@ func knownReason(r schemas.Reason) bool {
 	switch r {
 	case schemas.ReasonPermanent, schemas.ReasonExhausted, schemas.ReasonExpired,
 		schemas.ReasonPoison, schemas.ReasonUndecodable, schemas.ReasonSchema,
-		schemas.ReasonUnknownKind, schemas.ReasonTooLarge, schemas.ReasonUnknown:
+		schemas.ReasonUnknownKind, schemas.ReasonTooLarge, schemas.ReasonUnknown, schemas.ReasonBlocked:
 		return true
 	}
 	return false

@@ -29,6 +29,7 @@ const (
 const (
 	recordLetter   = "letter"
 	recordResolved = "resolved"
+	recordAnswer   = "answer"
 )
 
 // Encode makes the record of a letter; the caller sets its Topic. Key, value
@@ -59,6 +60,12 @@ func Encode(l *Letter) *kgo.Record {
 		text(schemas.HeaderRelease, clip(l.Release, MaxErrorClass)),
 		text(schemas.HeaderCatalog, clip(l.Catalog, MaxErrorClass)),
 		{Key: schemas.HeaderAttempts, Value: EncodeAttempts(l.Attempts, MaxAttempts)},
+	}
+	if l.Block {
+		own = append(own, text(schemas.HeaderOnDead, schemas.OnDeadBlock))
+	}
+	if l.BlockedBy != "" {
+		own = append(own, text(schemas.HeaderBlockedBy, l.BlockedBy))
 	}
 	r := &kgo.Record{Key: l.Key, Value: l.Value, Timestamp: l.DiedAt}
 	orig := l.Headers

@@ -5,6 +5,7 @@ package dlq
 import (
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -18,6 +19,7 @@ import (
 type batch struct {
 	letters  []letterRow
 	resolved []Resolution
+	answers  []*Answer
 	events   []eventRow
 	ended    []string // tasks that have ended: their unique keys are free
 	strays   int      // of letters
@@ -32,6 +34,7 @@ type letterRow struct {
 	deadline       *time.Time
 	headers        []byte // JSON
 	attempts       []byte // JSON
+	place          int64  // the offset that its task had first
 	at             *kgo.Record
 }
 
@@ -64,6 +67,10 @@ func (x *Index) rows(records []*kgo.Record) *batch {
 			b.events = append(b.events, eventRow{e, r})
 			continue
 		}
+		if a, err := DecodeAnswer(r); a != nil || err != nil {
+			x.answer(b, a, queue, r, err)
+			continue
+		}
 		l, res, err := Decode(r)
 		switch {
 		case err != nil:
@@ -80,6 +87,20 @@ func (x *Index) rows(records []*kgo.Record) *batch {
 		}
 	}
 	return b
+}
+
+// answer files a worker's answer to a lift.
+func (x *Index) answer(b *batch, a *Answer, queue string, r *kgo.Record, err error) {
+	switch {
+	case err != nil:
+		b.skipped++
+		x.log.Warn("dlq index: an answer to a lift cannot be read; skipped, its worker gives another", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", err)
+	case x.foreign(a.TaskID):
+		b.foreign++
+	default:
+		a.Queue = queue
+		b.answers = append(b.answers, a)
+	}
 }
 
 // plain is the batch for one record whose row Postgres refused with why: as
@@ -111,6 +132,10 @@ func badData(err error) bool {
 func row(l *Letter, queue string, r *kgo.Record) letterRow {
 	w := letterRow{Letter: l, id: l.ID(), queue: queue, at: r}
 	w.key = clip(header(l.Headers, schemas.HeaderPartitionKey), schemas.MaxKey)
+	w.place = l.Origin.Offset
+	if n, err := strconv.ParseInt(header(l.Headers, schemas.HeaderPlace), 10, 64); err == nil && n > 0 {
+		w.place = n - 1
+	}
 	w.contentType = clip(header(l.Headers, schemas.HeaderContentType), MaxErrorClass)
 	w.Kind = clip(l.Kind, MaxErrorClass)
 	if t, err := time.Parse(time.RFC3339Nano, header(l.Headers, schemas.HeaderExpiry)); err == nil {

@@ -8,10 +8,12 @@ package dlq
 //   - of one task only the letter of the highest epoch can be open: it died
 //     again, so its earlier death is no longer the one to mend
 //   - a task that has ended holds no unique key; a dead one does
+//   - one that waits behind a letter of its key is held: only a lift takes it
 
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,18 +25,19 @@ select distinct on (t) t, e, a from unnest($1::text[], $2::int[], $3::timestampt
 on conflict (task_id) do update set epoch = excluded.epoch, at = excluded.at where excluded.epoch > r.epoch`
 
 const insertLetters = `
-insert into perdure.dead_letters (letter, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint,
+insert into perdure.dead_letters (letter, state, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint,
   attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
-  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut)
-select letter, nullif(task_id, ''), epoch, nullif(kind, ''), queue, nullif(key, ''), reason, error_class, message, fingerprint,
+  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place)
+select letter, case when reason = 'blocked' then 'held' else 'open' end, nullif(task_id, ''), epoch, nullif(kind, ''), queue, nullif(key, ''), reason, error_class, message, fingerprint,
   attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
-  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut
+  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place
 from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
   $11::jsonb[], $12::bigint[], $13::text[], $14::text[], $15::bytea[], $16::jsonb[], $17::bytea[], $18::text[], $19::timestamptz[],
-  $20::text[], $21::int[], $22::bigint[], $23::text[], $24::int[], $25::bigint[], $26::timestamptz[], $27::bool[])
+  $20::text[], $21::int[], $22::bigint[], $23::text[], $24::int[], $25::bigint[], $26::timestamptz[], $27::bool[],
+  $28::bool[], $29::text[], $30::bigint[])
   u(letter, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint,
   attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
-  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut)
+  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place)
 on conflict (letter) do nothing`
 
 // Rows are locked in one order, the letter's, as the replayer locks them.
@@ -76,6 +79,10 @@ select * from unnest($1::text[], $2::int[], $3::bigint[], $4::text[], $5::int[],
   $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::jsonb[])
 on conflict do nothing`
 
+// Last of what concerns letters: whoever reads an answer has read the letters
+// made before it. An answer to a lift that is over wants its end again.
+const noteAnswers = `select perdure.answer_lift(q, k, t, n, b) from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) u(q, k, t, n, b)`
+
 const releaseKeys = `select perdure.release_unique($1)`
 
 // beginner is a pool, or one session.
@@ -101,6 +108,7 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 			q.Queue(settleReplayed, tasks)
 			q.Queue(noteOutcomes, tasks)
 		}
+		b.queueAnswers(q)
 		b.queueEvents(q)
 		if len(b.ended) > 0 { // last: whoever locks letters and keys does it in this order
 			q.Queue(releaseKeys, b.ended)
@@ -141,7 +149,7 @@ func (b *batch) queueLetters(q *pgx.Batch) (tasks []string) {
 	if n == 0 {
 		return nil
 	}
-	texts := make([][]string, 14) // one backing slice a text column
+	texts := make([][]string, 15) // one backing slice a text column
 	for i := range texts {
 		texts[i] = make([]string, n)
 	}
@@ -152,25 +160,41 @@ func (b *batch) queueLetters(q *pgx.Batch) (tasks []string) {
 		recordKey, payload           = make([][]byte, n), make([][]byte, n)
 		died, cut                    = make([]time.Time, n), make([]bool, n)
 		deadline                     = make([]*time.Time, n)
+		block, place                 = make([]bool, n), make([]int64, n)
 	)
 	for i := range b.letters {
 		l := &b.letters[i]
 		for c, s := range [...]string{l.id, l.TaskID, l.Kind, l.queue, l.key, string(l.Reason), l.ErrorClass, l.Message,
-			l.Fingerprint, l.Release, l.Catalog, l.contentType, l.Origin.Topic, l.at.Topic} {
+			l.Fingerprint, l.Release, l.Catalog, l.contentType, l.Origin.Topic, l.at.Topic, l.BlockedBy} {
 			texts[c][i] = s
 		}
 		epoch[i], originPart[i], dlqPart[i] = int32(l.Epoch), l.Origin.Partition, l.at.Partition
 		run[i], originOffset[i], dlqOffset[i] = l.Run, l.Origin.Offset, l.at.Offset
 		attempts[i], headers[i], recordKey[i], payload[i] = l.attempts, l.headers, l.Key, l.Value
 		died[i], cut[i], deadline[i] = l.DiedAt, l.Cut, l.deadline
+		block[i], place[i] = l.Block, l.place
 		if l.TaskID != "" {
 			tasks = append(tasks, l.TaskID)
 		}
 	}
 	q.Queue(insertLetters, texts[0], texts[1], epoch, texts[2], texts[3], texts[4], texts[5], texts[6], texts[7], texts[8],
 		attempts, run, texts[9], texts[10], recordKey, headers, payload, texts[11], deadline,
-		texts[12], originPart, originOffset, texts[13], dlqPart, dlqOffset, died, cut)
+		texts[12], originPart, originOffset, texts[13], dlqPart, dlqOffset, died, cut,
+		block, texts[14], place)
 	return tasks
+}
+
+func (b *batch) queueAnswers(q *pgx.Batch) {
+	n := len(b.answers)
+	if n == 0 {
+		return
+	}
+	queues, keys, tasks, blocks, lifts := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]int64, n)
+	for i, a := range b.answers {
+		queues[i], keys[i], tasks[i], lifts[i] = a.Queue, a.Key, a.TaskID, a.Lift
+		blocks[i] = strings.Join(a.Blocks, " ")
+	}
+	q.Queue(noteAnswers, queues, keys, tasks, lifts, blocks)
 }
 
 func (b *batch) queueEvents(q *pgx.Batch) {

@@ -49,6 +49,8 @@ type Letter struct {
 	Deliveries  int    // 0 = as many as Attempts, at least 1
 	Attempts    []Attempt
 	DiedAt      time.Time // becomes the record's timestamp; zero = the broker's or client's now
+	Block       bool      // on_dead: block: no later task of its key runs until it is settled
+	BlockedBy   string    // the letter that it waits for; "" = none
 	Cut         bool      // set by Encode and Decode: the original was too large to be kept whole
 }
 

@@ -21,7 +21,7 @@ type ListQuery struct {
 	Queue  string    `query:"queue"`
 	Group  string    `query:"group" doc:"fingerprint of a failure group"`
 	State  string    `query:"state" enum:"open,held,replaying,resolved,discarded" doc:"all states if absent"`
-	Reason string    `query:"reason" enum:"permanent,exhausted,expired,poison,undecodable,schema,unknown_kind,too_large,unknown" doc:"all reasons if absent"`
+	Reason string    `query:"reason" enum:"permanent,exhausted,expired,poison,undecodable,schema,unknown_kind,too_large,unknown,blocked" doc:"all reasons if absent"`
 	Since  time.Time `query:"since" doc:"died at or after, RFC 3339"`
 }
 

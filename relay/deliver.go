@@ -72,7 +72,11 @@ func (t *term) deliver(ctx context.Context, m *slab, retry bool) (*delivery, err
 		}
 		rec := &m.made[i]
 		bad := t.encoder.encode(m, o, way.topic, rec)
-		if death := t.r.examine(o, rec, way.tasks.limit, bad); death != nil {
+		death := t.r.examine(o, rec, way.tasks.limit, bad)
+		if death != nil && !o.later && t.encoder.condemn(m, rec, death, way.tasks.limit) {
+			death = nil
+		}
+		if death != nil {
 			rec = t.r.letter(o, rec, death, way.letters.limit)
 			m.fates[i] = fateDead
 		} else if o.later {

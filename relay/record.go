@@ -71,6 +71,24 @@ func (e *encoder) encode(m *slab, o *row, topic string, rec *kgo.Record) (bad er
 	return bad
 }
 
+// condemn makes the record of the row encoded last say that it must not run, where
+// its key has to wait behind it (on_dead: block): the letter is made by its worker, in
+// its turn. It reports false for all other deaths: what cannot be a record does not
+// block.
+func (e *encoder) condemn(m *slab, rec *kgo.Record, d *death, limit int32) bool {
+	t := &e.task
+	if d.reason != schemas.ReasonSchema || e.kind == nil || !e.kind.Ordered || !e.kind.BlockOnDead || t.Key == "" {
+		return false
+	}
+	line, _ := schemas.ParseLine(t.Line) // one that was let go keeps its place among the others
+	line.Verb, line.Why = schemas.LineDead, strings.ReplaceAll(strings.ToValidUTF8(d.message[:min(len(d.message), dlq.MaxMessage)], ""), "\x00", "")
+	t.Line = line.String()
+	from := len(m.headers)
+	m.headers, m.values = schemas.AppendRecordHeadersIn(m.headers, m.values, t)
+	rec.Headers = m.headers[from:len(m.headers):len(m.headers)]
+	return recordSize(rec) <= int(limit)
+}
+
 // userHeaders reads the column of them into t.
 func userHeaders(t *schemas.Task, column []byte) error {
 	if err := json.Unmarshal(column, &t.Headers); err != nil {
@@ -85,6 +103,8 @@ func userHeaders(t *schemas.Task, column []byte) error {
 		}
 		t.Repair = repair
 	}
+	t.Line = t.Headers[schemas.HeaderLine]
+	t.Place, _ = strconv.ParseInt(t.Headers[schemas.HeaderPlace], 10, 64) // 0 where there is none
 	t.TraceParent = t.Headers[schemas.HeaderTraceParent]
 	if t.TraceParent == "" {
 		t.TraceParent = t.Headers[traceParent]

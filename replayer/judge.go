@@ -35,6 +35,8 @@ type letter struct {
 	expired bool   // by the database's clock
 	taken   string // another replay that is at work and has it; only asked while planning
 
+	block       bool   // on_dead: block
+	place       int64  // block: the offset that the task had first
 	contentType string // as the index has it
 	named       bool   // the selector named it by id
 
@@ -79,6 +81,8 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return noLetter(claims.Claim{})
 	case l.state == schemas.LetterResolved:
 		return refuse("resolved", "this letter is settled already")
+	case l.reason == schemas.ReasonBlocked:
+		return refuse(string(schemas.ReasonBlocked), "it waits behind another task of its key: replay or discard that one's letter, and this one goes on by itself")
 	case l.state == schemas.LetterReplaying:
 		return refuse("replaying", "another replay took this letter")
 	case l.state != schemas.LetterOpen && (l.state != schemas.LetterHeld || !l.named):
@@ -198,6 +202,16 @@ func rebuild(l *letter) (outboxRow, refusal) {
 	return rebuildFrom(l, hs)
 }
 
+// rebuildFor is rebuild with what the task is to its key's line; place is the
+// offset that it had first.
+func rebuildFor(l *letter, line string, place int64) (row outboxRow, why refusal) {
+	if row, why = rebuild(l); why != "" {
+		return row, why
+	}
+	row.user[schemas.HeaderLine], row.user[schemas.HeaderPlace] = line, strconv.FormatInt(place+1, 10)
+	return row, row.encode()
+}
+
 func rebuildFrom(l *letter, hs []kgo.RecordHeader) (row outboxRow, _ refusal) {
 	// The value is checked by its size alone, so that it need not travel.
 	t, err := schemas.DecodeRecord(l.key, []byte{'0'}, hs)
@@ -224,6 +238,9 @@ func rebuildFrom(l *letter, hs []kgo.RecordHeader) (row outboxRow, _ refusal) {
 	}
 	if t.Unique {
 		user[schemas.HeaderUnique] = schemas.UniqueCompleted // it holds its key still
+	}
+	if l.block {
+		user[schemas.HeaderPlace] = strconv.FormatInt(l.place+1, 10)
 	}
 	row.user, row.repairs = user, t.Repair
 	return row, row.encode()

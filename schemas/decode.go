@@ -80,6 +80,8 @@ const (
 	aOrder
 	aUnique
 	aRepair
+	aLine
+	aPlace
 	attributes
 )
 
@@ -87,6 +89,7 @@ var attributeNames = [attributes]string{
 	HeaderSpecVersion, HeaderID, HeaderSource, HeaderType, HeaderTime, HeaderPartitionKey,
 	HeaderDataSchema, HeaderExpiry, HeaderTraceParent, HeaderContentType,
 	HeaderAttempt, HeaderEpoch, HeaderRun, HeaderDue, HeaderQueue, HeaderOrder, HeaderUnique, HeaderRepair,
+	HeaderLine, HeaderPlace,
 }
 
 // attributeOf returns the place of a header name, -1 for one that is not known.
@@ -128,6 +131,10 @@ func attributeOf(name string) attribute {
 		return aUnique
 	case HeaderRepair:
 		return aRepair
+	case HeaderLine:
+		return aLine
+	case HeaderPlace:
+		return aPlace
 	}
 	return -1
 }

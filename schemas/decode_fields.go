@@ -129,6 +129,16 @@ func (d *decoder) delivery(t *Task) {
 	if d.has(aRepair) {
 		t.Repair = int(d.number(aRepair, 1, MaxRepairs))
 	}
+	if d.has(aLine) {
+		if v := d.raw[aLine]; !validLine(string(v)) {
+			d.fail(HeaderLine, "must be what a key's line is told: from, ask, lift, end or dead")
+		} else {
+			t.Line = string(v)
+		}
+	}
+	if d.has(aPlace) {
+		t.Place = d.number(aPlace, 1, 1<<63-1)
+	}
 }
 
 // headers keeps the headers that are not ours.

@@ -104,6 +104,12 @@ func appendHeaders[H RecordHeader](dst []H, buf []byte, t *Task, retry bool) ([]
 	if t.Repair > 0 {
 		w.number(HeaderRepair, int64(t.Repair))
 	}
+	if t.Line != "" {
+		w.text(HeaderLine, t.Line)
+	}
+	if t.Place > 0 {
+		w.number(HeaderPlace, t.Place)
+	}
 	if retry {
 		w.text(HeaderQueue, t.Queue)
 	}
@@ -118,7 +124,7 @@ const orderKey = "key"
 func valueBytes(t *Task) int {
 	// 160: the version, two times, six numbers; sourceOf(ID) is shorter than ID.
 	n := 160 + len(SourcePrefix) + 2*len(t.ID) + len(t.Kind) + len(t.Key) + len(t.DataSchema) +
-		len(t.TraceParent) + len(t.ContentType) + len(JSONContentType) + len(t.Queue)
+		len(t.TraceParent) + len(t.ContentType) + len(JSONContentType) + len(t.Queue) + len(t.Line) + 20
 	for _, v := range t.Headers {
 		n += len(v)
 	}

@@ -70,6 +70,7 @@ const (
 	ReasonUnknownKind Reason = "unknown_kind"
 	ReasonTooLarge    Reason = "too_large"
 	ReasonUnknown     Reason = "unknown"
+	ReasonBlocked     Reason = "blocked" // it waits for another task of its key, which is dead: on_dead: block
 )
 
 // Effects says what a second run of a task can do.
@@ -105,6 +106,8 @@ const (
 	HeaderOrder   = "perdure_order"   // "key": tasks of this key must not overlap
 	HeaderUnique  = "perdure_unique"  // UniqueCompleted; absent: the task holds no key that its end gives back
 	HeaderRepair  = "perdure_repair"  // decimal: how often a replay repaired the payload; absent means 0
+	HeaderLine    = "perdure_line"    // of a key with on_dead: block: what the record is to its line, see Line
+	HeaderPlace   = "perdure_place"   // decimal: one more than the offset that the task had first, before it waited or died
 
 	// Dead letters only; see package dlq.
 	HeaderRecord      = "perdure_record" // letter | resolved
@@ -114,6 +117,9 @@ const (
 	HeaderRelease     = "perdure_release"
 	HeaderCatalog     = "perdure_catalog"
 	HeaderAttempts    = "perdure_attempts"
+	HeaderOnDead      = "perdure_on_dead"    // OnDeadBlock: the letter blocks its key
+	HeaderBlockedBy   = "perdure_blocked_by" // the letter that the task waits for
+	HeaderBlocks      = "perdure_blocks"     // of an answer: letters, a JSON array
 )
 
 // SpecVersion is the CloudEvents version that we write.
@@ -133,6 +139,8 @@ const UniqueCompleted = "completed"
 
 // MaxRepairs is how often a task's payload can be repaired.
 const MaxRepairs = maxEpoch // each repair is a replay
+// OnDeadBlock is the value of HeaderOnDead.
+const OnDeadBlock = "block"
 
 // Run numbers: epoch × 2^48 + incarnation × 2^24 + n, so that one number alone
 // is the fence of a task.

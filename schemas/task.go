@@ -40,6 +40,8 @@ type Task struct {
 	Ordered bool      // perdure_order: key
 	Unique  bool      // perdure_unique: its end gives a unique key back
 	Repair  int       // perdure_repair: how often a replay repaired the payload; 0 = it is the producer's
+	Line    string    // perdure_line, as ParseLine reads it; "" = a task like any other
+	Place   int64     // perdure_place: its first offset plus one, if it waited or died; 0 = this record is its first
 }
 
 // IdempotencyKey is what a downstream knows the task's effect by: its id, and

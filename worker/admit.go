@@ -43,6 +43,7 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 	if err == nil {
 		d.attempt, d.due = d.task.Attempt, d.task.Due
 		d.timer = d.attempt > 1 && isTimer(r)
+		d.word, _ = schemas.ParseLine(d.task.Line) // it was decoded, so it is one, or none
 		rec := d.record()
 		err = rec.Check()
 	}
@@ -51,6 +52,12 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 		return
 	}
 	d.kind = p.kinds[d.task.Kind]
+	if d.word.Mark() && d.task.Key != "" && !d.shared() {
+		if p.joinLine(d) {
+			p.enter(d, now)
+		}
+		return
+	}
 	if d.kind != nil && d.kind.Queue != d.task.Queue {
 		d.kind = nil // a kind of another queue: this queue's catalog does not have it
 	}
@@ -75,12 +82,24 @@ func (p *pipeline) enter(d *delivery, now time.Time) {
 	switch {
 	case d.due.After(now):
 		p.wait(d, d.due)
+	case d.resume != nil:
+		again := d.resume
+		d.resume = nil
+		again(now)
 	case d.rehop:
 		d.rehop = false
 		p.hold(d)
 		p.produce(d)
 	case d.condemn != "":
 		p.ready.push(d, false)
+	case !d.asg.blocksKnown && (d.word.Mark() || d.blocking()):
+		d.asg.unready = append(d.asg.unready, d)
+	case d.word.Mark() && d.line != nil:
+		p.toldLine(d, now)
+	case p.behind(d) != "":
+		p.waitsFor(d, p.behind(d))
+	case d.word.Verb == schemas.LineDead:
+		p.condemn(d, schemas.ReasonSchema, execution.Result{Class: "schema", Message: d.word.Why})
 	case d.task.Expired(now):
 		p.condemn(d, schemas.ReasonExpired, execution.Result{
 			Class: "expired", Message: "the deadline " + d.task.Deadline.UTC().Format(time.RFC3339) + " passed before the task could run",

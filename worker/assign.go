@@ -88,10 +88,14 @@ func (w *Worker) assign(in *intake, partitions []int32) {
 	owner := fmt.Sprintf("%s/%s/%d", w.cfg.Instance, *w.boot.Load(), w.generation.Add(1))
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	var asgs []*assignment
 	for _, partition := range partitions {
 		delete(in.found, partition)
-		in.assigned[partition] = &assignment{intake: in, partition: partition, owner: owner, drained: make(chan struct{}), position: -1}
+		a := &assignment{intake: in, partition: partition, owner: owner, drained: make(chan struct{}), position: -1}
+		in.assigned[partition] = a
+		asgs = append(asgs, a)
 	}
+	w.beginBlocks(in, asgs)
 	w.log.Info("partitions assigned", "queue", in.queue, "partitions", partitions)
 }
 
@@ -156,6 +160,7 @@ func (w *Worker) take(in *intake, partitions []int32) (asgs []*assignment) {
 		}
 		delete(in.found, partition)
 	}
+	w.leaveBlocks(in, asgs)
 	return asgs
 }
 

@@ -182,10 +182,10 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 	switch g.Verdict {
 	case claims.VerdictAck:
 		if s := g.Claim.State; s == claims.Done || s == claims.Cancelled {
-			p.over(d, now) // whoever ended it may have been killed before it said so
+			p.itIsOver(d, s, now) // whoever ended it may have been killed before it said so
 			return
 		}
-		p.ack(d, now)
+		p.prove(d, func(now time.Time) { p.ack(d, now) })
 	case claims.VerdictPark:
 		if d.parked.IsZero() && d.shared() {
 			d.parked = now
@@ -206,7 +206,8 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		}
 		p.hopRetry(d, due, now)
 	case claims.VerdictLetter:
-		p.letterAgain(d, g, now)
+		was := *g
+		p.prove(d, func(now time.Time) { p.letterAgain(d, &was, now) })
 	case claims.VerdictResolve:
 		p.hopResolved(d, now)
 	case claims.VerdictAlone:

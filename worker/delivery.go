@@ -24,6 +24,9 @@ type assignment struct {
 	topicID   [16]byte
 	position  int64 // of the next fetch, as far as records tell; the poller's own
 
+	blocksKnown bool        // blocks of earlier owners were read
+	unready     []*delivery // their turn has come, and they wait for that
+
 	draining bool // it goes away: nothing of it starts any more
 	busy     int  // deliveries between their claim and their last word
 	drained  chan struct{}
@@ -62,6 +65,11 @@ type delivery struct {
 	asks      int  // of the reconcile hook that gave no answer
 	probe     bool // its kind's breaker is open and waits for what comes of it
 
+	word      schemas.Line    // to its key's line; zero = it says nothing
+	blockedBy string          // the letter that it waits for
+	blocked   bool            // its own block stands
+	resume    func(time.Time) // what it does when its wait is over, before anything else
+
 	hop   []*kgo.Record // what Kafka must have before the acknowledgement
 	rehop bool          // Kafka refused it: try the hop again, not the claim
 }
@@ -78,9 +86,12 @@ func (d *delivery) record() claims.Record {
 	}
 }
 
+// letterID is the letter of its death.
+func (d *delivery) letterID() string { return dlq.LetterID(d.task.ID, d.task.Epoch) }
+
 // ordered reports whether tasks of its key must not overlap.
 func (d *delivery) ordered() bool {
-	return d.task.Key != "" && (d.task.Ordered || d.kind != nil && d.kind.Ordered)
+	return d.task.Key != "" && (d.task.Ordered || d.word.Verb != "" || d.kind != nil && d.kind.Ordered)
 }
 
 // remember adds the attempt that just failed to the history.

@@ -86,6 +86,10 @@ func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
 
 // hopLetter produces the dead letter of a task whose claim is dead.
 func (p *pipeline) hopLetter(d *delivery, reason schemas.Reason, now time.Time) {
+	if p.blocks != nil && d.blocking() && reason != schemas.ReasonBlocked && !d.blocked {
+		p.block(d, func(now time.Time) { p.hopLetter(d, reason, now) })
+		return
+	}
 	d.hop = []*kgo.Record{p.letter(d, reason, d.history, now)}
 	p.tell(d, dlq.EventDead, d.why, map[string]any{"reason": reason})
 	p.log.Warn("a task died", "task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue,
@@ -103,6 +107,8 @@ func (p *pipeline) letterAgain(d *delivery, g *claims.Grant, now time.Time) {
 	case len(d.history) > 0:
 		last := d.history[len(d.history)-1]
 		d.why = execution.Result{Class: last.ErrorClass, Message: last.Message, Stack: last.Stack, Fingerprint: last.Fingerprint}
+	case reason == schemas.ReasonBlocked:
+		d.why = execution.Result{Class: "blocked", Message: "waits until an earlier task of its key is settled"}
 	case reason == schemas.ReasonPoison:
 		d.why = execution.Result{Class: "crash", Message: "its worker died each time it ran this task"}
 	case reason == schemas.ReasonUnknown && (d.timer || d.elsewhere > 0):
@@ -119,6 +125,7 @@ func (p *pipeline) letter(d *delivery, reason schemas.Reason, history []dlq.Atte
 	l.Reason, l.ErrorClass, l.Message = reason, d.why.Class, d.why.Message
 	l.Release, l.Catalog = p.cfg.Release, p.deps.Catalog.Hash
 	l.Run, l.Attempts, l.DiedAt = d.run, history, now
+	l.Block, l.BlockedBy = d.blocking() && reason != schemas.ReasonBlocked, d.blockedBy
 	if d.why.Fingerprint != "" {
 		l.Fingerprint = dlq.NamedFingerprint(l.Kind, d.why.Fingerprint)
 	}

@@ -2,11 +2,26 @@ package worker
 
 // order: key — one task of a key at a time, in the order of their records.
 
-// keyLine is the queue of one key. Its first delivery may be anywhere in the
-// pipeline; those behind it are nowhere else.
+// keyLine is the queue of one key. The delivery whose turn it is may be anywhere
+// in the pipeline; the others are nowhere else.
 type keyLine struct {
 	name  string
 	queue []*delivery
+	turn  *delivery // nil = nobody's, at an ask
+	at    *delivery // the ask of a lift, at which the line stands; nil = none: see lift.go
+}
+
+// next is whose turn it is when nobody has it.
+func (l *keyLine) next() *delivery {
+	if l.at == nil {
+		return l.queue[0]
+	}
+	for _, d := range l.queue {
+		if l.at.lets(d) {
+			return d
+		}
+	}
+	return nil
 }
 
 // joinLine puts an ordered delivery behind those of its key and reports whether
@@ -20,7 +35,10 @@ func (p *pipeline) joinLine(d *delivery) bool {
 	}
 	d.line = line
 	line.queue = append(line.queue, d)
-	return len(line.queue) == 1
+	if line.turn == nil {
+		line.turn = line.next()
+	}
+	return line.turn == d
 }
 
 // leaveLine takes d out of its line and returns the delivery whose turn has
@@ -31,38 +49,51 @@ func (p *pipeline) leaveLine(d *delivery) *delivery {
 		return nil
 	}
 	d.line = nil
-	first := line.queue[0] == d
 	for i, other := range line.queue {
 		if other == d {
 			line.queue = append(line.queue[:i], line.queue[i+1:]...)
 			break
 		}
 	}
+	if line.at == d {
+		line.at = nil
+	}
 	if len(line.queue) == 0 {
 		delete(p.lines, line.name)
 		return nil
 	}
-	if first {
-		return line.queue[0]
+	if line.turn != d {
+		return nil
 	}
-	return nil
+	line.turn = line.next()
+	return line.turn
 }
 
-// dropLines takes out deliveries that wait behind another of their key. The
-// first of a line is found where it stands.
-func (p *pipeline) dropLines(match func(*delivery) bool) (out []*delivery) {
+// dropLines takes out deliveries that wait for their turn. Those whose turn it is
+// are found where they stand; turns are those whose turn has come.
+func (p *pipeline) dropLines(match func(*delivery) bool) (out, turns []*delivery) {
 	for _, line := range p.lines {
-		kept := line.queue[:1]
-		for _, d := range line.queue[1:] {
-			if match(d) {
+		kept := line.queue[:0]
+		for _, d := range line.queue {
+			if d != line.turn && match(d) {
 				d.line = nil
 				out = append(out, d)
+				if line.at == d {
+					line.at = nil
+				}
 			} else {
 				kept = append(kept, d)
 			}
 		}
 		clear(line.queue[len(kept):])
 		line.queue = kept
+		if len(kept) == 0 {
+			delete(p.lines, line.name)
+		} else if line.turn == nil {
+			if line.turn = line.next(); line.turn != nil {
+				turns = append(turns, line.turn)
+			}
+		}
 	}
-	return out
+	return out, turns
 }

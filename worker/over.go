@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/claims"
 )
 
 // over acknowledges the record of a task that is done or cancelled, in Redis. If
@@ -34,6 +35,16 @@ func (p *pipeline) over(d *delivery, now time.Time) {
 		}
 		p.ack(d, now)
 	})
+}
+
+// itIsOver follows the end of a task that its claim tells. One that was replayed and
+// then cancelled settles its letter, where a key waits for that.
+func (p *pipeline) itIsOver(d *delivery, s claims.State, now time.Time) {
+	if s == claims.Cancelled && d.task.Epoch > 0 && d.blocking() {
+		p.hopResolved(d, now) // which gives a unique key back too
+		return
+	}
+	p.over(d, now)
 }
 
 // overLate tells the end of a task whose record has gone its way already.

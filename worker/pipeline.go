@@ -199,9 +199,17 @@ func (p *pipeline) drain(asgs []*assignment, now time.Time) {
 	dropped := p.ready.remove(gone)
 	dropped = append(dropped, p.waiting.remove(gone)...)
 	dropped = append(dropped, p.dropSuspects(gone)...)
-	dropped = append(dropped, p.dropLines(gone)...)
+	for _, a := range asgs {
+		dropped = append(dropped, a.unready...)
+		a.unready = nil
+	}
+	behind, turns := p.dropLines(gone)
+	dropped = append(dropped, behind...)
 	for _, d := range dropped {
 		p.release(d, now)
+	}
+	for _, d := range turns {
+		p.enter(d, now)
 	}
 	p.dropDoubts(gone, now)
 	for _, a := range asgs {

@@ -34,6 +34,13 @@ func (w *Worker) serve(ctx context.Context) error {
 	background.Go(func() { w.cancelLoop(calls) })
 	background.Go(func() { w.beatLoop(calls) })
 	background.Go(func() { w.errandLoop(calls) })
+	if w.blocks != nil {
+		background.Go(func() {
+			if err := w.blocks.Run(calls); err != nil {
+				w.log.Error("the blocks of keys are not read any more", "err", err)
+			}
+		})
+	}
 	stopLoop := make(chan struct{})
 	go func() {
 		defer close(w.loopEnded)

@@ -250,7 +250,7 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 	case s.op == opCancelled:
 		p.met.cancelled.WithLabelValues(d.kind.Name).Inc()
 		p.tell(d, dlq.EventCancelled, execution.Result{}, nil)
-		p.over(d, now)
+		p.itIsOver(d, claims.Cancelled, now)
 	case s.op == opDead:
 		p.died(d, s.reason, now)
 	case s.local:

@@ -16,6 +16,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/perdure/perdure/internal/blocks"
 	"github.com/perdure/perdure/internal/reconcile"
 	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
@@ -44,8 +45,9 @@ type Worker struct {
 	errands    chan errand
 	generation atomic.Int64
 	intakes    []*intake
-	producer   *kgo.Client // hops; and questions to brokers
-	events     *kgo.Client // what is for people, so that a topic of events that takes nothing fills no room of hops
+	producer   *kgo.Client  // hops; and questions to brokers
+	events     *kgo.Client  // what is for people, so that a topic of events that takes nothing fills no room of hops
+	blocks     *blocks.View // keys that wait behind a letter; nil = no kind of its has on_dead: block
 	p          *pipeline
 	pool       *pool
 
@@ -175,8 +177,6 @@ func (w *Worker) prepare() error {
 		}
 		run.hook = hook
 		switch {
-		case k.Ordered && k.BlockOnDead:
-			errs = append(errs, fmt.Errorf("kind %s: on_dead: block is not supported by this version: use on_dead: continue", name))
 		case k.HTTP != nil:
 			x, err := httpexec.New(k, w.transport, w.deps.Getenv)
 			if err != nil {
@@ -267,6 +267,9 @@ func (w *Worker) connect(ctx context.Context) (err error) {
 		return err
 	}
 	w.p = newPipeline(w)
+	if w.hasBlocks() {
+		w.blocks = blocks.NewView(w.deps.Names.Control(), w.Queues(), w.log, w.deps.Kafka...)
+	}
 	if w.producer, err = kgo.NewClient(append(append([]kgo.Opt(nil), w.deps.Kafka...),
 		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(100_000))...); err != nil {
 		return fmt.Errorf("worker: kafka producer: %w", err)

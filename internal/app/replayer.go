@@ -75,7 +75,16 @@ func (p *process) addReplayer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	lifts, err := replayer.NewLifts(replayer.LiftsConfig{}, replayer.LiftsDeps{
+		DB:       p.db,
+		Log:      p.log,
+		Registry: p.health.Registry(),
+	})
+	if err != nil {
+		return err
+	}
 	p.group.Add("dead-letter index", index.Run)
+	p.group.Add("lifts", lifts.Run)
 	p.group.Add("unique keys", keys.Run)
 	p.group.Add("policies", policies.Run)
 	p.group.Add("replayer", jobs.Run)
