@@ -15,19 +15,12 @@ func (w *world) standing(m *model) bool {
 	return false
 }
 
-func (w *world) want(m *model) {
-	if m.forget && w.lift != noLift {
-		return
-	}
-	w.wanted = true
-}
-
 // settle ends a letter.
-func (w *world) settle(m *model, t, e uint8, s letterState) {
+func (w *world) settle(t, e uint8, s letterState) {
 	l := &w.letters[t][e]
 	l.state = s
 	if !l.parked {
-		w.want(m)
+		w.wanted = true
 	}
 }
 
@@ -54,20 +47,20 @@ func (m *model) index(w *world, out emit) {
 				newer = true
 			}
 			if o := n.letters[it.task][e].state; e < it.epoch && (o == open || o == replaying) {
-				n.settle(m, it.task, e, resolved)
+				n.settle(it.task, e, resolved)
 			}
 		}
 		if newer || n.known[it.task] {
-			n.settle(m, it.task, it.epoch, resolved)
+			n.settle(it.task, it.epoch, resolved)
 		}
 		if l.state == open && l.parked && !n.standing(m) && !m.noOrphans {
-			n.want(m)
+			n.wanted = true
 		}
 	case resolvedItem:
 		n.known[it.task] = true
 		for e := range uint8(epochs) {
 			if o := n.letters[it.task][e].state; o == open || o == replaying {
-				n.settle(m, it.task, e, resolved)
+				n.settle(it.task, e, resolved)
 			}
 		}
 	case answerItem:
@@ -143,7 +136,7 @@ func (m *model) people(w *world, out emit) {
 				n := *w
 				n.left.discards--
 				n.discarded[t] = true
-				n.settle(m, t, e, discarded)
+				n.settle(t, e, discarded)
 				out("discard", n)
 			}
 			if l.parked || e+1 == epochs {
@@ -152,7 +145,7 @@ func (m *model) people(w *world, out emit) {
 			switch c := w.claims[t]; {
 			case c.state == done:
 				n := *w
-				n.settle(m, t, e, resolved)
+				n.settle(t, e, resolved)
 				out("replay refused: completed", n)
 			case c.state == running && !(c.owner == nobody && !w.delivers(t, c.epoch)):
 			default:

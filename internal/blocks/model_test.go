@@ -95,6 +95,7 @@ const (
 	committing // an ask: what is below it is not committed yet
 	answering  // an ask: nobody was told
 	lifting    // a lift: its blocks stand
+	ending     // an end: its ask is acknowledged
 	proving    // it met a death of another owner: is it the owner still?
 )
 
@@ -106,6 +107,8 @@ type worker struct {
 	phase  phase
 	cur    uint8
 	behind uint32 // granted, to be parked behind these
+	parks  bool   // proving, blocking, lettering: it died as one that waits, so it blocks nothing
+	stale  bool   // proving: its record is of an earlier epoch
 	hold   uint8  // offset + 1 of the ask that it stands at; 0 = none
 }
 
@@ -176,7 +179,8 @@ type world struct {
 
 // model says what may happen, and which rule is broken on purpose.
 type model struct {
-	from budget
+	from  budget
+	prune bool // what is out of bounds is left out
 
 	noCatchUp    bool // a new owner does not read the blocks first
 	noBlock      bool // a death writes no block
@@ -188,13 +192,10 @@ type model struct {
 	noSync       bool // nor are its blocks read up to here
 	shrinks      bool // a worker believes the lifts of others
 	liftStanding bool // an answered lift does not look again for letters that stand
-	anyLift      bool // a lift ends every block of the key, also those it does not name
 	noSecondEnd  bool // an answer to a lift that is over is not answered
 	noOrphans    bool // one that is parked where no letter stands is not noticed
 	endFirst     bool // an end is acknowledged before its ask
-	parkReplay   bool // the replayed letter is parked like any other
 	openOnly     bool // a letter that is being replayed no longer stands
-	forget       bool // what is wanted while a lift is under way is forgotten
 	backwards    bool // what was parked is released in another order
 }
 
@@ -349,7 +350,7 @@ func (m *model) ack(n *world, i uint8) {
 	k := &n.w[i]
 	k.acked |= 1 << k.cur
 	k.phase = idle
-	k.cur, k.behind = 0, 0
+	k.cur, k.behind, k.parks, k.stale = 0, 0, false, false
 }
 
 // begin takes the record k.cur, whose turn it is.
@@ -365,7 +366,7 @@ func (m *model) begin(n *world, i uint8, out emit) {
 		out("ask's turn", *n)
 	case liftRec:
 		k.phase = lifting
-		if k.hold == 0 {
+		if k.hold == 0 && !m.noHold {
 			m.ack(n, i)
 		}
 		out("lift's turn", *n)
@@ -382,9 +383,11 @@ func (m *model) begin(n *world, i uint8, out emit) {
 			m.ack(n, i)
 			out("end, and its ask", *n)
 		default:
+			end := k.cur
 			k.cur, k.hold = k.hold-1, 0
 			m.ack(n, i)
-			out("ask is over", *n) // then its end is one without ask
+			k.cur, k.phase = end, ending
+			out("ask is over", *n)
 		}
 	case taskRec:
 		m.claim(n, i, r, out)
@@ -396,9 +399,7 @@ func (m *model) claim(n *world, i uint8, r rec, out emit) {
 	k := &n.w[i]
 	c := &n.claims[r.task]
 	behind := k.view
-	if !m.parkReplay {
-		behind &^= ofTask(r.task) // its own letter does not stop it, another's does
-	}
+	behind &^= ofTask(r.task) // its own letter does not stop it, another's does
 	grant := func(name string) {
 		*c = claim{state: running, epoch: r.epoch, owner: i, at: k.cur}
 		k.phase, k.behind = granted, behind
@@ -407,8 +408,8 @@ func (m *model) claim(n *world, i uint8, r rec, out emit) {
 		}
 		out(name, *n)
 	}
-	prove := func(name string) {
-		k.phase = proving
+	prove := func(name string, stale bool) {
+		k.phase, k.stale, k.parks = proving, stale, !stale && c.parked
 		out(name, *n)
 	}
 	switch c.state {
@@ -424,7 +425,7 @@ func (m *model) claim(n *world, i uint8, r rec, out emit) {
 		silent := n.silent(c.owner)
 		switch {
 		case r.epoch < c.epoch:
-			prove("stale")
+			prove("stale", true)
 		case r.epoch > c.epoch:
 			if c.owner == nobody && !n.delivers(r.task, c.epoch) {
 				grant("take over from nobody") // its incarnation is over: see decision 0002
@@ -438,11 +439,11 @@ func (m *model) claim(n *world, i uint8, r rec, out emit) {
 	case dead:
 		switch {
 		case r.epoch < c.epoch:
-			prove("stale")
+			prove("stale", true)
 		case r.epoch > c.epoch:
 			grant("claim replay")
 		default:
-			prove("dead already")
+			prove("dead already", false)
 		}
 	}
 }
@@ -500,7 +501,7 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 				return
 			}
 			n.claims[r.task].state, n.claims[r.task].parked = dead, true
-			kk.phase = lettering
+			kk.phase, kk.parks = lettering, true
 			out("park", n)
 			return
 		}
@@ -541,7 +542,7 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 			out("letter before the block", n)
 			return
 		}
-		if !m.noBlock && !n.claims[r.task].parked {
+		if !m.noBlock && !k.parks {
 			n.control |= bit(r.task, r.epoch)
 			n.w[i].view = m.sees(n.w[i].view, n.control) // it waits until it has read its own
 		}
@@ -549,7 +550,7 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		out("block", n)
 	case lettering:
 		n := *w
-		n.say(item{kind: letterItem, task: r.task, epoch: r.epoch, parked: w.claims[r.task].parked || k.behind != 0})
+		n.say(item{kind: letterItem, task: r.task, epoch: r.epoch, parked: k.parks})
 		n.w[i].phase = acking
 		out("letter", n)
 	case acking:
@@ -560,6 +561,10 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		}
 		m.ack(&n, i)
 		out("ack", n)
+	case ending:
+		n := *w
+		m.ack(&n, i)
+		out("end", n)
 	case proving:
 		if k.role != owner && !m.noProof {
 			return
@@ -568,12 +573,10 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		if !m.noSync {
 			n.w[i].view = m.sees(k.view, w.control)
 		}
-		if c := n.claims[r.task]; c.state == dead && c.epoch == r.epoch {
-			n.w[i].phase = blocking
-		} else if c.state == none { // forgotten meanwhile
-			n.w[i].phase = idle
-		} else {
+		if k.stale {
 			m.ack(&n, i)
+		} else {
+			n.w[i].phase = blocking
 		}
 		out("still the owner", n)
 	case committing:
@@ -600,12 +603,8 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		out("answer", n)
 	case lifting:
 		n := *w
-		names := r.names
-		if m.anyLift {
-			names = k.view
-		}
-		n.control &^= names
-		n.w[i].view = m.sees(n.w[i].view&^names, n.control)
+		n.control &^= r.names
+		n.w[i].view = m.sees(n.w[i].view&^r.names, n.control)
 		m.ack(&n, i)
 		out("lift", n)
 	}

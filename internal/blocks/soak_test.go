@@ -1,0 +1,27 @@
+//go:build soak
+
+package blocks
+
+import "testing"
+
+func TestNoTaskOvertakesADeadOneOfItsKeyInManyMoreStates(t *testing.T) {
+	for _, b := range []budget{
+		{deaths: 2, crashes: 1, discards: 1},
+		{deaths: 1, crashes: 2},
+		{deaths: 1, crashes: 1, dups: 1},
+		{deaths: 2, crashes: 1, losses: 1},
+		{deaths: 1, zombies: 1},
+		{deaths: 1, zombies: 1, discards: 1},
+	} {
+		m := model{from: b}
+		m.mustHold(t)
+	}
+}
+
+func TestEveryBrokenRuleIsNoticedWhateverItTakes(t *testing.T) {
+	for _, test := range mutations {
+		if test.soak {
+			test.m.mustFail(t, test.name, test.want)
+		}
+	}
+}
