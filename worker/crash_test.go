@@ -66,6 +66,9 @@ func runAsVictim() bool {
 		if err != nil {
 			return err
 		}
+		if res.StatusCode == http.StatusUnprocessableEntity {
+			return worker.Permanent(errors.Join(errors.New("refused"), res.Body.Close()))
+		}
 		if t.Payload.Mode == "kill" {
 			os.Exit(3)
 		}

@@ -278,14 +278,14 @@ func TestALateSuccessOfAnAbandonedHandlerCounts(t *testing.T) {
 }
 
 func TestARefusalToStartListsWhatIsMissing(t *testing.T) {
-	w := newWorld(t, catalogText+"  job.other: {queue: jobs}\n  job.third: {queue: jobs, order: key, on_dead: block}\n")
+	w := newWorld(t, catalogText+"  job.other: {queue: jobs}\n  job.third: {queue: jobs, order: key}\n")
 	wk, _ := w.make("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
 		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
 		worker.Handle(wk, "job.none", func(context.Context, *worker.Task[job]) error { return nil })
 	})
 	err := wk.Run(t.Context())
-	for _, want := range []string{"job.other (queue jobs)", "registered twice", "job.none", "on_dead: block is not supported"} {
+	for _, want := range []string{"job.other (queue jobs)", "registered twice", "job.none"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)
 		}

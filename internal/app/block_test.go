@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"slices"
 	"sync"
@@ -152,4 +153,57 @@ func TestABlockedKeyGoesOnInItsOrderWhenItsLetterIsSettled(t *testing.T) {
 	r.doneIs("a", 1, 2, 3, 5, 6, 7)
 	r.post("a", 8)
 	r.doneIs("a", 1, 2, 3, 5, 6, 7, 8)
+}
+
+// Tasks of two keys keep coming while letters are replayed as soon as they are
+// there: whatever a lift meets on its way, the order of a key stays.
+func TestTasksThatComeDuringALiftKeepTheirOrder(t *testing.T) {
+	r := newBlockRig(t)
+	const n = 40
+	var want [2][]int
+	for i := range n {
+		want[i%2] = append(want[i%2], i)
+	}
+	for _, bad := range []int{2, 3, 14, 16} {
+		r.bad[bad] = true
+	}
+	posted := make(chan struct{})
+	go func() {
+		defer close(posted)
+		for i := range n {
+			r.post([]string{"a", "b"}[i%2], i)
+			time.Sleep(20 * time.Millisecond) // tasks come one after the other, before, during and after the lifts
+		}
+	}()
+	deadline := time.Now().Add(90 * time.Second)
+	replayed := map[string]bool{}
+	for !slices.Equal(r.of("a"), want[0]) || !slices.Equal(r.of("b"), want[1]) {
+		if time.Now().After(deadline) {
+			t.Fatalf("a %v\nb %v", r.of("a"), r.of("b"))
+		}
+		var open struct {
+			Letters []dlq.Entry `json:"letters"`
+		}
+		if err := r.api.Get(t.Context(), "/v1/dead-letters", url.Values{"state": {"open"}}, &open); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range open.Letters {
+			if l.Reason != "permanent" {
+				t.Fatalf("letter %s is open, reason %s", l.Letter, l.Reason)
+			}
+			if replayed[l.Letter] {
+				continue
+			}
+			replayed[l.Letter] = true
+			r.mend(2, 3, 14, 16)
+			if err := r.api.Post(t.Context(), "/v1/replays", map[string]any{"selector": map[string]any{"ids": []string{l.Letter}}, "start": true, "why": "mended"}, &struct{}{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	<-posted
+	if len(replayed) < 2 {
+		t.Errorf("only %d letters were replayed: no lift was raced", len(replayed))
+	}
 }
