@@ -103,7 +103,7 @@ func (v *TaskView) Settled() bool {
 // Hop is one thing that happened to a task.
 type Hop struct {
 	At         time.Time  `json:"at,omitzero" doc:"absent where only that it happened is known"`
-	What       string     `json:"what" doc:"accepted, scheduled, parked, held, relayed, attempt, dead, replayed, completed, or the type of an event"`
+	What       string     `json:"what" doc:"accepted, scheduled, parked, held, relayed, attempt, dead, replayed, released (it waited behind a dead one of its key), completed, or the type of an event"`
 	Epoch      int        `json:"epoch"`
 	Topic      string     `json:"topic,omitempty"`
 	Partition  *int32     `json:"partition,omitempty"`

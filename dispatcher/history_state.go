@@ -115,7 +115,7 @@ func (t *traces) waiting(v *TaskView) {
 func (h *History) place(ctx context.Context, t *traces, v *TaskView) error {
 	v.State = schemas.StateQueued
 	n := len(t.hops)
-	if n > 0 && t.hops[n-1].replay == "" && t.row.place == "scheduled" && !t.hops[n-1].ok {
+	if n > 0 && t.hops[n-1].letter == "" && t.row.place == "scheduled" && !t.hops[n-1].ok {
 		v.State, v.Due = schemas.StateScheduled, t.row.due
 		return nil
 	}

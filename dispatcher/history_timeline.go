@@ -37,8 +37,12 @@ func (t *traces) timeline(v *TaskView) {
 	}
 	for i := range t.hops {
 		h := &t.hops[i]
-		if h.replay != "" {
-			list = append(list, Hop{At: h.began, What: "replayed", Epoch: h.epoch, Replay: h.replay, Letter: h.letter, rank: rankReplayed})
+		if h.letter != "" {
+			what := "replayed"
+			if h.replay == "" {
+				what = "released" // by the lift of its key's block
+			}
+			list = append(list, Hop{At: h.began, What: what, Epoch: h.epoch, Replay: h.replay, Letter: h.letter, rank: rankReplayed})
 		}
 		if h.ok {
 			list = append(list, Hop{At: h.at, What: "relayed", Epoch: h.epoch, Topic: h.hop.Topic, Partition: &h.hop.Partition, Offset: &h.hop.Offset, rank: rankRelayed})

@@ -104,7 +104,9 @@ from perdure.dead_letters where task_id = $1 and reason <> 'undecodable' order b
 const findReplays = `
 select l.seq, l.replay, l.letter, l.done_at, d.epoch + 1
 from perdure.dead_letters d join perdure.replay_letters l on l.letter = d.letter
-where d.task_id = $1 and l.result = 'replayed' order by d.epoch, l.done_at`
+where d.task_id = $1 and l.result = 'replayed'
+union all select released, '', letter, changed_at, epoch + 1 from perdure.dead_letters where task_id = $1 and released is not null -- by a lift
+order by 5, 4`
 
 const findEvents = `
 select epoch, attempt, run, type, worker, error_class, message, at, data from (

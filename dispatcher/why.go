@@ -68,6 +68,7 @@ const (
 	CauseDead       Cause = "dead"
 	CauseNotIndexed Cause = "not_indexed" // dead, and the index does not have the letter yet
 	CauseLetterHeld Cause = "letter_held"
+	CauseBlocked    Cause = "blocked" // on_dead: block: it waits behind a dead task of its key
 	CauseInPlan     Cause = "in_plan" // dead, and a replay that is not over has it
 	CauseCompleted  Cause = "completed"
 	CauseCancelled  Cause = "cancelled"

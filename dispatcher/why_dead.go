@@ -44,6 +44,8 @@ func (a *asking) dead() (*Why, error) {
 	}
 	switch {
 	case w != nil:
+	case l.reason == string(schemas.ReasonBlocked):
+		return a.blocked(l)
 	case l.state == string(schemas.LetterHeld):
 		w = a.say(CauseLetterHeld, "perdure dlq show "+word(l.id), "%s; its letter is held, so that no policy and no plan by group moves it: only a replay that names it", why)
 	case same > 1:
@@ -52,6 +54,35 @@ func (a *asking) dead() (*Why, error) {
 		w = a.say(CauseDead, "perdure dlq show "+word(l.id), "%s; it is the only open letter of group %s", why, group)
 	}
 	return w.since(died).found("reason", l.reason, "group", group, "open_in_group", same, "letter", l.id, "error_class", l.class), nil
+}
+
+// findBlock is the letter that the lines' order makes the first to settle: the
+// oldest of those that block the key.
+const findBlock = `
+select letter, reason, state, (select count(*) from (select from perdure.dead_letters w
+  where w.queue = d.queue and w.key = d.key and w.reason = 'blocked' and w.state = 'held' limit 10000) n)
+from perdure.dead_letters d
+where queue = $1 and key = $2 and block and state in ('open', 'held', 'replaying') order by coalesce(place, origin_offset), died_at limit 1`
+
+// blocked is a task that waits behind a dead one of its key (on_dead: block).
+func (a *asking) blocked(l *letterTrace) (*Why, error) {
+	var by, reason, state string
+	var waiting int64
+	err := a.history.deps.DB.QueryRow(a.ctx, findBlock, l.queue, l.key).Scan(&by, &reason, &state, &waiting)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return a.say(CauseBlocked, "perdure replayer", "waits since %s for its turn: what its key waited for is settled, and a replayer is about to let it go on", a.at(l.died)).since(l.died), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find what its key waits for: %w", err)
+	}
+	var w *Why
+	if state == string(schemas.LetterReplaying) {
+		w = a.say(CauseBlocked, "perdure why "+word(by), "waits since %s behind letter %s of its key (%s), which is being replayed", a.at(l.died), by, reason)
+	} else {
+		w = a.say(CauseBlocked, "perdure replay start --id "+word(by)+" --yes", "waits since %s behind letter %s of its key (%s): its kind has on_dead: block, and goes on by itself when that letter is replayed and completed, or discarded",
+			a.at(l.died), by, reason)
+	}
+	return w.since(l.died).found("blocked_by", by, "reason", reason, "waiting", waiting, "letter", l.id), nil
 }
 
 // inPlan finds a replay that is to move the letter; nil if there is none.

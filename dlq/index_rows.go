@@ -94,7 +94,7 @@ func (x *Index) answer(b *batch, a *Answer, queue string, r *kgo.Record, err err
 	switch {
 	case err != nil:
 		b.skipped++
-		x.log.Warn("dlq index: an answer to a lift cannot be read; skipped, its worker gives another", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", err)
+		x.log.Warn("dlq index: an answer to a lift cannot be read; skipped", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "err", err)
 	case x.foreign(a.TaskID):
 		b.foreign++
 	default:

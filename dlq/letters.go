@@ -15,6 +15,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/schemas"
 )
 
 // Errors of Letters.
@@ -70,6 +72,9 @@ type Entry struct {
 	ChangedAt  time.Time       `json:"changed_at"`
 	Replays    int             `json:"replays"`
 	ResolvedBy string          `json:"resolved_by,omitempty" doc:"completed, replay or discard"`
+	Block      bool            `json:"block,omitempty" doc:"on_dead: block: later tasks of its key wait until it is settled"`
+	BlockedBy  string          `json:"blocked_by,omitempty" doc:"reason blocked: the letter that it waits for"`
+	Waiting    int             `json:"waiting,omitempty" doc:"tasks of its key that wait until it is settled, at most 10,000 are counted; only where one letter is shown"`
 	Size       int             `json:"payload_bytes"`
 	Cut        bool            `json:"cut,omitempty" doc:"the original was too large to be kept whole"`
 	Attempts   json.RawMessage `json:"attempts,omitempty"`
@@ -82,13 +87,13 @@ type Entry struct {
 const entryColumns = `letter, coalesce(task_id, ''), epoch, coalesce(kind, ''), queue, coalesce(key, ''), state, reason, error_class,
   message, fingerprint, run, release, catalog, deadline, origin_topic || '/' || origin_partition || '/' || origin_offset,
   dlq_topic || '/' || dlq_partition || '/' || dlq_offset, died_at, changed_at, replays, resolved_by,
-  coalesce(length(payload), 0), cut, content_type`
+  coalesce(length(payload), 0), cut, content_type, block, blocked_by`
 
 func (e *Entry) fields() []any {
 	return []any{&e.Letter, &e.TaskID, &e.Epoch, &e.Kind, &e.Queue, &e.Key, &e.State, &e.Reason, &e.ErrorClass,
 		&e.Message, &e.Group, &e.Run, &e.Release, &e.Catalog, &e.Deadline, &e.Origin,
 		&e.DLQ, &e.DiedAt, &e.ChangedAt, &e.Replays, &e.ResolvedBy,
-		&e.Size, &e.Cut, &e.ContentType}
+		&e.Size, &e.Cut, &e.ContentType, &e.Block, &e.BlockedBy}
 }
 
 // Latest deaths first; the cursor is the last row seen.
@@ -99,6 +104,14 @@ where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or fingerp
   and ($8::timestamptz is null or (died_at, letter) < ($8, $9))
   and ($10::text[] is null or letter = any($10) or task_id = any($10))
 order by died_at desc, letter desc limit $11`
+
+// Stands reports whether the later tasks of the letter's key wait for it.
+func (e *Entry) Stands() bool {
+	return e.Block && (e.State == string(schemas.LetterOpen) || e.State == string(schemas.LetterHeld) || e.State == string(schemas.LetterReplaying))
+}
+
+const countWaiting = `select count(*) from (
+  select from perdure.dead_letters where queue = $1 and key = $2 and reason = 'blocked' and state = 'held' limit 10000) n`
 
 // List returns at most limit letters, latest deaths first, and the cursor of
 // the page after them, "" after the last.
@@ -139,6 +152,9 @@ where letter = $1 or task_id = $1 order by letter = $1 desc, epoch desc, died_at
 		Scan(append(e.fields(), &e.Attempts, &e.Payload, &e.Headers)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNoLetter
+	}
+	if err == nil && e.Stands() {
+		err = s.db.QueryRow(ctx, countWaiting, e.Queue, e.Key).Scan(&e.Waiting)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dead letter %s: %w", id, err)

@@ -160,7 +160,6 @@ func (w *Worker) take(in *intake, partitions []int32) (asgs []*assignment) {
 		}
 		delete(in.found, partition)
 	}
-	w.leaveBlocks(in, asgs)
 	return asgs
 }
 

@@ -174,23 +174,18 @@ func (w *Worker) beginBlocks(in *intake, asgs []*assignment) {
 		}
 		return
 	}
-	places := make([]blocks.Place, len(asgs))
-	for i, a := range asgs {
-		places[i] = blocks.Place{Queue: in.queue, Partition: a.partition}
-		w.blocks.Own(places[i], a.owner)
-	}
 	w.p.orders.put(func(time.Time) {
 		w.executors.Add(1)
-		go w.readBlocks(in, places, asgs)
+		go w.readBlocks(in, asgs)
 	})
 }
 
 // readBlocks lets assignments begin once their earlier owners' blocks are read.
-func (w *Worker) readBlocks(in *intake, places []blocks.Place, asgs []*assignment) {
+func (w *Worker) readBlocks(in *intake, asgs []*assignment) {
 	defer w.executors.Done()
 	for {
 		ctx, cancel := context.WithTimeout(w.workCtx, besideTimeout)
-		err := w.blocks.Begin(ctx, places)
+		err := w.blocks.Sync(ctx)
 		cancel()
 		if err == nil {
 			break
@@ -214,14 +209,4 @@ func (w *Worker) readBlocks(in *intake, places []blocks.Place, asgs []*assignmen
 			}
 		}
 	})
-}
-
-// leaveBlocks follows partitions that go.
-func (w *Worker) leaveBlocks(in *intake, asgs []*assignment) {
-	if w.blocks == nil {
-		return
-	}
-	for _, a := range asgs {
-		w.blocks.Leave(blocks.Place{Queue: in.queue, Partition: a.partition}, a.owner)
-	}
 }

@@ -76,6 +76,9 @@ func (p *pipeline) hopRetry(d *delivery, due, now time.Time) {
 	}
 	t := d.task
 	t.Attempt, t.Run, t.Due = d.attempt, max(d.run, t.Run), due
+	if t.Place == 0 && d.blocking() {
+		t.Place = d.rec.Offset + 1
+	}
 	headers := schemas.AppendRetryHeaders(make([]kgo.RecordHeader, 0, 20), &t)
 	if d.elsewhere > 0 {
 		headers = append(headers, timerHeader)

@@ -101,7 +101,7 @@ func (p *pipeline) liftBlocks(d *delivery) {
 		}
 		recs := make([]*kgo.Record, len(d.word.Letters))
 		for i, letter := range d.word.Letters {
-			recs[i] = blocks.End(d.asg.intake.queue, letter, d.asg.owner)
+			recs[i] = blocks.End(d.asg.intake.queue, letter)
 			recs[i].Topic = p.deps.Names.Control()
 		}
 		if err := p.producer.ProduceSync(ctx, recs...).FirstErr(); err != nil {

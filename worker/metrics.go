@@ -29,6 +29,7 @@ type metrics struct {
 	shareCopies   *prometheus.CounterVec
 	shareAside    *prometheus.CounterVec
 	breaker       *prometheus.GaugeVec
+	blocked       *prometheus.GaugeVec
 	eventErrors   prometheus.Counter
 	commits       prometheus.Counter
 	commitErrors  prometheus.Counter
@@ -80,6 +81,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		shareCopies:   counter("shared_produced_again_total", "Records of shared queues that were produced once more because Kafka had given them out often.", "queue"),
 		shareAside:    counter("shared_set_aside_total", "Records of shared queues that were sent through a delay topic because they could not start.", "queue"),
 		breaker:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_breaker_open", Help: "1 while the endpoint of a kind is held to be misconfigured."}, []string{"kind"}),
+		blocked:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_blocks", Help: "Dead letters of a queue that block their key (on_dead: block), as far as this worker has read; each worker reads all of them."}, []string{"queue"}),
 		eventErrors:   single("event_errors_total", "Events that were not written."),
 		commits:       single("commits_total", "Offset commits."),
 		commitErrors:  single("commit_errors_total", "Offset commits that failed."),
@@ -99,7 +101,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.isolated, m.cancelled, m.reconciled, m.halted,
-		m.hopErrors, m.shareErrors, m.shareCopies, m.shareAside, m.breaker, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
+		m.hopErrors, m.shareErrors, m.shareCopies, m.shareAside, m.breaker, m.blocked, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -52,6 +52,9 @@ func (p *pipeline) stepOldest(now time.Time) {
 			}
 		}
 		in.mu.Unlock()
+		if p.blocks != nil && in.share == nil {
+			p.met.blocked.WithLabelValues(in.queue).Set(float64(p.blocks.Count(in.queue)))
+		}
 		p.met.held.WithLabelValues(in.queue).Set(longest.Seconds())
 	}
 }

@@ -68,7 +68,7 @@ func showLetter(w io.Writer, l *dlq.LetterView, group string) {
 	}
 	output.Fields(w,
 		[2]string{"letter", l.Letter}, [2]string{"task", l.TaskID}, [2]string{"kind", l.Kind}, [2]string{"queue", l.Queue},
-		[2]string{"key", l.Key}, [2]string{"state", l.State}, [2]string{"resolved by", l.ResolvedBy}, [2]string{"reason", l.Reason},
+		[2]string{"key", l.Key}, [2]string{"waits for", l.BlockedBy}, [2]string{"blocks", blocked(l)}, [2]string{"state", l.State}, [2]string{"resolved by", l.ResolvedBy}, [2]string{"reason", l.Reason},
 		[2]string{"error", l.ErrorClass}, [2]string{"message", l.Message}, [2]string{"group", l.Group}, [2]string{"", group},
 		[2]string{"died", l.DiedAt.Local().Format(time.DateTime)}, [2]string{"deadline", deadline}, [2]string{"release", l.Release},
 		[2]string{"catalog", l.Catalog}, [2]string{"from", l.Origin}, [2]string{"on", l.DLQ}, [2]string{"replays", replays}, [2]string{"next", next(l)})
@@ -87,6 +87,20 @@ func showLetter(w io.Writer, l *dlq.LetterView, group string) {
 	default:
 		fmt.Fprintf(w, "payload (%d bytes, not JSON)\n  %s\n", l.Size, output.Cut(string(l.PayloadBase64), 2000))
 	}
+}
+
+// blocked says what waits until a letter is settled.
+func blocked(l *dlq.LetterView) string {
+	if !l.Stands() {
+		return ""
+	}
+	switch l.Waiting {
+	case 0:
+		return "its key: later tasks of it wait until this letter is replayed and completed, or discarded; none has come yet"
+	case 1:
+		return "its key: 1 later task waits until this letter is replayed and completed, or discarded"
+	}
+	return fmt.Sprintf("its key: %d later tasks wait until this letter is replayed and completed, or discarded", l.Waiting)
 }
 
 // showAttempts writes a line or two for each attempt, of a panic with the
@@ -127,6 +141,9 @@ func said(class, message string) string {
 
 // next is what to run for a letter, or why there is nothing to do.
 func next(l *dlq.LetterView) string {
+	if l.Reason == string(schemas.ReasonBlocked) && l.State == string(schemas.LetterHeld) {
+		return "it goes on by itself once its key does: perdure dlq show " + l.BlockedBy
+	}
 	byID := "perdure replay start --id " + l.Letter + " --yes --why …"
 	switch schemas.LetterState(l.State) {
 	case schemas.LetterReplaying:

@@ -87,13 +87,14 @@ func (r *blockRig) post(key string, numbers ...int) {
 	for _, n := range numbers {
 		var a dispatcher.Accepted
 		if err := r.api.Post(r.Context(), "/v1/tasks", map[string]any{"kind": "step", "key": key, "payload": map[string]any{"key": key, "n": n}}, &a); err != nil {
-			r.Fatal(err)
+			r.Error(err)
+			return
 		}
 		r.ids[n] = a.ID
 	}
 }
 
-// done waits until a key's ledger is exactly want.
+// doneIs waits until a key's ledger is exactly want.
 func (r *blockRig) doneIs(key string, want ...int) {
 	r.Helper()
 	testkit.Eventually(r, 60*time.Second, func() (bool, string) {
@@ -107,7 +108,7 @@ func (r *blockRig) letter(n int) (e dlq.LetterView, err error) {
 	return e, err
 }
 
-// waits waits until tasks have letters of a state and reason.
+// letters waits until tasks have letters of a state and reason.
 func (r *blockRig) letters(state, reason string, numbers ...int) {
 	r.Helper()
 	for _, n := range numbers {

@@ -43,7 +43,7 @@ const (
 	readOutbox = `
 select o.id, o.generation, o.task_id is not null, coalesce(pg_visible_in_snapshot(o.xid, c.prev), false)
 from perdure.outbox o left join perdure.relay_cursor c on c.shard = $1
-where o.id >= $2 and o.id < $3 and ($4::timestamptz is null or o.created_at >= $4) order by o.id`
+where o.id >= $2 and o.id < $3 and o.kind <> 'perdure.line' and ($4::timestamptz is null or o.created_at >= $4) order by o.id`
 	readFiled = `
 select id, 'scheduled' from perdure.scheduled where id >= $1 and id < $2
 union all select id, 'parked' from perdure.parked where id >= $1 and id < $2
@@ -124,10 +124,13 @@ select distinct on (l.letter) l.letter, l.seq, o.id is not null, coalesce(pg_vis
   case when exists (select from perdure.scheduled s where s.id = l.seq) then 'scheduled'
        when exists (select from perdure.parked p where p.id = l.seq) then 'parked'
        when exists (select from perdure.held h where h.id = l.seq) then 'held' else '' end
-from perdure.replay_letters l
+from (
+  select letter, seq from perdure.replay_letters where letter = any($1::text[]) and result = 'replayed'
+  union all select letter, released from perdure.dead_letters where letter = any($1::text[]) and released is not null -- by a lift
+) l
   left join perdure.outbox o on o.id = l.seq
   left join perdure.relay_cursor c on c.shard = $2
-where l.letter = any($1::text[]) and l.result = 'replayed' order by l.letter, l.seq desc`
+order by l.letter, l.seq desc`
 
 // deaths reads the newest letter of each task, and the newest replay of those
 // that were replayed.

@@ -190,7 +190,6 @@ type model struct {
 	noBarrier    bool // an ask does not wait for the commit of what is below it
 	noProof      bool // a death of another owner is passed without asking Kafka who owns the partition
 	noSync       bool // nor are its blocks read up to here
-	shrinks      bool // a worker believes the lifts of others
 	liftStanding bool // an answered lift does not look again for letters that stand
 	noSecondEnd  bool // an answer to a lift that is over is not answered
 	noOrphans    bool // one that is parked where no letter stands is not noticed
@@ -305,9 +304,9 @@ func (m *model) head(w *world, k *worker) int {
 // step is what a worker can do now.
 func (m *model) step(w *world, i uint8, out emit) {
 	k := &w.w[i]
-	if sees := m.sees(k.view, w.control); k.view != sees {
+	if k.view != w.control {
 		n := *w
-		n.w[i].view = sees
+		n.w[i].view = w.control
 		out("reads blocks", n)
 	}
 	if k.role == owner && w.committed != k.acked {
@@ -335,15 +334,6 @@ func (m *model) step(w *world, i uint8, out emit) {
 		return
 	}
 	m.goOn(w, i, out)
-}
-
-// sees is what a worker knows after it has read on. A block that another has
-// lifted still stands for one who was the owner before: it may be no longer.
-func (m *model) sees(view, control uint32) uint32 {
-	if m.shrinks {
-		return control
-	}
-	return view | control
 }
 
 func (m *model) ack(n *world, i uint8) {
@@ -544,7 +534,7 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		}
 		if !m.noBlock && !k.parks {
 			n.control |= bit(r.task, r.epoch)
-			n.w[i].view = m.sees(n.w[i].view, n.control) // it waits until it has read its own
+			n.w[i].view = n.control // it waits until it has read its own
 		}
 		n.w[i].phase = lettering
 		out("block", n)
@@ -557,7 +547,7 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		n := *w
 		if m.letterFirst {
 			n.control |= bit(r.task, r.epoch)
-			n.w[i].view = m.sees(n.w[i].view, n.control)
+			n.w[i].view = n.control
 		}
 		m.ack(&n, i)
 		out("ack", n)
@@ -571,7 +561,7 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		}
 		n := *w
 		if !m.noSync {
-			n.w[i].view = m.sees(k.view, w.control)
+			n.w[i].view = n.control
 		}
 		if k.stale {
 			m.ack(&n, i)
@@ -604,7 +594,7 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 	case lifting:
 		n := *w
 		n.control &^= r.names
-		n.w[i].view = m.sees(n.w[i].view&^r.names, n.control)
+		n.w[i].view = n.control
 		m.ack(&n, i)
 		out("lift", n)
 	}

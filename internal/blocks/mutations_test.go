@@ -19,8 +19,6 @@ var mutations = []struct {
 	{"an ask does not wait for the commit below it", model{noBarrier: true, from: budget{deaths: 1, crashes: 1, losses: 1}}, badOvertake, true},
 	{"a death of another owner is passed without a proof", model{noProof: true, from: budget{deaths: 1, zombies: 1, losses: 1}}, badOvertake, true},
 	{"and without the blocks up to now", model{noSync: true, from: budget{deaths: 1, zombies: 1}}, badOvertake, true},
-	{"neither is done", model{noProof: true, shrinks: true, from: budget{deaths: 1, zombies: 1}}, badOvertake, true},
-	{"a worker believes the lifts of others", model{shrinks: true, from: budget{deaths: 1, zombies: 1, discards: 1}}, badOvertake, true},
 	{"an answer to a lift that is over gets no end", model{noSecondEnd: true, from: budget{deaths: 1, dups: 1}}, badStuck, false},
 	{"nobody notices what is parked where nothing stands", model{noOrphans: true, from: budget{deaths: 1, zombies: 1, discards: 1}}, badStuck, true},
 	{"an end is acknowledged before its ask", model{endFirst: true, noSecondEnd: true, from: budget{deaths: 1, crashes: 1}}, badStuck, false},

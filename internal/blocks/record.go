@@ -16,9 +16,6 @@ import (
 // keyPrefix begins the record keys, `block/<queue>/<task id>@<epoch>`.
 const keyPrefix = "block/"
 
-// headerBy is on the record that ends a block: the owner that wrote it.
-const headerBy = "by"
-
 // Line is one key's line in a queue: tasks of another source are another line.
 type Line struct {
 	Queue  string
@@ -54,35 +51,30 @@ func (b Block) Stand() (*kgo.Record, error) {
 	return &kgo.Record{Partition: 0, Key: []byte(keyPrefix + b.Queue + "/" + b.Letter), Value: v}, nil
 }
 
-// End is the record by which a block of a queue ends, written by owner.
-func End(queue, letter, owner string) *kgo.Record {
-	return &kgo.Record{Partition: 0, Key: []byte(keyPrefix + queue + "/" + letter), Headers: []kgo.RecordHeader{{Key: headerBy, Value: []byte(owner)}}}
+// End is the record by which a block of a queue ends; the caller sets its Topic.
+func End(queue, letter string) *kgo.Record {
+	return &kgo.Record{Partition: 0, Key: []byte(keyPrefix + queue + "/" + letter)}
 }
 
 // parse reads a record; ok is false for what is no block's. A block that cannot
 // be read is an error: who passes it might let a task overtake.
-func parse(r *kgo.Record) (b Block, end bool, by string, ok bool, err error) {
+func parse(r *kgo.Record) (b Block, end, ok bool, err error) {
 	name, is := strings.CutPrefix(string(r.Key), keyPrefix)
 	if !is {
-		return b, false, "", false, nil
+		return b, false, false, nil
 	}
 	b.Queue, b.Letter, is = strings.Cut(name, "/")
 	id, _, _ := strings.Cut(b.Letter, "@")
 	if _, e := schemas.ParseID(id); !is || e != nil {
-		return b, false, "", false, fmt.Errorf("blocks: %s offset %d: key %q is not block/<queue>/<letter>", r.Topic, r.Offset, r.Key)
+		return b, false, false, fmt.Errorf("blocks: %s offset %d: key %q is not block/<queue>/<letter>", r.Topic, r.Offset, r.Key)
 	}
 	if r.Value == nil {
-		for _, h := range r.Headers {
-			if h.Key == headerBy {
-				by = string(h.Value)
-			}
-		}
-		return b, true, by, true, nil
+		return b, true, true, nil
 	}
 	var v value
 	if e := json.Unmarshal(r.Value, &v); e != nil || v.Key == "" {
-		return b, false, "", false, fmt.Errorf("blocks: %s offset %d: the block of %s has a value that is not ours", r.Topic, r.Offset, b.Letter)
+		return b, false, false, fmt.Errorf("blocks: %s offset %d: the block of %s has a value that is not ours", r.Topic, r.Offset, b.Letter)
 	}
 	b.Key, b.Partition = v.Key, v.Partition
-	return b, false, "", true, nil
+	return b, false, true, nil
 }

@@ -17,17 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Place is a partition of a queue's topic.
-type Place struct {
-	Queue     string
-	Partition int32
-}
-
 // View follows the topic. Its methods may be called concurrently.
-//
-// For the owner of a partition a block ends only by its own word: who was the
-// owner, and does not know that it no longer is, must not act on a lift of its
-// successor. Such a block is a ghost, until the partition is assigned anew.
 type View struct {
 	topic  string
 	opts   []kgo.Opt
@@ -36,23 +26,21 @@ type View struct {
 
 	mu     sync.Mutex
 	next   int64 // the first offset that was not read
-	lines  map[Line]map[string]*standing
+	lines  map[Line][]*standing
 	byName map[string]*standing // queue/letter
-	owned  map[Place]string     // by which owner
 	moved  chan struct{}        // closed when next moves
 }
 
 type standing struct {
 	Block
-	line  Line
-	ghost int64 // offset at which another ended it, 0 = nobody did
+	line Line
 }
 
 // NewView returns a View of the blocks of queues. opts are the process's client
 // options: brokers, security, client id; no group.
 func NewView(topic string, queues []string, log *slog.Logger, opts ...kgo.Opt) *View {
 	v := &View{topic: topic, opts: opts, queues: map[string]bool{}, log: log,
-		lines: map[Line]map[string]*standing{}, byName: map[string]*standing{}, owned: map[Place]string{}, moved: make(chan struct{})}
+		lines: map[Line][]*standing{}, byName: map[string]*standing{}, moved: make(chan struct{})}
 	for _, q := range queues {
 		v.queues[q] = true
 	}
@@ -122,37 +110,28 @@ func (v *View) take(fetches kgo.Fetches) (err error) {
 }
 
 func (v *View) apply(r *kgo.Record) error {
-	b, end, by, ok, err := parse(r)
+	b, end, ok, err := parse(r)
 	if err != nil || !ok || !v.queues[b.Queue] {
 		return err
 	}
 	name := b.Queue + "/" + b.Letter
 	s := v.byName[name]
 	switch {
-	case end && s == nil:
-	case end:
-		if owner, mine := v.owned[Place{b.Queue, s.Partition}]; mine && owner != by {
-			s.ghost = r.Offset
-			return nil
-		}
+	case end && s != nil:
 		v.drop(s)
-	case s != nil:
-		s.ghost = 0
+	case end || s != nil:
 	default:
 		s = &standing{Block: b, line: LineOf(b.Queue, strings.SplitN(b.Letter, "@", 2)[0], b.Key)}
 		v.byName[name] = s
-		if v.lines[s.line] == nil {
-			v.lines[s.line] = map[string]*standing{}
-		}
-		v.lines[s.line][b.Letter] = s
+		v.lines[s.line] = append(v.lines[s.line], s)
 	}
 	return nil
 }
 
 func (v *View) drop(s *standing) {
 	delete(v.byName, s.Queue+"/"+s.Letter)
-	delete(v.lines[s.line], s.Letter)
-	if len(v.lines[s.line]) == 0 {
+	left := slices.DeleteFunc(v.lines[s.line], func(o *standing) bool { return o == s })
+	if v.lines[s.line] = left; len(left) == 0 {
 		delete(v.lines, s.line)
 	}
 }
@@ -166,8 +145,8 @@ func (v *View) Blocks(line Line) []string {
 		return nil
 	}
 	letters := make([]string, 0, len(of))
-	for l := range of {
-		letters = append(letters, l)
+	for _, s := range of {
+		letters = append(letters, s.Letter)
 	}
 	slices.Sort(letters)
 	return letters
@@ -183,48 +162,6 @@ func (v *View) Count(queue string) (n int) {
 		}
 	}
 	return n
-}
-
-// Own says that a partition is assigned to owner. It may not act before Begin.
-func (v *View) Own(p Place, owner string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.owned[p] = owner
-}
-
-// Begin waits until every block that stood when it was called is known: what
-// earlier owners wrote. From then on owner goes by its own word alone.
-func (v *View) Begin(ctx context.Context, places []Place) error {
-	end, err := v.end(ctx)
-	if err != nil {
-		return err
-	}
-	if err := v.Reach(ctx, end); err != nil {
-		return err
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, s := range v.byName {
-		if s.ghost > 0 && s.ghost < end && slices.Contains(places, Place{s.Queue, s.Partition}) {
-			v.drop(s)
-		}
-	}
-	return nil
-}
-
-// Leave says that a partition is owner's no longer.
-func (v *View) Leave(p Place, owner string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.owned[p] != owner {
-		return // a later assignment has it
-	}
-	delete(v.owned, p)
-	for _, s := range v.byName {
-		if s.ghost > 0 && (Place{s.Queue, s.Partition}) == p {
-			v.drop(s)
-		}
-	}
 }
 
 // Sync waits until all is read that stood on the topic when it was called.
