@@ -27,7 +27,7 @@ build: ## bin/perdure, one static binary
 .PHONY: test
 test: ## all tests, on the real servers that this machine can run (PKGS=./relay/... for some)
 ifeq ($(PKGS),$(ALL))
-	$(GO) test -count=1 -run '^Test(ModelHolds|EveryMutationIsCaught)$$' ./internal/claims # too slow under -race, and of one goroutine
+	$(GO) test -count=1 -run '^Test(ModelHolds|EveryMutationIsCaught)$$' ./internal/claims ./internal/blocks # too slow under -race, and of one goroutine
 endif
 	.ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
 

@@ -90,7 +90,8 @@ func same(a, b schemas.Task) bool {
 	return a.ID == b.ID && a.Kind == b.Kind && a.Queue == b.Queue && a.Key == b.Key && bytes.Equal(a.Payload, b.Payload) &&
 		a.ContentType == b.ContentType && a.Time.Equal(b.Time) && a.Deadline.Equal(b.Deadline) && a.DataSchema == b.DataSchema &&
 		a.TraceParent == b.TraceParent && maps.Equal(a.Headers, b.Headers) && a.Attempt == b.Attempt && a.Epoch == b.Epoch &&
-		a.Run == b.Run && a.Due.Equal(b.Due) && a.Ordered == b.Ordered && a.Unique == b.Unique && a.Repair == b.Repair
+		a.Run == b.Run && a.Due.Equal(b.Due) && a.Ordered == b.Ordered && a.Unique == b.Unique && a.Repair == b.Repair &&
+		a.Line == b.Line && a.Place == b.Place
 }
 
 // anyTask draws a task that is valid on a retry topic.
@@ -114,6 +115,8 @@ func anyTask(t *rapid.T) schemas.Task {
 		Run: rapid.Int64Min(0).Draw(t, "run"), Ordered: rapid.Bool().Draw(t, "ordered"), Unique: rapid.Bool().Draw(t, "unique"),
 		Repair: rapid.IntRange(0, schemas.MaxRepairs).Draw(t, "repair"),
 	}
+	task.Line = rapid.SampledFrom([]string{"", "from 7", "ask 1", "lift 12", "lift 12 main-1-3@0 a-b-2-9@32767", "end 9223372036854775807", "dead 0 ", "dead 4 /a is é"}).Draw(t, "line")
+	task.Place = rapid.Int64Min(0).Draw(t, "place")
 	moment := rapid.Int64Range(1, 250_000_000_000)
 	if rapid.Bool().Draw(t, "has time") {
 		task.Time = time.Unix(moment.Draw(t, "time"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanos"))
@@ -232,6 +235,14 @@ func TestDecodeRefuses(t *testing.T) {
 		{"due after year 9999", set("perdure_due", "253402300800000"), "perdure_due"},
 		{"order", set("perdure_order", "none"), "perdure_order"},
 		{"queue", set("perdure_queue", "A_b"), "perdure_queue"},
+		{"line", set("perdure_line", "stop 1"), "perdure_line"},
+		{"line without a number", set("perdure_line", "ask"), "perdure_line"},
+		{"line with number 0", set("perdure_line", "end 0"), "perdure_line"},
+		{"line with more", set("perdure_line", "ask 1 main-1-1@0"), "perdure_line"},
+		{"line with a bad letter", set("perdure_line", "lift 1 main-1-1"), "perdure_line"},
+		{"line with a bad epoch", set("perdure_line", "lift 1 main-1-1@x"), "perdure_line"},
+		{"line too long", set("perdure_line", "dead 0 "+strings.Repeat("x", 8<<10)), "perdure_line"},
+		{"place 0", set("perdure_place", "0"), "perdure_place"},
 		{"unknown ours twice", twice("perdure_later"), "perdure_later"},
 		{"extension twice", twice("ce_subject"), "ce_subject"},
 		{"extension name", set("ce_a-b", "1"), "ce_a-b"},

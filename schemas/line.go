@@ -47,10 +47,15 @@ func (l Line) String() string {
 }
 
 // ParseLine reads a value; ok is false for anything else than String writes.
-func ParseLine(s string) (l Line, ok bool) {
+func ParseLine(s string) (Line, bool) {
 	if len(s) > MaxLine {
 		return Line{}, false
 	}
+	l, ok := parseLine(s)
+	return l, ok && l.String() == s
+}
+
+func parseLine(s string) (l Line, ok bool) {
 	verb, rest, _ := strings.Cut(s, " ")
 	l.Verb = LineVerb(verb)
 	number, letters, _ := strings.Cut(rest, " ")

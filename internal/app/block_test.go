@@ -19,6 +19,7 @@ import (
 	"github.com/perdure/perdure/dispatcher"
 	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/apiclient"
+	"github.com/perdure/perdure/internal/balance"
 	"github.com/perdure/perdure/internal/testkit"
 )
 
@@ -119,6 +120,18 @@ func (r *blockRig) letters(state, reason string, numbers ...int) {
 	}
 }
 
+// balanced waits until every task is counted where it belongs.
+func (r *blockRig) balanced(accepted, completed, discarded int64) {
+	r.Helper()
+	testkit.Eventually(r, 60*time.Second, func() (bool, string) {
+		var b balance.Report
+		if err := r.api.Get(r.Context(), "/v1/balance", nil, &b); err != nil {
+			return false, err.Error()
+		}
+		return b.Accepted == accepted && b.Completed == completed && b.Discarded == discarded, fmt.Sprintf("%+v", b)
+	})
+}
+
 func (r *blockRig) replay(n int) {
 	r.Helper()
 	if err := r.api.Post(r.Context(), "/v1/replays", map[string]any{"selector": map[string]any{"ids": []string{r.ids[n]}}, "start": true, "why": "mended"}, &struct{}{}); err != nil {
@@ -138,6 +151,29 @@ func TestABlockedKeyGoesOnInItsOrderWhenItsLetterIsSettled(t *testing.T) {
 	r.letters("held", "blocked", 5)
 	r.doneIs("a", 1)
 
+	// Whoever asks is told what it waits for; by itself it is not replayed.
+	var why dispatcher.Why
+	if err := r.api.Get(t.Context(), "/v1/tasks/"+r.ids[4]+"/why", nil, &why); err != nil {
+		t.Fatal(err)
+	}
+	by := r.ids[2] + "@0"
+	if why.Cause != dispatcher.CauseBlocked || why.Evidence["blocked_by"] != by || why.Command != "perdure replay start --id "+by+" --yes" {
+		t.Errorf("why: %+v", why)
+	}
+	if e, err := r.letter(2); err != nil || !e.Block || e.Waiting != 3 {
+		t.Errorf("letter %s: block %v, %d wait for it, %v", by, e.Block, e.Waiting, err)
+	}
+	if e, err := r.letter(4); err != nil || e.BlockedBy != by || e.Waiting != 0 {
+		t.Errorf("letter of 4: blocked by %q, %d wait for it, %v", e.BlockedBy, e.Waiting, err)
+	}
+	r.replay(3)
+	for _, decision := range []string{"hold", "release"} {
+		var out struct{ Letters int }
+		if err := r.api.Post(t.Context(), "/v1/dead-letters/"+decision, map[string]any{"selector": map[string]any{"ids": []string{r.ids[3]}}, "why": "a test"}, &out); err != nil || out.Letters != 0 {
+			t.Errorf("%s of a waiting task: %d letters, %v", decision, out.Letters, err)
+		}
+	}
+
 	// Replayed: itself first, then the others up to the next that dies.
 	r.mend(2)
 	r.replay(2)
@@ -154,6 +190,7 @@ func TestABlockedKeyGoesOnInItsOrderWhenItsLetterIsSettled(t *testing.T) {
 	r.doneIs("a", 1, 2, 3, 5, 6, 7)
 	r.post("a", 8)
 	r.doneIs("a", 1, 2, 3, 5, 6, 7, 8)
+	r.balanced(10, 9, 1)
 }
 
 // Tasks of two keys keep coming while letters are replayed as soon as they are

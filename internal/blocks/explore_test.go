@@ -5,6 +5,8 @@ import (
 	"hash/maphash"
 	"strings"
 	"testing"
+
+	"github.com/perdure/perdure/internal/testkit"
 )
 
 // result of an exploration.
@@ -131,7 +133,10 @@ var explorations = []budget{
 	{deaths: 1, crashes: 1},
 }
 
-func TestNoTaskOvertakesADeadOneOfItsKeyWhateverDies(t *testing.T) {
+func TestModelHolds(t *testing.T) {
+	if testkit.Race {
+		t.Skip("too slow under -race, and of one goroutine: `make test` runs it without")
+	}
 	for _, b := range explorations {
 		m := model{from: b}
 		m.mustHold(t)

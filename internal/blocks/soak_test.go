@@ -4,7 +4,7 @@ package blocks
 
 import "testing"
 
-func TestNoTaskOvertakesADeadOneOfItsKeyInManyMoreStates(t *testing.T) {
+func TestSoakModelHolds(t *testing.T) {
 	for _, b := range []budget{
 		{deaths: 2, crashes: 1, discards: 1},
 		{deaths: 1, crashes: 2},
@@ -18,7 +18,7 @@ func TestNoTaskOvertakesADeadOneOfItsKeyInManyMoreStates(t *testing.T) {
 	}
 }
 
-func TestEveryBrokenRuleIsNoticedWhateverItTakes(t *testing.T) {
+func TestSoakEveryMutationIsCaught(t *testing.T) {
 	for _, test := range mutations {
 		if test.soak {
 			test.m.mustFail(t, test.name, test.want)
