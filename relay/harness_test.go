@@ -34,6 +34,7 @@ kinds:
   pay: {queue: payments, order: key}
   post: {queue: mail}
   strict: {queue: payments, schema: strict.json}
+  strict.line: {queue: payments, schema: strict.json, order: key, on_dead: block}
 `
 
 const strictSchema = `{"type":"object","required":["amount"],"properties":{"amount":{"type":"integer"}}}`

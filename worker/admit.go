@@ -92,7 +92,7 @@ func (p *pipeline) enter(d *delivery, now time.Time) {
 		p.produce(d)
 	case d.condemn != "":
 		p.ready.push(d, false)
-	case !d.asg.blocksKnown && (d.word.Mark() || d.blocking()):
+	case !d.asg.blocksKnown && d.line != nil && (d.word.Mark() || d.blocking()):
 		d.asg.unready = append(d.asg.unready, d)
 	case d.word.Mark() && d.line != nil:
 		p.toldLine(d, now)
