@@ -1,7 +1,7 @@
 package schemas
 
 // What a record says to its key's line, where the kind has on_dead: block
-// (docs/decisions/0210).
+// (docs/decisions/0220).
 
 import (
 	"strconv"

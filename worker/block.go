@@ -1,7 +1,7 @@
 package worker
 
 // on_dead: block — the later tasks of a key wait until the letter of a dead one is
-// settled (docs/decisions/0210).
+// settled (docs/decisions/0220).
 //
 // The block is on perdure.control, and read back by this worker, before the letter
 // is written and the record acknowledged: whoever owns the partition next reads the

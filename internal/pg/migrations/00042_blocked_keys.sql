@@ -1,4 +1,4 @@
--- on_dead: block (docs/decisions/0210): a dead task of a key stands before the later
+-- on_dead: block (docs/decisions/0220): a dead task of a key stands before the later
 -- ones, which wait as held letters with reason blocked. When it is settled, a lift
 -- lets them go in the order they had.
 
