@@ -19,21 +19,19 @@ import (
 // megabyte; a reader that is slow must hold no snapshot of the database.
 const exportPage = 32
 
-const exportLetters = `select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters
-where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or fingerprint = $3)
-  and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
-  and ($7::timestamptz is null or died_at >= $7)
-  and ($8::timestamptz is null or (died_at, letter) < ($8, $9))
-order by died_at desc, letter desc limit $10`
-
 // Each hands every letter that f chooses (IDs are not looked at) to each, latest
 // deaths first, with its attempts, payload and headers. Letters that die
 // meanwhile are not among them.
 func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) error {
 	var before *time.Time
 	var beforeID string
+	groups, err := s.groups(ctx, &f)
+	if err != nil {
+		return err
+	}
+	f.IDs = nil
 	for {
-		rows, err := s.db.Query(ctx, exportLetters, f.Kind, f.Queue, f.Group, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, exportPage)
+		rows, err := s.page(ctx, wholeLetters, wholeOfGroups, &f, groups, before, beforeID, exportPage)
 		if err != nil {
 			return err
 		}

@@ -42,7 +42,7 @@ with s as materialized (
   select fingerprint, state, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen,
     count(*) filter (where died_at > now() - interval '1 hour') as hour
   from perdure.dead_letters
-  where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or fingerprint = $3)
+  where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3::text[] is null or fingerprint = any($3))
     and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6::timestamptz is null or died_at >= $6)
   group by fingerprint, state),
 g as materialized (
@@ -76,7 +76,11 @@ order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 // Groups returns at most limit groups of the letters that f chooses (IDs and
 // Key of f are not looked at), those with most open and held letters first.
 func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, error) {
-	rows, err := s.db.Query(ctx, listGroups, f.Kind, f.Queue, f.Group, f.State, f.Reason, timeOrNil(f.Since), limit, f.Care, f.HideMuted)
+	groups, err := s.groups(ctx, &f)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.db.Query(ctx, listGroups, pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, groups, f.State, f.Reason, timeOrNil(f.Since), limit, f.Care, f.HideMuted)
 	if err != nil {
 		return nil, fmt.Errorf("list failure groups: %w", err)
 	}

@@ -49,6 +49,7 @@ type Index struct {
 	metrics *metrics
 	log     *slog.Logger
 	session *session // of a Reindex; nil: deps.DB, and letters are open when they are new
+	texts   map[groupText]struct{} // that are written, as far as this process knows
 }
 
 // NewIndex returns an Index over the queues of deps.Catalog.
@@ -110,6 +111,9 @@ func (x *Index) Run(ctx context.Context) error {
 	pruned := make(chan struct{})
 	go func() {
 		defer close(pruned)
+		if err := x.tellTexts(ctx); err != nil && ctx.Err() == nil {
+			x.log.Warn("dlq index: cannot make old causes searchable by their text; the next start tries again", "err", err)
+		}
 		x.prune(ctx)
 	}()
 	defer func() { cancel(); <-pruned }()

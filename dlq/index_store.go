@@ -25,10 +25,11 @@ select distinct on (t) t, e, a from unnest($1::text[], $2::int[], $3::timestampt
 on conflict (task_id) do update set epoch = excluded.epoch, at = excluded.at where excluded.epoch > r.epoch`
 
 const insertLetters = `
-insert into perdure.dead_letters (letter, state, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint,
+insert into perdure.dead_letters (letter, state, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint, joined_from,
   attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
   origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place)
-select letter, case when reason = 'blocked' then 'held' else 'open' end, nullif(task_id, ''), epoch, nullif(kind, ''), queue, nullif(key, ''), reason, error_class, message, fingerprint,
+select letter, case when reason = 'blocked' then 'held' else 'open' end, nullif(task_id, ''), epoch, nullif(kind, ''), queue, nullif(key, ''), reason, error_class, message,
+  coalesce(a.root, fingerprint), case when a.root is not null then fingerprint end,
   attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
   origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place
 from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
@@ -38,6 +39,7 @@ from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[
   u(letter, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint,
   attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
   origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place)
+left join lateral (select perdure.group_of(g.fingerprint) as root from perdure.group_aliases g where g.fingerprint = u.fingerprint and g.into_group is not null) a on true
 on conflict (letter) do nothing`
 
 // Rows are locked in one order, the letter's, as the replayer locks them.
@@ -92,6 +94,9 @@ type beginner interface {
 
 // store writes the batch in one transaction.
 func (x *Index) store(ctx context.Context, b *batch) error {
+	if err := x.fileTexts(ctx, b); err != nil {
+		return err
+	}
 	var db beginner = x.deps.DB
 	if x.session != nil {
 		db = x.session

@@ -54,7 +54,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.deps = Deps{DB: pool, Kafka: seeds, Names: r.names, Log: testkit.Logger(t),
-		Catalog: &schemas.Catalog{Queues: map[string]*schemas.Queue{"payments": {Name: "payments", DLQRetention: time.Hour}}}}
+		Catalog: testCatalog()}
 	return r
 }
 
@@ -395,4 +395,8 @@ func TestLettersAndGroupsOverHTTP(t *testing.T) {
 	if _, err := letters.Group(t.Context(), ""); !errors.Is(err, ErrNoGroup) {
 		t.Error(err)
 	}
+}
+
+func testCatalog() *schemas.Catalog {
+	return &schemas.Catalog{Queues: map[string]*schemas.Queue{"payments": {Name: "payments", DLQRetention: time.Hour}}}
 }

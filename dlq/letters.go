@@ -24,6 +24,7 @@ var (
 	ErrNoLetter = errors.New("no such dead letter")
 	ErrNoGroup  = errors.New("no such failure group")
 	ErrCursor   = errors.New("not a cursor of this list")
+	ErrVague    = fmt.Errorf("the text is that of more than %d failure groups", maxTextGroups)
 )
 
 // Letters answers questions about dead letters; safe for concurrent use.
@@ -41,6 +42,7 @@ type Filter struct {
 	State  string
 	Reason string
 	Key    string
+	Text   string    // of the error, as Normalize leaves it: a part of its class and message
 	Since  time.Time // died at or after
 
 	// Of groups alone.
@@ -96,14 +98,44 @@ func (e *Entry) fields() []any {
 		&e.Size, &e.Cut, &e.ContentType, &e.Block, &e.BlockedBy}
 }
 
-// Latest deaths first; the cursor is the last row seen.
-const listLetters = `select ` + entryColumns + ` from perdure.dead_letters
-where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or fingerprint = $3)
-  and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
-  and ($7::timestamptz is null or died_at >= $7)
-  and ($8::timestamptz is null or (died_at, letter) < ($8, $9))
-  and ($10::text[] is null or letter = any($10) or task_id = any($10))
-order by died_at desc, letter desc limit $11`
+// Of all groups: latest deaths first; the cursor is the last row seen. That it died
+// before the cursor is said twice, for the indexes that do not hold the letter.
+const pageOfAll = `
+select letter, died_at from perdure.dead_letters
+where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or state = $3) and ($4 = '' or reason = $4) and ($5 = '' or key = $5)
+  and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at <= $7 and (died_at, letter) < ($7, $8))
+  and ($9::text[] is null or letter = any($9) or task_id = any($9))
+order by died_at desc, letter desc limit $10`
+
+// Of some groups: of each, in each state, a page by its own index; then the latest
+// of them. So a rare cause is found without passing over everybody else's letters.
+const pageOfGroups = `
+select p.letter, p.died_at from unnest($11::text[]) g(fp) cross join unnest(array['open', 'held', 'replaying', 'resolved', 'discarded']) s(state)
+cross join lateral (
+  select letter, died_at from perdure.dead_letters d
+  where d.fingerprint = g.fp and d.state = s.state and ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($4 = '' or reason = $4) and ($5 = '' or key = $5)
+    and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at <= $7 and (died_at, letter) < ($7, $8))
+    and ($9::text[] is null or letter = any($9) or task_id = any($9))
+  order by died_at desc, letter desc limit $10) p
+where $3 = '' or s.state = $3
+order by p.died_at desc, p.letter desc limit $10`
+
+const (
+	listLetters   = `select ` + entryColumns + ` from perdure.dead_letters join (` + pageOfAll + `) p using (letter, died_at) order by died_at desc, letter desc`
+	listOfGroups  = `select ` + entryColumns + ` from perdure.dead_letters join (` + pageOfGroups + `) p using (letter, died_at) order by died_at desc, letter desc`
+	wholeLetters  = `select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters join (` + pageOfAll + `) p using (letter, died_at) order by died_at desc, letter desc`
+	wholeOfGroups = `select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters join (` + pageOfGroups + `) p using (letter, died_at) order by died_at desc, letter desc`
+)
+
+// page reads letters by all, or, if f means some groups, by some. A statement is
+// planned each time: what is planned for any value reads everything for a rare one.
+func (s *Letters) page(ctx context.Context, all, some string, f *Filter, groups []string, before *time.Time, beforeID string, limit int) (pgx.Rows, error) {
+	args := []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, f.IDs, limit}
+	if groups == nil {
+		return s.db.Query(ctx, all, args...)
+	}
+	return s.db.Query(ctx, some, append(args, groups)...)
+}
 
 // Stands reports whether the later tasks of the letter's key wait for it.
 func (e *Entry) Stands() bool {
@@ -114,7 +146,8 @@ const countWaiting = `select count(*) from (
   select from perdure.dead_letters where queue = $1 and key = $2 and reason = 'blocked' and state = 'held' limit 10000) n`
 
 // List returns at most limit letters, latest deaths first, and the cursor of
-// the page after them, "" after the last.
+// the page after them, "" after the last. The error is ErrVague if f.Text is that
+// of too many groups.
 func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) ([]Entry, string, error) {
 	var before *time.Time
 	var beforeID string
@@ -125,8 +158,11 @@ func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) 
 		}
 		before, beforeID = &t, id
 	}
-	rows, err := s.db.Query(ctx, listLetters, f.Kind, f.Queue, f.Group, f.State, f.Reason, f.Key,
-		timeOrNil(f.Since), before, beforeID, f.IDs, limit+1)
+	groups, err := s.groups(ctx, &f)
+	if err != nil {
+		return nil, "", err
+	}
+	rows, err := s.page(ctx, listLetters, listOfGroups, &f, groups, before, beforeID, limit+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("list dead letters: %w", err)
 	}

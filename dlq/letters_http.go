@@ -22,11 +22,12 @@ type ListQuery struct {
 	Group  string    `query:"group" doc:"fingerprint of a failure group"`
 	State  string    `query:"state" enum:"open,held,replaying,resolved,discarded" doc:"all states if absent"`
 	Reason string    `query:"reason" enum:"permanent,exhausted,expired,poison,undecodable,schema,unknown_kind,too_large,unknown,blocked" doc:"all reasons if absent"`
+	Text   string    `query:"text" minLength:"3" maxLength:"1000" doc:"of groups whose error class and message have this text; numbers, ids and quoted strings of both stand for any"`
 	Since  time.Time `query:"since" doc:"died at or after, RFC 3339"`
 }
 
 func (in *ListQuery) filter() Filter {
-	return Filter{Kind: in.Kind, Queue: in.Queue, Group: in.Group, State: in.State, Reason: in.Reason, Since: in.Since}
+	return Filter{Kind: in.Kind, Queue: in.Queue, Group: in.Group, State: in.State, Reason: in.Reason, Text: in.Text, Since: in.Since}
 }
 
 type lettersInput struct {
@@ -101,7 +102,7 @@ func (s *Letters) httpList(ctx context.Context, in *lettersInput) (*lettersOutpu
 			api.FieldError{Pointer: "#/query/cursor", Detail: "is not a cursor"}).WithNext("leave cursor out to begin at the first page")
 	}
 	if err != nil {
-		return nil, err
+		return nil, vague(err)
 	}
 	out := &lettersOutput{}
 	out.Body.Letters, out.Body.Next = list, next
@@ -139,7 +140,7 @@ func (s *Letters) httpGroups(ctx context.Context, in *groupsInput) (*groupsOutpu
 	f.Care, f.HideMuted = in.Care, in.HideMuted
 	list, err := s.Groups(ctx, f, in.Limit)
 	if err != nil {
-		return nil, err
+		return nil, vague(err)
 	}
 	out := &groupsOutput{}
 	out.Body.Groups = list
@@ -159,4 +160,13 @@ func (s *Letters) httpGroup(ctx context.Context, in *groupInput) (*groupOutput, 
 
 func noGroup() *api.Problem {
 	return api.NewProblem(http.StatusNotFound, "no-such-group", "no dead letter has this fingerprint").WithNext("perdure dlq groups")
+}
+
+// vague tells a text that is too many groups'.
+func vague(err error) error {
+	if !errors.Is(err, ErrVague) {
+		return err
+	}
+	return api.NewProblem(http.StatusUnprocessableEntity, "invalid-request", "text is that of too many failure groups",
+		api.FieldError{Pointer: "#/query/text", Detail: err.Error() + ": say more of it"}).WithNext("perdure dlq groups --kind KIND --text TEXT")
 }

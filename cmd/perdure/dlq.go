@@ -43,8 +43,8 @@ cause is replayed with perdure replay start --group.`,
 
 // letterFilter is what both lists are filtered by.
 type letterFilter struct {
-	kind, queue, group, state, reason, key string
-	since                                  time.Duration
+	kind, queue, group, state, reason, key, text string
+	since                                        time.Duration
 }
 
 func (f *letterFilter) flags(cmd *cobra.Command) {
@@ -53,12 +53,13 @@ func (f *letterFilter) flags(cmd *cobra.Command) {
 	wordVar(fs, &f.queue, "queue", "", "only this queue")
 	wordVar(fs, &f.state, "state", "", "open, held, replaying, resolved or discarded; default all")
 	wordVar(fs, &f.reason, "reason", "", "permanent, exhausted, expired, poison, …")
+	wordVar(fs, &f.text, "text", "", "only of groups whose error has this text; a number in it stands for any")
 	agoVar(fs, &f.since, "since", "died at most this long ago, such as 24h")
 }
 
 func (f *letterFilter) query() url.Values {
 	q := url.Values{}
-	for name, v := range map[string]string{"kind": f.kind, "queue": f.queue, "group": f.group, "state": f.state, "reason": f.reason, "key": f.key} {
+	for name, v := range map[string]string{"kind": f.kind, "queue": f.queue, "group": f.group, "state": f.state, "reason": f.reason, "key": f.key, "text": f.text} {
 		if v != "" {
 			q.Set(name, v)
 		}
@@ -75,7 +76,10 @@ func newDLQList(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List dead letters, the latest first",
-		Args:  cobra.NoArgs,
+		Long: `--text finds letters by their group: those whose error class and message hold the
+text once numbers, ids and quoted strings are taken out of both.`,
+		Example: "perdure dlq ls --state open --kind refund.issue\nperdure dlq ls --text \"shard 7 is read-only\" --since 24h",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cl, err := c.api()
 			if err != nil {
