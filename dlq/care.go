@@ -80,6 +80,9 @@ on conflict (fingerprint) do update set
 // Change says of a group what c says, in the name of who. The error is ErrNoGroup
 // if no letter has that fingerprint.
 func (s *Letters) Change(ctx context.Context, fingerprint, who string, c *CareChange) error {
+	if err := s.db.QueryRow(ctx, `select perdure.group_of($1)`, fingerprint).Scan(&fingerprint); err != nil { // it may be merged into another
+		return fmt.Errorf("change group %s: %w", fingerprint, err)
+	}
 	details, err := json.Marshal(struct {
 		Group string `json:"group"`
 		*CareChange

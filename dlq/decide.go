@@ -56,7 +56,7 @@ const chosen = `
 c as materialized (
   select letter from perdure.dead_letters
   where state = any($1) and ($2::text[] is null or letter = any($2) or task_id = any($2))
-    and ($3 = '' or fingerprint = $3) and ($4 = '' or kind = $4) and ($5 = '' or queue = $5) and ($6 = '' or reason = $6) and ($7 = '' or key = $7)
+    and ($3 = '' or fingerprint = perdure.group_of($3)) and ($4 = '' or kind = $4) and ($5 = '' or queue = $5) and ($6 = '' or reason = $6) and ($7 = '' or key = $7)
     and (reason <> 'blocked' or $1 = '{open,held}')
     and ($8::timestamptz is null or died_at >= $8) and ($9::timestamptz is null or died_at < $9)
   limit $10)`

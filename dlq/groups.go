@@ -122,7 +122,7 @@ func (s *Letters) Group(ctx context.Context, fingerprint string) (*Group, error)
 	}
 	g := &list[0]
 	g.Hours = make([]int64, 24)
-	rows, err := s.db.Query(ctx, countHours, fingerprint)
+	rows, err := s.db.Query(ctx, countHours, g.Group)
 	if err != nil {
 		return nil, fmt.Errorf("the last day of group %s: %w", fingerprint, err)
 	}

@@ -91,6 +91,7 @@ func (s *Letters) Routes(a *api.API) {
 	api.Register(a, api.ReadMeta, op("get-failure-group", "/v1/failure-groups/{fp}", "One cause of death, with its last day hour by hour"), s.httpGroup)
 	s.exportRoute(a)
 	s.decideRoutes(a)
+	s.joinRoutes(a)
 }
 
 func (s *Letters) httpList(ctx context.Context, in *lettersInput) (*lettersOutput, error) {

@@ -53,6 +53,10 @@ func (x *Index) prune(ctx context.Context) {
 }
 
 func (x *Index) pruneOnce(ctx context.Context) error {
+	// A merge of groups whose process was killed goes on here.
+	if _, err := settleJoins(ctx, x.deps.DB); err != nil {
+		return err
+	}
 	longest := x.cfg.History
 	for name, q := range x.deps.Catalog.Queues {
 		keep := q.DLQRetention

@@ -91,6 +91,11 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 		}
 		where = &filter{code: code}
 	}
+	if g := &p.Selector.Group; *g != "" { // it may be merged into another
+		if err := j.db.QueryRow(ctx, `select perdure.group_of($1)`, *g).Scan(g); err != nil {
+			return "", fmt.Errorf("plan a replay: find group %s: %w", *g, err)
+		}
+	}
 	id := "r-" + strings.ToLower(rand.Text()[:12])
 	err = pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
 		// Planning a hundred thousand of ten million letters wants no plan made
