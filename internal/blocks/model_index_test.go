@@ -147,7 +147,7 @@ func (m *model) people(w *world, out emit) {
 				n := *w
 				n.settle(t, e, resolved)
 				out("replay refused: completed", n)
-			case c.state == running && !(c.owner == nobody && !w.delivers(t, c.epoch)):
+			case c.state == running && (c.owner != nobody || w.delivers(t, c.epoch)):
 			default:
 				n := *w
 				n.letters[t][e].state = replaying
