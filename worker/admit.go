@@ -43,7 +43,9 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 	if err == nil {
 		d.attempt, d.due = d.task.Attempt, d.task.Due
 		d.timer = d.attempt > 1 && isTimer(r)
-		d.word, _ = schemas.ParseLine(d.task.Line) // it was decoded, so it is one, or none
+		if d.task.Line != "" {
+			d.word, _ = schemas.ParseLine(d.task.Line) // it was decoded, so it is one
+		}
 		rec := d.record()
 		err = rec.Check()
 	}

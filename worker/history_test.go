@@ -69,8 +69,8 @@ func check(sent map[string]duty, notes []note) (c checked) {
 					bad("fence: %s began with run %d after run %d", n.ID, n.Run, was)
 				}
 				if first := began[n.ID]; !why.explain(first, i) {
-					bad("repeated: %s began in %s (run %d) %v after it began in %s (run %d), which nothing had happened to", n.ID,
-						n.Worker, n.Run, n.At.Sub(first.At).Round(time.Millisecond), first.Worker, first.Run)
+					bad("repeated: %s began in %s, pid %d (run %d), %v after it began in %s, pid %d (run %d, %s), which nothing had happened to: %v", n.ID,
+						n.Worker, n.PID, n.Run, n.At.Sub(first.At).Round(time.Millisecond), first.Worker, first.PID, first.Run, first.At.Format("15:04:05.000"), why.told(i))
 				}
 			}
 			runs[n.ID], began[n.ID] = max(runs[n.ID], n.Run), n
@@ -156,6 +156,18 @@ func (c *causes) explain(start note, i int) bool {
 		}
 	}
 	return false
+}
+
+// told lists the faults up to note i, for a message.
+func (c *causes) told(i int) (list []string) {
+	for pid, at := range c.faults {
+		for _, f := range at {
+			if f < i {
+				list = append(list, fmt.Sprintf("%s %d at %s", c.notes[f].What, pid, c.notes[f].At.Format("15:04:05.000")))
+			}
+		}
+	}
+	return list
 }
 
 func TestTheCheckersSeeWhatTheyAreFor(t *testing.T) {

@@ -83,6 +83,29 @@ func (r *rig) transaction(id string, recs []*kgo.Record) (end func(kgo.Transacti
 	}
 }
 
+// decided waits until no transaction is open any more: the coordinator answers
+// before its markers are everywhere.
+func (r *rig) decided() {
+	r.t.Helper()
+	adm := kadm.NewClient(r.cl)
+	testkit.Eventually(r.t, time.Minute, func() (bool, string) {
+		ends, err := adm.ListEndOffsets(r.t.Context(), r.topic)
+		if err != nil {
+			return false, err.Error()
+		}
+		stable, err := adm.ListCommittedOffsets(r.t.Context(), r.topic)
+		if err != nil {
+			return false, err.Error()
+		}
+		for p, end := range ends[r.topic] {
+			if stable[r.topic][p].Offset != end.Offset {
+				return false, fmt.Sprintf("partition %d: %d of %d are decided", p, stable[r.topic][p].Offset, end.Offset)
+			}
+		}
+		return true, ""
+	})
+}
+
 // read reads the topic; it must end by itself.
 func (r *rig) read(since time.Time) (*Groups, Extent, *Progress) {
 	r.t.Helper()
@@ -104,6 +127,7 @@ func TestOnlyWhatIsCommittedIsCounted(t *testing.T) {
 	r.produce(append(r.letters(0, 20, "no stock", t0), r.letters(1, 7, "no shop", t0)...))
 	r.transaction("committed", r.letters(0, 5, "no stock", t0))(kgo.TryCommit)
 	r.transaction("aborted", append(r.letters(0, 9, "never", t0), r.letters(2, 9, "never", t0)...))(kgo.TryAbort)
+	r.decided()
 	g, x, p := r.read(time.Time{})
 	s := g.Summary(0)
 	if s.Letters != 32 || len(s.Groups) != 2 || s.Groups[0].Letters != 25 || s.Groups[1].Letters != 7 || x.Undecided != 0 {

@@ -54,6 +54,9 @@ func TestTheTestsCompileAndRunTheVeryBytes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles a package: not with -short")
 	}
+	if err := os.MkdirAll("testdata", 0o700); err != nil {
+		t.Fatal(err)
+	}
 	dir, err := os.MkdirTemp("testdata", "package") // inside of the module
 	if err != nil {
 		t.Fatal(err)

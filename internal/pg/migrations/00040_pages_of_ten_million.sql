@@ -11,21 +11,6 @@ create table perdure.group_texts (
   text        text not null, -- error class and message, as dlq.Normalize leaves them
   primary key (fingerprint, text)
 );
--- With trigrams a text is found among a million causes; without, those are read
--- one after the other, which thousands stand. Whoever may not create the extension
--- goes without; a superuser can make both later.
--- +goose StatementBegin
-do $$
-declare at text;
-begin
-  create extension if not exists pg_trgm;
-  select quote_ident(n.nspname) into at from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'pg_trgm';
-  execute 'create index group_texts_trgm on perdure.group_texts using gin (text ' || at || '.gin_trgm_ops)';
-exception when others then
-  raise notice 'no pg_trgm here (%): searching error texts reads every cause', sqlerrm;
-end $$;
--- +goose StatementEnd
-
 -- A cause that people joined to another: its letters, also those to come, are the
 -- other's. A chain ends at the one that joins none; there is no ring.
 create table perdure.group_aliases (
