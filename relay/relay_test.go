@@ -75,15 +75,15 @@ func TestAnEmptyPassWritesNothing(t *testing.T) {
 	r.seams.beforeRead = func(_ context.Context, _ *term) error { passes <- struct{}{}; return nil }
 	r.seams.unchanged = func() { passes <- struct{}{} }
 	g.run(r)
-	for range 20 { // made ahead, settled
+	for range 5 { // made ahead, settled
 		<-passes
 	}
 	before := one[string](g, `select xmin::text from perdure.relay_cursor`)
-	for range 10 {
+	for range 5 {
 		<-passes
 	}
 	if after := one[string](g, `select xmin::text from perdure.relay_cursor`); after != before {
-		t.Errorf("10 empty passes wrote the cursor: xmin %s, then %s", before, after)
+		t.Errorf("5 empty passes wrote the cursor: xmin %s, then %s", before, after)
 	}
 	if n := one[int](g, `select count(*) from perdure.relay_log`); n != 0 {
 		t.Errorf("%d rows in the relay log", n)
@@ -107,7 +107,7 @@ func TestAnIdleRelayReadsNothing(t *testing.T) {
 		t.Helper()
 		testkit.Eventually(t, 30*time.Second, func() (bool, string) {
 			began, before := reads.Load(), same.Load()
-			for same.Load() < before+5 {
+			for same.Load() < before+3 {
 				time.Sleep(time.Millisecond)
 			}
 			return reads.Load() == began, fmt.Sprintf("%d reads while nothing changed", reads.Load()-began)
