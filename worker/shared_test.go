@@ -80,8 +80,8 @@ func (w *world) acceptedAll() {
 	})
 }
 
-// givenOut takes every record of the shared queue n times and gives each back,
-// as workers do that are killed. It returns how many there are.
+// givenOut takes every record of the shared queue n times or more and gives each
+// back, as workers do that are killed.
 func (w *world) givenOut(records, n int) {
 	w.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Brokers...), kgo.ShareGroup(w.names.ShareGroup("jobs")), kgo.ConsumeTopics(w.names.Tasks("jobs")))
@@ -91,14 +91,12 @@ func (w *world) givenOut(records, n int) {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(w.Context(), wait)
 	defer cancel()
-	most := 0
 	for left := records; left > 0; {
 		fetches := cl.PollRecords(ctx, 100)
 		if ctx.Err() != nil {
 			w.Fatalf("%d records were not given out %d times", left, n)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
-			most = max(most, int(r.DeliveryCount()))
 			if int(r.DeliveryCount()) == n {
 				left--
 			}
@@ -266,7 +264,9 @@ func TestASharedRetryIsARecordOfItsOwn(t *testing.T) {
 func TestARecordThatWasGivenOutOftenIsProducedAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sharedCatalog)
-	w.setGroup("share.delivery.count.limit", "4")
+	// Room for more than is asked of givenOut: while it waits for one record, others
+	// come again, and Kafka drops without a word what it gave out too often.
+	w.setGroup("share.delivery.count.limit", "10")
 	l := newLedger()
 	ids := w.sendJobs(5)
 	w.givenOut(len(ids), 2)
