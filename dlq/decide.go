@@ -49,15 +49,16 @@ var (
 // head of the audit with them, until it commits.
 const most = 1000
 
-// One that waits behind another of its key (reason blocked) is discarded or left:
-// only its lift lets it go. Letters are found by what was asked, then locked in one order, the letter's, as
-// the replayer and the index lock them; whoever came first wins.
+// Letters are found by what was asked, then locked in one order, the letter's, as
+// the replayer and the index lock them; whoever came first wins. Those that wait
+// behind another of their key (reason blocked) are held, and are discarded or left:
+// only their lift lets them go, so a release, which is of held ones alone, passes them.
 const chosen = `
 c as materialized (
   select letter from perdure.dead_letters
   where state = any($1) and ($2::text[] is null or letter = any($2) or task_id = any($2))
     and ($3 = '' or fingerprint = perdure.group_of($3)) and ($4 = '' or kind = $4) and ($5 = '' or queue = $5) and ($6 = '' or reason = $6) and ($7 = '' or key = $7)
-    and (reason <> 'blocked' or $1 = '{open,held}')
+    and (reason <> 'blocked' or 'open' = any($1))
     and ($8::timestamptz is null or died_at >= $8) and ($9::timestamptz is null or died_at < $9)
   limit $10)`
 

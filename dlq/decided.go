@@ -15,10 +15,10 @@ import (
 // What was last done with each letter, and how often it was replayed.
 const gatherDecided = `
 create temp table perdure_decided as
-select letter, (array_agg(what order by place desc))[1] as what, (count(*) filter (where what = 'letters.replay'))::int as replays from (
+select letter, (array_agg(what order by place desc))[1] as what, (count(*) filter (where what in ('letters.replay', 'letters.release')))::int as replays from (
   select place, what, letter from perdure.audit where what in ('letter.discard', 'letter.hold', 'letter.release', 'letter.resolve') and letter is not null
   union all
-  select place, what, jsonb_array_elements_text(details->'letters') from perdure.audit where what = 'letters.hold'
+  select place, what, jsonb_array_elements_text(details->'letters') from perdure.audit where what in ('letters.hold', 'letters.release')
   union all
   select place, what, jsonb_object_keys(details->'letters') from perdure.audit where what = 'letters.replay') a
 group by letter;
@@ -26,14 +26,16 @@ create index on perdure_decided (letter);
 analyze perdure_decided`
 
 // Only rows that this transaction inserted: their indexed_at is after its start, and
-// nobody has seen them yet.
+// nobody has seen them yet. One that waits behind another of its key was inserted as
+// held: if it was discarded, or a lift let it go (letters.release), no lift may take it.
 const restoreDecided = `
 update perdure.dead_letters d set replays = c.replays,
   state = case c.what when 'letter.discard' then 'discarded' when 'letter.hold' then 'held' when 'letters.hold' then 'held'
-    when 'letters.replay' then 'replaying' when 'letter.resolve' then 'resolved' else 'open' end,
+    when 'letters.replay' then 'replaying' when 'letters.release' then 'replaying' when 'letter.resolve' then 'resolved' else d.state end,
   resolved_by = case c.what when 'letter.discard' then 'discard' when 'letter.resolve' then 'completed' else '' end
 from perdure_decided c
-where c.letter = d.letter and d.letter = any($1::text[]) and d.indexed_at >= now() and d.state = 'open' and d.replays = 0`
+where c.letter = d.letter and d.letter = any($1::text[]) and d.indexed_at >= now() and d.replays = 0
+  and (d.state = 'open' or d.state = 'held' and d.reason = 'blocked')`
 
 // session is a connection that knows what was decided.
 type session struct {

@@ -113,7 +113,9 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 			q.Queue(settleReplayed, tasks)
 			q.Queue(noteOutcomes, tasks)
 		}
-		b.queueAnswers(q)
+		if x.session == nil { // an answer of long ago is not one to the lift that is under way now
+			b.queueAnswers(q)
+		}
 		b.queueEvents(q)
 		if len(b.ended) > 0 { // last: whoever locks letters and keys does it in this order
 			q.Queue(releaseKeys, b.ended)
