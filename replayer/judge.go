@@ -36,7 +36,7 @@ type letter struct {
 	taken   string // another replay that is at work and has it; only asked while planning
 
 	block       bool   // on_dead: block
-	place       int64  // block: the offset that the task had first
+	place       int64  // the offset that the task had first; read where it blocks, or waits for one that does
 	contentType string // as the index has it
 	named       bool   // the selector named it by id
 
@@ -202,15 +202,17 @@ func rebuild(l *letter) (outboxRow, refusal) {
 	return rebuildFrom(l, hs)
 }
 
-// rebuildFor is rebuild with what the task is to its key's line; place is the
-// offset that it had first.
-func rebuildFor(l *letter, line string, place int64) (row outboxRow, why refusal) {
+// rebuildFor is rebuild with what the task is to its key's line.
+func rebuildFor(l *letter, line string) (row outboxRow, why refusal) {
 	if row, why = rebuild(l); why != "" {
 		return row, why
 	}
-	row.user[schemas.HeaderLine], row.user[schemas.HeaderPlace] = line, strconv.FormatInt(place+1, 10)
+	row.user[schemas.HeaderLine], row.user[schemas.HeaderPlace] = line, placeHeader(l)
 	return row, row.encode()
 }
+
+// placeHeader is the offset that the task had first, plus one.
+func placeHeader(l *letter) string { return strconv.FormatInt(l.place+1, 10) }
 
 func rebuildFrom(l *letter, hs []kgo.RecordHeader) (row outboxRow, _ refusal) {
 	// The value is checked by its size alone, so that it need not travel.
@@ -240,7 +242,7 @@ func rebuildFrom(l *letter, hs []kgo.RecordHeader) (row outboxRow, _ refusal) {
 		user[schemas.HeaderUnique] = schemas.UniqueCompleted // it holds its key still
 	}
 	if l.block {
-		user[schemas.HeaderPlace] = strconv.FormatInt(l.place+1, 10)
+		user[schemas.HeaderPlace] = placeHeader(l)
 	}
 	row.user, row.repairs = user, t.Repair
 	return row, row.encode()

@@ -295,18 +295,12 @@ func lifting(lift int64, letters []string) (lines []schemas.Line) {
 	return lines
 }
 
-// waiting is a task that waits behind a letter.
-type waiting struct {
-	letter
-	place int64
-}
-
-func (l *Lifts) parked(ctx context.Context, tx pgx.Tx, queue, key string) ([]waiting, error) {
+func (l *Lifts) parked(ctx context.Context, tx pgx.Tx, queue, key string) ([]letter, error) {
 	rows, err := tx.Query(ctx, lockParked, queue, key, l.cfg.Slice)
 	if err != nil {
 		return nil, fmt.Errorf("read the waiting tasks: %w", err)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w waiting, err error) {
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w letter, err error) {
 		var size *int
 		err = row.Scan(&w.id, &w.taskID, &w.epoch, &w.kind, &size, &w.key, &w.headers, &w.place)
 		if size != nil {
@@ -322,8 +316,8 @@ func (l *Lifts) parked(ctx context.Context, tx pgx.Tx, queue, key string) ([]wai
 
 // send writes the rows of waiting tasks, in the order of their places, up to
 // maxMoved bytes at a time, and returns their letters.
-func (l *Lifts) send(ctx context.Context, tx pgx.Tx, list []waiting, lift int64) (gone []string, err error) {
-	slices.SortFunc(list, func(a, b waiting) int {
+func (l *Lifts) send(ctx context.Context, tx pgx.Tx, list []letter, lift int64) (gone []string, err error) {
+	slices.SortFunc(list, func(a, b letter) int {
 		return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.id, b.id))
 	})
 	line := schemas.Line{Verb: schemas.LineFrom, Lift: lift}.String()
@@ -333,7 +327,7 @@ func (l *Lifts) send(ctx context.Context, tx pgx.Tx, list []waiting, lift int64)
 		var headers [][]byte
 		for size := 0; len(list) > 0 && (len(letters) == 0 || size+list[0].size <= maxMoved); list = list[1:] {
 			w := &list[0]
-			row, why := rebuildFor(&w.letter, line, w.place)
+			row, why := rebuildFor(w, line)
 			if why != "" {
 				// It was a task's record: nothing but a damaged row comes here.
 				l.log.Error("lifts: a waiting task cannot be let go; it stays held: see `perdure dlq show`", "letter", w.id, "why", why)

@@ -139,6 +139,7 @@ const UniqueCompleted = "completed"
 
 // MaxRepairs is how often a task's payload can be repaired.
 const MaxRepairs = maxEpoch // each repair is a replay
+
 // OnDeadBlock is the value of HeaderOnDead.
 const OnDeadBlock = "block"
 

@@ -28,11 +28,7 @@ believes no counter. Exits 1 if a task is nowhere.
 		Example: "perdure balance\nperdure balance --since 24h -o json | jq .where",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.config()
-			if err != nil {
-				return err
-			}
-			_, cat, err := c.loadCatalog(nil)
+			cfg, cat, err := c.environment()
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/perdure/perdure/dispatcher"
 	"github.com/perdure/perdure/internal/app"
+	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/output"
 	"github.com/perdure/perdure/schemas"
@@ -35,6 +36,16 @@ func (c *cli) loadCatalog(args []string) (path string, cat *schemas.Catalog, err
 	}
 	cat, err = schemas.LoadCatalog(path)
 	return path, cat, err
+}
+
+// environment is the configuration, and the catalog that it names.
+func (c *cli) environment() (config.Config, *schemas.Catalog, error) {
+	cfg, err := c.config()
+	if err != nil {
+		return cfg, nil, err
+	}
+	cat, err := schemas.LoadCatalog(cfg.Catalog)
+	return cfg, cat, err
 }
 
 func newCatalogCheck(c *cli) *cobra.Command {

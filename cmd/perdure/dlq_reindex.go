@@ -25,11 +25,7 @@ which may run meanwhile.`,
 		Example: "perdure dlq reindex",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.config()
-			if err != nil {
-				return err
-			}
-			_, cat, err := c.loadCatalog(nil)
+			cfg, cat, err := c.environment()
 			if err != nil {
 				return err
 			}

@@ -31,11 +31,7 @@ source first. Producers wait for a moment.`,
 		Example: "perdure outbox reset --dry-run\nperdure outbox reset --yes\nperdure outbox reset --upgraded --yes    # after pg_upgrade: nothing was lost",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.config()
-			if err != nil {
-				return err
-			}
-			_, cat, err := c.loadCatalog(nil)
+			cfg, cat, err := c.environment()
 			if err != nil {
 				return err
 			}

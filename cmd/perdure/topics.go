@@ -21,11 +21,7 @@ func newTopics(c *cli) *cobra.Command {
 Roles that start make right what is marked yes (PERDURE_KAFKA_TOPICS=create).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.config()
-			if err != nil {
-				return err
-			}
-			_, cat, err := c.loadCatalog(nil)
+			cfg, cat, err := c.environment()
 			if err != nil {
 				return err
 			}
