@@ -4,7 +4,9 @@ package claims
 
 import (
 	"bytes"
+	cmdline "flag"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
 
+	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -25,13 +28,19 @@ type walk struct {
 	spec  spec
 	tasks [2]specTask
 	runs  [2][]runNo // granted so far
-	lease map[runAt]*Lease
+	lease map[runAt]held
 	beats map[ownerID]bool
 }
 
 type runAt struct {
 	task int
 	run  runNo
+}
+
+// held is a lease and whose claim it came with: nobody else has it to pass on.
+type held struct {
+	*Lease
+	by ownerID
 }
 
 const walkCrashes = 3
@@ -54,7 +63,12 @@ func (r runNo) int64() int64 {
 	return schemas.FirstRun(int(r>>16), int64(r>>8&255)) + int64(r&255)
 }
 
+// A walk under -race takes ten times as long, so there are few of them there:
+// make models walks as often as rapid is asked to, without it.
 func TestStoreWalksAsTheSpecification(t *testing.T) {
+	if testkit.Race {
+		atMost(t, 20)
+	}
 	mini := miniredis.RunT(t)
 	rdb := dial(t, mini.Addr())
 	rapid.Check(t, func(rt *rapid.T) {
@@ -64,7 +78,7 @@ func TestStoreWalksAsTheSpecification(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		w := &walk{t: rt, s: s, rdb: rdb, mini: mini, beats: map[ownerID]bool{}, lease: map[runAt]*Lease{}}
+		w := &walk{t: rt, s: s, rdb: rdb, mini: mini, beats: map[ownerID]bool{}, lease: map[runAt]held{}}
 		w.spec = spec{maxCrashes: walkCrashes, suspect: SuspectCrashes, inc: 1, beats: func(o ownerID) bool { return w.beats[o.proc()] }}
 		w.must(s.Open(t.Context()))
 		for _, o := range walkOwners {
@@ -79,6 +93,20 @@ func TestStoreWalksAsTheSpecification(t *testing.T) {
 			"": w.compare,
 		})
 	})
+}
+
+// atMost bounds rapid's checks for the rest of the test.
+func atMost(t *testing.T, most int) {
+	t.Helper()
+	checks := cmdline.Lookup("rapid.checks").Value
+	asked := checks.String()
+	if n, err := strconv.Atoi(asked); err != nil || n <= most {
+		return
+	}
+	if err := checks.Set(strconv.Itoa(most)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = checks.Set(asked) })
 }
 
 func (w *walk) must(err error) {
@@ -177,16 +205,19 @@ func (w *walk) claim(rt *rapid.T) {
 			}
 		}
 		w.runs[i] = append(w.runs[i], want.run)
-		w.lease[runAt{i, want.run}] = g.Lease
+		w.lease[runAt{i, want.run}] = held{g.Lease, o}
 	}
 }
 
-// leaseOf is mostly what the grant came with; a caller may have forgotten it.
-func (w *walk) leaseOf(rt *rapid.T, i int, run runNo) *Lease {
+// leaseOf is mostly what the grant came with; its owner may have forgotten it.
+func (w *walk) leaseOf(rt *rapid.T, i int, run runNo, o ownerID) *Lease {
 	if rapid.IntRange(0, 3).Draw(rt, "lease forgotten") == 0 {
 		return nil
 	}
-	return w.lease[runAt{i, run}]
+	if l := w.lease[runAt{i, run}]; l.by == o {
+		return l.Lease
+	}
+	return nil
 }
 
 func (w *walk) wait(rt *rapid.T) {
@@ -194,7 +225,7 @@ func (w *walk) wait(rt *rapid.T) {
 	o, run, local := w.holder(rt, i), w.run(rt, i), rapid.Bool().Draw(rt, "local")
 	out := rapid.IntRange(0, 2).Draw(rt, "elsewhere") == 0
 	next := max(1, w.tasks[i].cl.a+rapid.Int8Range(0, 1).Draw(rt, "next"))
-	got, err := w.s.Wait(rt.Context(), o.text(), []WaitOutcome{{TaskID: id, Run: run.int64(), NextAttempt: int(next), Local: local, Elsewhere: elsewhere(out), Lease: w.leaseOf(rt, i, run)}})
+	got, err := w.s.Wait(rt.Context(), o.text(), []WaitOutcome{{TaskID: id, Run: run.int64(), NextAttempt: int(next), Local: local, Elsewhere: elsewhere(out), Lease: w.leaseOf(rt, i, run, o)}})
 	w.must(err)
 	if want := w.spec.wait(&w.tasks[i], o, run, next, local, out); got[0] != want {
 		rt.Fatalf("wait: store %v, spec %v", got[0], want)
@@ -266,7 +297,7 @@ func (w *walk) dead(rt *rapid.T) {
 	} else {
 		q.e = int8(run >> 16)
 	}
-	got, err := w.s.Dead(rt.Context(), o.text(), []DeadOutcome{{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Coord: q.record(id).Coord, Run: run.int64(), Reason: "permanent", Lease: w.leaseOf(rt, i, run)}})
+	got, err := w.s.Dead(rt.Context(), o.text(), []DeadOutcome{{TaskID: id, Epoch: int(q.e), Attempt: int(q.a), Coord: q.record(id).Coord, Run: run.int64(), Reason: "permanent", Lease: w.leaseOf(rt, i, run, o)}})
 	w.must(err)
 	if want := w.spec.dead(&w.tasks[i], o, run, q, 0); got[0] != want {
 		rt.Fatalf("dead: store %v, spec %v", got[0], want)
@@ -280,7 +311,7 @@ func (w *walk) succeed(rt *rapid.T) {
 	}
 	o, run := w.holder(rt, i), w.run(rt, i)
 	wasDone := w.tasks[i].done
-	got, err := w.s.Done(rt.Context(), o.text(), []Outcome{{TaskID: id, Epoch: int(run >> 16), Run: run.int64(), Lease: w.leaseOf(rt, i, run)}})
+	got, err := w.s.Done(rt.Context(), o.text(), []Outcome{{TaskID: id, Epoch: int(run >> 16), Run: run.int64(), Lease: w.leaseOf(rt, i, run, o)}})
 	w.must(err)
 	resolve, mine := w.spec.succeed(&w.tasks[i], o, run, int8(run>>16))
 	if !wasDone && (got[0].Resolve != resolve || got[0].Mine != mine) {
@@ -291,7 +322,7 @@ func (w *walk) succeed(rt *rapid.T) {
 func (w *walk) handBack(rt *rapid.T) {
 	i, id := w.task(rt)
 	o, run := w.holder(rt, i), w.run(rt, i)
-	w.must(w.s.HandBack(rt.Context(), o.text(), []Hold{{TaskID: id, Run: run.int64(), Lease: w.leaseOf(rt, i, run)}}))
+	w.must(w.s.HandBack(rt.Context(), o.text(), []Hold{{TaskID: id, Run: run.int64(), Lease: w.leaseOf(rt, i, run, o)}}))
 	w.spec.handBack(&w.tasks[i], o, run)
 }
 
@@ -312,7 +343,7 @@ func (w *walk) giveUp(rt *rapid.T) {
 	if cancel {
 		call = w.s.Cancelled
 	}
-	got, err := call(rt.Context(), o.text(), []Hold{{TaskID: id, Run: run.int64(), Lease: w.leaseOf(rt, i, run)}})
+	got, err := call(rt.Context(), o.text(), []Hold{{TaskID: id, Run: run.int64(), Lease: w.leaseOf(rt, i, run, o)}})
 	w.must(err)
 	if want := w.spec.giveUp(&w.tasks[i], o, run, cancel); got[0] != want {
 		rt.Fatalf("give up: store %v, spec %v", got[0], want)
