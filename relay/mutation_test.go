@@ -44,6 +44,15 @@ func (m mutation) apply(t *testing.T, s *statements) {
 	}
 }
 
+// patience is how long the rows of a scenario are waited for. What a broken
+// statement passes over does not come at all.
+func (m mutation) patience() time.Duration {
+	if m == (mutation{}) {
+		return time.Minute
+	}
+	return 10 * time.Second
+}
+
 func TestMutationsTurnTheCheckerRed(t *testing.T) {
 	for name, c := range map[string]struct {
 		broken   mutation
@@ -136,9 +145,9 @@ func lateCommit(t *testing.T, m mutation) []string {
 	g.enqueueIn(late, "x", 1)
 	g.enqueue("x", 2)
 	g.first(1, g.names.Tasks("payments"))
-	g.drained(5 * time.Second)
+	g.drained(time.Minute)
 	g.commit(late)
-	return g.verdict(10 * time.Second)
+	return g.verdict(m.patience())
 }
 
 // commitBetweenChunks: the late commit falls between two chunks of one window,
@@ -158,7 +167,7 @@ func commitBetweenChunks(t *testing.T, m mutation) []string {
 		return err
 	}
 	g.run(r)
-	return g.verdict(10 * time.Second)
+	return g.verdict(m.patience())
 }
 
 // commitBesideRead: a row is committed after the read's snapshot was taken, and
@@ -180,7 +189,7 @@ func commitBesideRead(t *testing.T, m mutation) []string {
 	m.apply(t, &r.sql)
 	g.run(r)
 	if m != (mutation{}) {
-		testkit.Eventually(t, 5*time.Second, func() (bool, string) {
+		testkit.Eventually(t, time.Minute, func() (bool, string) {
 			return one[bool](g, `select exists (select 1 from pg_locks where locktype = 'advisory' and not granted)`), "the relay does not read"
 		})
 	}
@@ -189,7 +198,7 @@ func commitBesideRead(t *testing.T, m mutation) []string {
 		t.Fatal(err)
 	}
 	g.commit(gate)
-	return g.verdict(10 * time.Second)
+	return g.verdict(m.patience())
 }
 
 // idsAgainstXids: two transactions hold one lock through their commits, so that
@@ -206,7 +215,7 @@ func idsAgainstXids(t *testing.T, m mutation) []string {
 	r := g.relay("a", nil)
 	m.apply(t, &r.sql)
 	g.run(r)
-	return g.verdict(3 * time.Second)
+	return g.verdict(m.patience())
 }
 
 // newOwnRig is a rig on a Postgres that the test may kill. Its WAL writer hardly
@@ -266,7 +275,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 	remember(r)
 	run := g.run(r)
 	g.enqueue("x", 1)
-	g.drained(5 * time.Second)
+	g.drained(time.Minute)
 	before := one[int64](g, `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`)
 	conn, err := pgx.Connect(t.Context(), g.url)
 	if err != nil {
@@ -280,7 +289,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 			t.Fatal(err)
 		}
 	}
-	testkit.Eventually(t, 5*time.Second, func() (bool, string) { return xmax.Load() >= before+300, "no pass after the burning" })
+	testkit.Eventually(t, time.Minute, func() (bool, string) { return xmax.Load() >= before+300, "no pass after the burning" })
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +305,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 	r = g.relay("a", nil)
 	remember(r)
 	g.run(r)
-	return g.verdict(10 * time.Second)
+	return g.verdict(m.patience())
 }
 
 // commitThatACrashTakesBack: a producer with synchronous_commit=off, a crash
@@ -315,8 +324,8 @@ func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 	}
 	run := g.run(r)
 	g.enqueue("x", 0)
-	g.drained(10 * time.Second)
-	testkit.Eventually(t, 10*time.Second, func() (bool, string) { // whose commits would flush too
+	g.drained(time.Minute)
+	testkit.Eventually(t, time.Minute, func() (bool, string) { // whose commits would flush too
 		return one[bool](g, `select to_regclass('perdure.outbox_p0000000016') is not null`), "the first upkeep is not done"
 	})
 	armed.Store(true)
@@ -336,5 +345,5 @@ func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 	g.revive(server)
 	g.exec(`update perdure.relay_lease set until = clock_timestamp()`)
 	g.run(g.relay("a", nil))
-	return g.verdict(10 * time.Second)
+	return g.verdict(m.patience())
 }
