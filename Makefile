@@ -7,10 +7,16 @@ GO       ?= go
 # Never from the cache: the servers are not part of its key. A package's tests share
 # two cores with real servers; -p above 2 only queues. make lint vets.
 TESTFLAGS ?= -race -count=1 -timeout 15m -p 2 -vet=off
+# Kafka without its optimizing compiler, which works for half of a run on what a test
+# asks of it; benchmarks and long runs are worth its work.
+BROKER   := PERDURE_TEST_KAFKA_JVM=-XX:TieredStopAtLevel=1
 # The longest first, so that none runs alone at the end.
-ALL      := ./worker ./relay ./loadtest ./...
+ALL      := ./worker ./relay ./loadtest ./replayer ./dlq ./dispatcher ./internal/embedded ./internal/app ./internal/app/demo \
+            ./docs ./internal/claims ./internal/app/stage ./...
 PKGS     ?= $(ALL)
-LINT     := $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
+# What the linters load is compiled as the tests are (-race), so that it is compiled
+# once for both; the linter itself is not.
+LINT     := GOFLAGS="$$GOFLAGS -race" "$$($(GO) tool -modfile=.ci/tools/go.mod -n golangci-lint)"
 
 .PHONY: help
 help: ## this list
@@ -27,9 +33,17 @@ build: ## bin/perdure, one static binary
 .PHONY: test
 test: ## all tests, on the real servers that this machine can run (PKGS=./relay/... for some)
 ifeq ($(PKGS),$(ALL))
-	$(GO) test -count=1 -run '^Test(ModelHolds|EveryMutationIsCaught)$$' ./internal/claims ./internal/blocks # too slow under -race, and of one goroutine
+test: models
 endif
-	.ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
+test: on-servers
+
+.PHONY: models
+models: ## the explored models and the walks beside them: too slow under -race, and of one goroutine
+	$(GO) test -count=1 -run '^Test(ModelHolds|EveryMutationIsCaught|StoreWalksAsTheSpecification)$$' ./internal/claims ./internal/blocks
+
+.PHONY: on-servers
+on-servers: ## make test without the models
+	$(BROKER) .ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
 
 .PHONY: lint
 lint: ## gofmt, golangci-lint with go vet and the import rule
