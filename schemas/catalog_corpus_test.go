@@ -132,6 +132,7 @@ var badCatalogs = map[string]string{
 	"kind without queue":     "version: 1\nkinds: {k: {timeout: 1s}}\n",
 	"kind of nothing":        "version: 1\nkinds: {k: {}}\n",
 	"bad kind name":          "version: 1\nqueues: {q: {}}\nkinds: {\"a b\": {queue: q}}\n",
+	"kind of Perdure's own":  "version: 1\nqueues: {q: {}}\nkinds: {perdure.line: {queue: q}}\n",
 	"misspelt field":         kindWith("timout: 10s"),
 	"reserved in a kind":     kindWith("delivery: x", "upcast: x", "redact: x"),
 	"schedule is a text":     kindWith("schedule: hourly"),

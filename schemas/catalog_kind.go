@@ -11,6 +11,10 @@ import (
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 
+// reservedKinds begins the ce_type of records that are no tasks, such as words to a
+// key's line: nobody counts them, so no kind may be called so.
+const reservedKinds = "perdure."
+
 // maxAttempts bounds retry.max_attempts.
 const maxAttempts = 1000
 
@@ -26,6 +30,9 @@ func (b *builder) kind(e entry) {
 		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses", "schedule", "unique")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
+	if strings.HasPrefix(e.name, reservedKinds) {
+		b.fail(e.key, path, "is reserved: what begins with "+reservedKinds+" is no task")
+	}
 
 	if _, ok := o.fields["queue"]; !ok {
 		b.fail(e.key, path, "has no queue: say on which queue it runs")
