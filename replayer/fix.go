@@ -235,6 +235,7 @@ func (r *Replayer) remedied(j *job, l *letter, s *subject, v remedy, err error) 
 		if limit == "" {
 			j.stuck = fmt.Sprintf("fixer: it gave no answer for %d letters in a row; the last: %s", fixStrikes, err)
 		}
+		j.stuck = storable(j.stuck)
 		delete(r.strikes, j.id)
 	}
 	switch {

@@ -55,7 +55,13 @@ type letter struct {
 type refusal string
 
 func refuse(word, format string, args ...any) refusal {
-	return refusal(word + ": " + fmt.Sprintf(format, args...))
+	return refusal(word + ": " + storable(fmt.Sprintf(format, args...)))
+}
+
+// storable is a text as Postgres can hold it: what is said of a letter has names
+// from its payload and an agent's words in it, and must not stop the letters after.
+func storable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // completedWord begins the refusal of a task that is completed.
