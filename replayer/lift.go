@@ -140,7 +140,7 @@ with n as materialized (
   select nextval('perdure.lift_seq') as lift, (select task_id from perdure.dead_letters
     where queue = $1 and key = $2 and (block or reason = 'blocked') and task_id is not null order by dlq_offset desc limit 1) as task),
 u as (
-  update perdure.key_lifts k set wanted = false, stage = 'asked', lift = n.lift, blocks = '', at = clock_timestamp()
+  update perdure.key_lifts k set wanted = false, stage = 'asked', lift = n.lift, task = n.task, blocks = '', at = clock_timestamp()
   from n where k.queue = $1 and k.key = $2 and n.task is not null returning n.lift, n.task)
 select perdure.put_line($1, $2, task, 'ask ' || lift) from u`
 )
@@ -176,8 +176,8 @@ where letter in (
   order by coalesce(place, origin_offset), epoch, letter limit $3)
 order by letter for update`
 	lockAnswered = `
-select lift, stage, blocks, perdure.blocks_stand($1, $2), wanted, (select task_id from perdure.dead_letters
-    where queue = $1 and key = $2 and (block or reason = 'blocked') and task_id is not null order by dlq_offset desc limit 1)
+select lift, stage, blocks, perdure.blocks_stand($1, $2), wanted, coalesce(task, (select task_id from perdure.dead_letters
+    where queue = $1 and key = $2 and (block or reason = 'blocked') and task_id is not null order by dlq_offset desc limit 1)) -- asked by an older version
 from perdure.key_lifts where queue = $1 and key = $2 and stage in ('answered', 'releasing') for update`
 	putLine      = `select perdure.put_line($1, $2, $3, $4)`
 	goesOn       = `update perdure.key_lifts set stage = 'releasing', at = clock_timestamp() where queue = $1 and key = $2`
