@@ -48,8 +48,8 @@ type Index struct {
 	events  map[string]bool   // event topics
 	metrics *metrics
 	log     *slog.Logger
-	session *session               // of a Reindex; nil: deps.DB, and letters are open when they are new
-	texts   map[groupText]struct{} // that are written, as far as this process knows
+	session *session             // of a Reindex; nil: deps.DB, and letters are open when they are new
+	texts   map[textSum]struct{} // that are written, as far as this process knows
 }
 
 // NewIndex returns an Index over the queues of deps.Catalog.

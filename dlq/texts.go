@@ -6,6 +6,7 @@ package dlq
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +22,15 @@ const (
 
 type groupText struct{ fingerprint, text string }
 
+// textSum stands for a groupText, which may be 2 KiB.
+type textSum [16]byte
+
+func (g groupText) sum() (s textSum) {
+	sum := sha256.Sum256([]byte(g.fingerprint + "\x00" + g.text))
+	copy(s[:], sum[:])
+	return s
+}
+
 // causeText is what is searched of a letter.
 func causeText(errorClass, message string) string {
 	return clip(Normalize(errorClass)+": "+Normalize(message), 2*maxNormal)
@@ -28,8 +38,8 @@ func causeText(errorClass, message string) string {
 
 const insertTexts = `
 insert into perdure.group_texts (fingerprint, text)
-select f, x from unnest($1::text[], $2::text[]) u(f, x)
-where (select count(*) from perdure.group_texts g where g.fingerprint = f) < $3
+select f, x from (select f, x, row_number() over (partition by f order by x) as n from unnest($1::text[], $2::text[]) t(f, x)) u
+where n + (select count(*) from perdure.group_texts g where g.fingerprint = f) <= $3
 on conflict do nothing`
 
 // fileTexts writes the texts of a batch's causes that are new. It is a statement of
@@ -40,7 +50,7 @@ func (x *Index) fileTexts(ctx context.Context, b *batch) error {
 	for i := range b.letters {
 		l := &b.letters[i]
 		g := groupText{l.Fingerprint, causeText(l.ErrorClass, l.Message)}
-		if _, known := x.texts[g]; !known {
+		if _, known := x.texts[g.sum()]; !known {
 			fresh = append(fresh, g)
 		}
 	}
@@ -48,10 +58,10 @@ func (x *Index) fileTexts(ctx context.Context, b *batch) error {
 		return err
 	}
 	if x.texts == nil || len(x.texts)+len(fresh) > knownMost {
-		x.texts = map[groupText]struct{}{}
+		x.texts = map[textSum]struct{}{}
 	}
 	for _, g := range fresh {
-		x.texts[g] = struct{}{}
+		x.texts[g.sum()] = struct{}{}
 	}
 	return nil
 }
@@ -112,8 +122,9 @@ func (x *Index) tellTexts(ctx context.Context) error {
 // maxTextGroups is how many causes a search may find: of each a page is read.
 const maxTextGroups = 500
 
+// One row a cause: several may be one group.
 const findTexts = `
-select distinct perdure.group_of(fingerprint) from (
+select perdure.group_of(fingerprint) from (
   select distinct fingerprint from perdure.group_texts where text like $1 limit $2) t`
 
 // groups are the groups that f means, nil for all. Of a group that was joined to
@@ -137,6 +148,8 @@ func (s *Letters) groups(ctx context.Context, f *Filter) ([]string, error) {
 	if len(list) > maxTextGroups {
 		return nil, ErrVague
 	}
+	slices.Sort(list)
+	list = slices.Compact(list)
 	if f.Text != "" && f.Group != "" {
 		at, err := s.groups(ctx, &Filter{Group: f.Group})
 		if err != nil {

@@ -148,3 +148,39 @@ func TestTextsOfOneCauseAreBounded(t *testing.T) {
 		t.Errorf("%d texts, want %d", n, maxTexts)
 	}
 }
+
+// Causes that people joined are one group; that must not hide that there are more
+// than were read.
+func TestATextOfTooManyJoinedCausesIsRefused(t *testing.T) {
+	r, x := storeRig(t)
+	r.file(x, 1, 1, "urn:zzz", "timeout of zzz")
+	for _, sql := range []string{
+		`insert into perdure.group_texts select 'a' || i, 'timeout of ' || i from generate_series(0, $1::int) i`,
+		`insert into perdure.group_aliases (fingerprint, into_group, who, settled) select 'a' || i, 'root', 'ann', true from generate_series(0, $1::int) i`,
+	} {
+		if _, err := r.db.Exec(t.Context(), sql, maxTextGroups+50); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w := get(lettersAPI(t, r.db), "/v1/dead-letters?text=timeout"); w.Code != 422 && shown(t, w, "letter") != "1" {
+		t.Errorf("%d, and the letter is not there: %s", w.Code, w.Body)
+	}
+}
+
+// Also if they come together.
+func TestTextsOfOneCauseInOneBatchAreBounded(t *testing.T) {
+	r, x := storeRig(t)
+	var many []groupText
+	for n := range 3 * maxTexts {
+		many = append(many, groupText{"fpn1:a", fmt.Sprint("text ", n)}, groupText{fmt.Sprint("fp1:", n), "its own"})
+	}
+	if err := writeTexts(t.Context(), x.deps.DB, many); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.count(`select count(*) from perdure.group_texts where fingerprint = 'fpn1:a'`); n != maxTexts {
+		t.Errorf("%d texts, want %d", n, maxTexts)
+	}
+	if n := r.count(`select count(*) from perdure.group_texts`); n != 4*maxTexts {
+		t.Errorf("%d texts of all, want %d", n, 4*maxTexts)
+	}
+}
