@@ -3,6 +3,7 @@ package dlq
 // The index again from Kafka, after all its rows are gone.
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -118,5 +119,37 @@ func TestIndexRebuiltFromKafkaIsTheSame(t *testing.T) {
 	}
 	if states["open"] < 50 || states["resolved"] < 50 {
 		t.Errorf("nothing to tell apart: %v", states)
+	}
+}
+
+// A topic whose last offset holds no letter (a transaction's end), or none any more,
+// is read to its end all the same.
+func TestReindexEndsAtAnEndWithoutALetter(t *testing.T) {
+	r := newRig(t)
+	topic := r.names.DLQ("payments")
+	tx, err := kgo.NewClient(append(r.deps.Kafka, kgo.TransactionalID(r.names.Prefix+"tx"), kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Close()
+	if err := tx.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	rec := Encode(letterOf("main-1-1", 0))
+	rec.Topic, rec.Partition = topic, 0
+	if err := tx.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	x, err := NewIndex(Config{}, r.deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if done, err := x.Reindex(ctx); err != nil || done.Letters != 1 || done.Records != 1 {
+		t.Errorf("%+v %v", done, err)
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -37,7 +40,8 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 	}
 	defer end()
 	cl, err := kgo.NewClient(append(append([]kgo.Opt(nil), x.deps.Kafka...),
-		kgo.FetchMaxBytes(8<<20), kgo.FetchMaxPartitionBytes(4<<20))...)
+		kgo.FetchMaxBytes(8<<20), kgo.FetchMaxPartitionBytes(4<<20),
+		kgo.KeepControlRecords())...) // the last offset may be one's
 	if err != nil {
 		return done, fmt.Errorf("dlq reindex: kafka client: %w", err)
 	}
@@ -47,8 +51,8 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 		return done, fmt.Errorf("dlq reindex: %w", err)
 	}
 	for len(left) > 0 {
-		fetches := cl.PollRecords(ctx, x.cfg.BatchSize)
-		if err := errors.Join(context.Cause(ctx), fetches.Err()); err != nil {
+		fetches, err := pollWhole(ctx, cl, x.cfg.BatchSize, left)
+		if err != nil {
 			return done, fmt.Errorf("dlq reindex: read Kafka after %d records: %w", done.Records, err)
 		}
 		var records []*kgo.Record
@@ -56,7 +60,7 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 			at := partition{p.Topic, p.Partition}
 			end, wanted := left[at]
 			for _, r := range p.Records {
-				if wanted && r.Offset < end {
+				if wanted && r.Offset < end && !r.Attrs.IsControl() {
 					records = append(records, r)
 				}
 			}
@@ -72,6 +76,40 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 		}
 	}
 	return done, nil
+}
+
+// quiet is how long Kafka may give nothing before it is asked what it still has.
+const quiet = 5 * time.Second
+
+// pollWhole polls. Where nothing comes, partitions whose rest retention has deleted
+// since they were counted are taken out of left.
+func pollWhole(ctx context.Context, cl *kgo.Client, n int, left map[partition]int64) (kgo.Fetches, error) {
+	one, cancel := context.WithTimeout(ctx, quiet)
+	defer cancel()
+	fetches := cl.PollRecords(one, n)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	switch {
+	case one.Err() == nil:
+		return fetches, fetches.Err()
+	case fetches.NumRecords() > 0:
+		return fetches, nil // the error beside them is of the wait alone, or comes again
+	}
+	topics := map[string]bool{}
+	for at := range left {
+		topics[at.topic] = true
+	}
+	starts, err := kadm.NewClient(cl).ListStartOffsets(ctx, slices.Collect(maps.Keys(topics))...)
+	if err = errors.Join(err, starts.Error()); err != nil {
+		return nil, err
+	}
+	for at, end := range left {
+		if s, ok := starts.Lookup(at.topic, at.n); ok && s.Offset >= end {
+			delete(left, at)
+		}
+	}
+	return nil, nil
 }
 
 type partition struct {
