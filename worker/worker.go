@@ -267,12 +267,12 @@ func (w *Worker) connect(ctx context.Context) (err error) {
 		return err
 	}
 	w.p = newPipeline(w)
-	if w.hasBlocks() {
-		w.blocks = blocks.NewView(w.deps.Names.Control(), w.Queues(), w.log, w.deps.Kafka...)
-	}
 	if w.producer, err = kgo.NewClient(append(append([]kgo.Opt(nil), w.deps.Kafka...),
 		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(100_000))...); err != nil {
 		return fmt.Errorf("worker: kafka producer: %w", err)
+	}
+	if w.hasBlocks() {
+		w.blocks = blocks.NewView(w.deps.Names.Control(), w.Queues(), w.log, w.producer, w.deps.Kafka...)
 	}
 	if w.events, err = kgo.NewClient(append(append([]kgo.Opt(nil), w.deps.Kafka...), kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(eventsBuffered), kgo.MaxBufferedBytes(eventsBufferedBytes), kgo.RecordDeliveryTimeout(eventsKept))...); err != nil {

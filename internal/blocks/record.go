@@ -6,6 +6,7 @@ package blocks
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -32,9 +33,30 @@ func LineOf(queue, taskID, key string) Line {
 // Block is a dead letter that stands before the later tasks of its line.
 type Block struct {
 	Queue     string
-	Letter    string // <task id>@<epoch>
+	Letter    string // <task id>@<epoch>, or OfLift
 	Key       string
 	Partition int32 // of the queue's topic
+}
+
+// noEpoch is that of blocks which are no letter's. No task comes to it.
+const noEpoch = 1<<15 - 1
+
+// OfLift names the block of a line that gave up the ask of a lift, which is known by a
+// task of its source.
+func OfLift(taskID string, lift int64) string {
+	id, _ := schemas.ParseID(taskID) // a delivery's id was parsed before
+	id.Seq = lift
+	return id.String() + "@" + strconv.Itoa(noEpoch)
+}
+
+func isLift(letter string) bool { return strings.HasSuffix(letter, "@"+strconv.Itoa(noEpoch)) }
+
+// Own reports whether a block is that of a task's own letter, of this epoch or an
+// earlier one.
+func Own(letter, taskID string, epoch int) bool {
+	id, of, _ := strings.Cut(letter, "@")
+	n, err := strconv.Atoi(of)
+	return id == taskID && err == nil && n <= epoch
 }
 
 type value struct {
@@ -56,24 +78,25 @@ func End(queue, letter string) *kgo.Record {
 	return &kgo.Record{Partition: 0, Key: []byte(keyPrefix + queue + "/" + letter)}
 }
 
-// parse reads a record; ok is false for what is no block's. A block that cannot
-// be read is an error: who passes it might let a task overtake.
+// parse reads a record; ok is false for what is no block's. A block whose value
+// cannot be read is an error: it is some key's, and stands until its end.
 func parse(r *kgo.Record) (b Block, end, ok bool, err error) {
 	name, is := strings.CutPrefix(string(r.Key), keyPrefix)
 	if !is {
 		return b, false, false, nil
 	}
-	b.Queue, b.Letter, is = strings.Cut(name, "/")
+	b.Queue, b.Letter, _ = strings.Cut(name, "/")
 	id, _, _ := strings.Cut(b.Letter, "@")
-	if _, e := schemas.ParseID(id); !is || e != nil {
-		return b, false, false, fmt.Errorf("blocks: %s offset %d: key %q is not block/<queue>/<letter>", r.Topic, r.Offset, r.Key)
+	if _, e := schemas.ParseID(id); e != nil {
+		return b, false, false, nil // nobody's: no worker writes it
 	}
 	if r.Value == nil {
 		return b, true, true, nil
 	}
 	var v value
 	if e := json.Unmarshal(r.Value, &v); e != nil || v.Key == "" {
-		return b, false, false, fmt.Errorf("blocks: %s offset %d: the block of %s has a value that is not ours", r.Topic, r.Offset, b.Letter)
+		return b, false, true, fmt.Errorf("blocks: %s offset %d: the block of %s has a value that is not ours: when the letter is settled, write a record without a value under its key %q",
+			r.Topic, r.Offset, b.Letter, r.Key)
 	}
 	b.Key, b.Partition = v.Key, v.Partition
 	return b, false, true, nil

@@ -19,15 +19,17 @@ import (
 
 // View follows the topic. Its methods may be called concurrently.
 type View struct {
-	topic  string
-	opts   []kgo.Opt
-	queues map[string]bool
-	log    *slog.Logger
+	topic string
+	ends  *kadm.Client
+	opts  []kgo.Opt
+	log   *slog.Logger
 
 	mu     sync.Mutex
 	next   int64 // the first offset that was not read
 	lines  map[Line][]*standing
 	byName map[string]*standing // queue/letter
+	counts map[string]int       // blocks of each of the View's queues
+	bad    map[string]error     // queue/letter → why its block cannot be read
 	moved  chan struct{}        // closed when next moves
 }
 
@@ -36,13 +38,14 @@ type standing struct {
 	line Line
 }
 
-// NewView returns a View of the blocks of queues. opts are the process's client
-// options: brokers, security, client id; no group.
-func NewView(topic string, queues []string, log *slog.Logger, opts ...kgo.Opt) *View {
-	v := &View{topic: topic, opts: opts, queues: map[string]bool{}, log: log,
+// NewView returns a View of the blocks of queues. cl is asked for the topic's end,
+// and stays the caller's. opts are the process's client options, for a client that
+// reads: brokers, security, client id; no group.
+func NewView(topic string, queues []string, log *slog.Logger, cl *kgo.Client, opts ...kgo.Opt) *View {
+	v := &View{topic: topic, ends: kadm.NewClient(cl), opts: opts, log: log, counts: map[string]int{}, bad: map[string]error{},
 		lines: map[Line][]*standing{}, byName: map[string]*standing{}, moved: make(chan struct{})}
 	for _, q := range queues {
-		v.queues[q] = true
+		v.counts[q] = 0
 	}
 	return v
 }
@@ -87,36 +90,33 @@ func (v *View) follow(ctx context.Context) error {
 		if err := fetches.Err(); err != nil {
 			return err
 		}
-		if err := v.take(fetches); err != nil {
-			return err
-		}
+		v.take(fetches)
 	}
 }
 
-func (v *View) take(fetches kgo.Fetches) (err error) {
+func (v *View) take(fetches kgo.Fetches) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	fetches.EachRecord(func(r *kgo.Record) {
-		if err != nil {
-			return
-		}
-		if err = v.apply(r); err == nil {
-			v.next = r.Offset + 1
-		}
+		v.apply(r)
+		v.next = r.Offset + 1
 	})
 	close(v.moved)
 	v.moved = make(chan struct{})
-	return err
 }
 
-func (v *View) apply(r *kgo.Record) error {
+// apply notes one record; v.mu is held.
+func (v *View) apply(r *kgo.Record) {
 	b, end, ok, err := parse(r)
-	if err != nil || !ok || !v.queues[b.Queue] {
-		return err
+	if _, mine := v.counts[b.Queue]; !ok || !mine {
+		return
 	}
 	name := b.Queue + "/" + b.Letter
+	delete(v.bad, name)
 	s := v.byName[name]
 	switch {
+	case err != nil:
+		v.bad[name] = err
 	case end && s != nil:
 		v.drop(s)
 	case end || s != nil:
@@ -124,19 +124,20 @@ func (v *View) apply(r *kgo.Record) error {
 		s = &standing{Block: b, line: LineOf(b.Queue, strings.SplitN(b.Letter, "@", 2)[0], b.Key)}
 		v.byName[name] = s
 		v.lines[s.line] = append(v.lines[s.line], s)
+		v.counts[b.Queue]++
 	}
-	return nil
 }
 
 func (v *View) drop(s *standing) {
 	delete(v.byName, s.Queue+"/"+s.Letter)
+	v.counts[s.Queue]--
 	left := slices.DeleteFunc(v.lines[s.line], func(o *standing) bool { return o == s })
 	if v.lines[s.line] = left; len(left) == 0 {
 		delete(v.lines, s.line)
 	}
 }
 
-// Blocks returns the letters that block a line, sorted.
+// Blocks returns the letters that block a line, sorted, what is no letter last.
 func (v *View) Blocks(line Line) []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -148,23 +149,28 @@ func (v *View) Blocks(line Line) []string {
 	for _, s := range of {
 		letters = append(letters, s.Letter)
 	}
-	slices.Sort(letters)
+	slices.SortFunc(letters, func(a, b string) int {
+		if x := isLift(a); x != isLift(b) {
+			if x {
+				return 1
+			}
+			return -1
+		}
+		return strings.Compare(a, b)
+	})
 	return letters
 }
 
 // Count is the number of blocks of a queue.
-func (v *View) Count(queue string) (n int) {
+func (v *View) Count(queue string) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, s := range v.byName {
-		if s.Queue == queue {
-			n++
-		}
-	}
-	return n
+	return v.counts[queue]
 }
 
-// Sync waits until all is read that stood on the topic when it was called.
+// Sync waits until all is read that stood on the topic when it was called. That a
+// topic's last record can be read is Kafka's promise: it stands in the active
+// segment, which is never compacted.
 func (v *View) Sync(ctx context.Context) error {
 	end, err := v.end(ctx)
 	if err != nil {
@@ -173,14 +179,19 @@ func (v *View) Sync(ctx context.Context) error {
 	return v.Reach(ctx, end)
 }
 
-// Reach waits until all below offset is read.
+// Reach waits until all below offset is read. While a block among it cannot be read
+// it is an error: nobody knows which key it is of, and a task might overtake.
 func (v *View) Reach(ctx context.Context, offset int64) error {
 	for {
 		v.mu.Lock()
 		next, moved := v.next, v.moved
+		var bad error
+		for _, bad = range v.bad {
+			break
+		}
 		v.mu.Unlock()
 		if next >= offset {
-			return nil
+			return bad
 		}
 		select {
 		case <-moved:
@@ -192,12 +203,7 @@ func (v *View) Reach(ctx context.Context, offset int64) error {
 
 // end is the topic's present end.
 func (v *View) end(ctx context.Context) (int64, error) {
-	cl, err := kgo.NewClient(v.opts...)
-	if err != nil {
-		return 0, fmt.Errorf("blocks: connect: %w", err)
-	}
-	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, v.topic)
+	ends, err := v.ends.ListEndOffsets(ctx, v.topic)
 	if err != nil {
 		return 0, fmt.Errorf("blocks: end of %s: %w", v.topic, err)
 	}
