@@ -12,7 +12,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -56,7 +55,7 @@ func (p *pipeline) behind(d *delivery) string {
 		return "" // what was granted here once had its turn before
 	}
 	for _, letter := range p.blocks.Blocks(d.lineOf()) {
-		if task, _, _ := strings.Cut(letter, "@"); task != d.task.ID {
+		if !blocks.Own(letter, d.task.ID, d.task.Epoch) {
 			return letter
 		}
 	}
@@ -103,9 +102,17 @@ func (p *pipeline) beside(d *delivery, what string, do func(context.Context) err
 
 // block lets the block of a dead task stand, and goes on once this worker has read it.
 func (p *pipeline) block(d *delivery, then func(time.Time)) {
-	p.beside(d, "block the key of a dead task", func(ctx context.Context) error {
+	p.stand(d, "block the key of a dead task", d.letterID(), func(now time.Time) {
+		d.blocked = true
+		then(now)
+	})
+}
+
+// stand blocks d's line by a letter, and goes on once this worker has read it.
+func (p *pipeline) stand(d *delivery, what, letter string, then func(time.Time)) {
+	p.beside(d, what, func(ctx context.Context) error {
 		rec, err := blocks.Block{
-			Queue: d.asg.intake.queue, Letter: d.letterID(), Key: d.task.Key, Partition: d.rec.Partition,
+			Queue: d.asg.intake.queue, Letter: letter, Key: d.task.Key, Partition: d.rec.Partition,
 		}.Stand()
 		if err != nil {
 			return err
@@ -115,10 +122,7 @@ func (p *pipeline) block(d *delivery, then func(time.Time)) {
 			return fmt.Errorf("write %s: %w", rec.Topic, err)
 		}
 		return p.blocks.Reach(ctx, rec.Offset+1)
-	}, func(now time.Time) {
-		d.blocked = true
-		then(now)
-	})
+	}, then)
 }
 
 // prove makes sure, before a death that another owner decided of is passed, that

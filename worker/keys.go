@@ -24,6 +24,14 @@ func (l *keyLine) next() *delivery {
 	return nil
 }
 
+// unask notes that d, which may be the line's ask, is gone.
+func (p *pipeline) unask(l *keyLine, d *delivery) {
+	if l.at == d {
+		l.at = nil
+		p.asks--
+	}
+}
+
 // joinLine puts an ordered delivery behind those of its key and reports whether
 // it is its turn.
 func (p *pipeline) joinLine(d *delivery) bool {
@@ -55,9 +63,7 @@ func (p *pipeline) leaveLine(d *delivery) *delivery {
 			break
 		}
 	}
-	if line.at == d {
-		line.at = nil
-	}
+	p.unask(line, d)
 	if len(line.queue) == 0 {
 		delete(p.lines, line.name)
 		return nil
@@ -78,9 +84,7 @@ func (p *pipeline) dropLines(match func(*delivery) bool) (out, turns []*delivery
 			if d != line.turn && match(d) {
 				d.line = nil
 				out = append(out, d)
-				if line.at == d {
-					line.at = nil
-				}
+				p.unask(line, d)
 			} else {
 				kept = append(kept, d)
 			}

@@ -86,6 +86,7 @@ func (p *pipeline) askedLine(d *delivery) {
 			line := d.line
 			p.letGo(d)
 			line.at = d
+			p.asks++
 			if line.turn = line.next(); line.turn != nil {
 				p.enter(line.turn, now)
 			}

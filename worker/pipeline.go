@@ -46,6 +46,7 @@ type pipeline struct {
 	ready      readyQueue          // admit
 	waiting    waitingHeap         // admit: due later
 	lines      map[string]*keyLine // admit: order: key
+	asks       int                 // lines that stand at an ask
 	answers    inbox[claimAnswer]  // claim
 	asking     bool
 	asked      []*delivery // about which
@@ -73,6 +74,7 @@ type pipeline struct {
 	nextCommit time.Time     // zero = nothing to commit
 	nextCancel time.Time     // next look at whether running tasks are cancelled
 	nextOldest time.Time     // next look at who holds the low watermarks
+	nextRoom   time.Time     // next look at lines that stand at an ask
 	recent     []doneMark    // completed lately, for a Redis that is lost
 }
 
@@ -102,6 +104,7 @@ func (p *pipeline) loop(stop <-chan struct{}) {
 			began = ended
 		}
 		p.stepOldest(now)
+		p.stepRoom(now)
 		if p.stopping && p.busy == 0 && p.idle != nil {
 			close(p.idle)
 			p.idle = nil
@@ -138,6 +141,9 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 	}
 	if p.running > 0 || len(p.waiting) > 0 || p.ready.size > 0 {
 		earlier(p.nextOldest)
+	}
+	if p.asks > 0 && !p.stopping {
+		earlier(p.nextRoom)
 	}
 	earlier(p.nextCommit)
 	earlier(p.nextShared())

@@ -64,6 +64,7 @@ type world struct {
 	ttl   time.Duration
 	most  int          // replicas of topics
 	log   *slog.Logger // nil = silent
+	opts  []kgo.Opt    // of workers' clients, beside the brokers
 
 	endedMu sync.Mutex
 	ended   []string // tasks that serveReports was told are completed
@@ -190,7 +191,7 @@ func (w *world) make(instance string, change func(*worker.Config), setup func(*w
 	if change != nil {
 		change(&cfg)
 	}
-	deps := worker.Deps{Catalog: w.cat, Names: w.names, Kafka: []kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, Claims: w.store(), Log: w.log}
+	deps := worker.Deps{Catalog: w.cat, Names: w.names, Kafka: append([]kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, w.opts...), Claims: w.store(), Log: w.log}
 	reg := prometheus.NewRegistry()
 	deps.Registry = reg
 	wk, err := worker.New(cfg, deps)

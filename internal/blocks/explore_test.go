@@ -131,6 +131,7 @@ var explorations = []budget{
 	{deaths: 2},
 	{deaths: 1, discards: 1, dups: 1},
 	{deaths: 1, crashes: 1},
+	{deaths: 1, giveUps: 2},
 }
 
 func TestModelHolds(t *testing.T) {
@@ -153,7 +154,7 @@ func (m *model) mustHold(t *testing.T) {
 	if r.ends == 0 {
 		t.Errorf("%+v: no end was reached", m.from)
 	}
-	if m.from.crashes+m.from.zombies+m.from.losses == 0 && r.blocked > 0 {
+	if m.from.crashes+m.from.zombies+m.from.losses+m.from.giveUps == 0 && r.blocked > 0 {
 		t.Errorf("%+v: a block outlives its letter though nothing failed", m.from)
 	}
 }

@@ -39,6 +39,9 @@ func bit(task, epoch uint8) uint32 { return 1 << (task*epochs + epoch) }
 // ofTask are the letters that a task may have.
 func ofTask(task uint8) uint32 { return (1<<epochs - 1) << (task * epochs) }
 
+// ofLift is the block of an ask that was given up.
+func ofLift(lift uint8) uint32 { return 1 << (tasks*epochs + lift) }
+
 type itemKind uint8
 
 const (
@@ -96,6 +99,7 @@ const (
 	answering  // an ask: nobody was told
 	lifting    // a lift: its blocks stand
 	ending     // an end: its ask is acknowledged
+	yielding   // the ask that it stands at is given up: a block of its own stands
 	proving    // it met a death of another owner: is it the owner still?
 )
 
@@ -135,7 +139,7 @@ const (
 	answered
 )
 
-type budget struct{ deaths, crashes, zombies, losses, dups, discards uint8 }
+type budget struct{ deaths, crashes, zombies, losses, dups, discards, giveUps uint8 }
 
 type badState uint8
 
@@ -186,6 +190,7 @@ type model struct {
 	noBlock      bool // a death writes no block
 	letterFirst  bool // the letter goes out, and is acknowledged, before the block stands
 	noHold       bool // the worker goes on at an ask
+	blindGiveUp  bool // it gives an ask up without a block
 	noAnswer     bool // what was parked is released without the worker's answer
 	noBarrier    bool // an ask does not wait for the commit of what is below it
 	noProof      bool // a death of another owner is passed without asking Kafka who owns the partition
@@ -322,6 +327,17 @@ func (m *model) step(w *world, i uint8, out emit) {
 		}
 		out("caught up", n)
 		return
+	}
+	if k.phase == idle && k.hold > 0 && w.left.giveUps > 0 {
+		n := *w
+		n.left.giveUps--
+		kk := &n.w[i]
+		kk.phase, kk.cur = yielding, k.hold-1
+		if !m.blindGiveUp {
+			n.control |= ofLift(w.log[kk.cur].lift)
+			kk.view = n.control
+		}
+		out("blocks the line, to give the ask up", n)
 	}
 	if k.phase == idle {
 		o := m.head(w, k)
@@ -551,6 +567,11 @@ func (m *model) goOn(w *world, i uint8, out emit) {
 		}
 		m.ack(&n, i)
 		out("ack", n)
+	case yielding:
+		n := *w
+		n.w[i].hold = 0
+		m.ack(&n, i)
+		out("gives the ask up", n)
 	case ending:
 		n := *w
 		m.ack(&n, i)

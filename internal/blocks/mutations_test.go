@@ -18,6 +18,7 @@ var mutations = []struct {
 	{"a death writes no block", model{noBlock: true, from: budget{deaths: 1}}, badOvertake, false},
 	{"the record is acknowledged before the block stands", model{letterFirst: true, from: budget{deaths: 1, crashes: 1}}, badOvertake, false},
 	{"the worker goes on at an ask", model{noHold: true, from: budget{deaths: 1}}, badOvertake, false},
+	{"an ask is given up without a block", model{blindGiveUp: true, from: budget{deaths: 1, giveUps: 1}}, badOvertake, false},
 	{"a lift does not wait for the worker's answer", model{noAnswer: true, prune: true, from: budget{deaths: 1}}, badOvertake, false},
 	{"an answered lift does not look for letters that stand", model{liftStanding: true, from: budget{deaths: 1, crashes: 1, losses: 1}}, badOvertake, true},
 	{"an ask does not wait for the commit below it", model{noBarrier: true, from: budget{deaths: 1, crashes: 1, losses: 1}}, badOvertake, true},

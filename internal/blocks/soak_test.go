@@ -12,6 +12,9 @@ func TestSoakModelHolds(t *testing.T) {
 		{deaths: 2, crashes: 1, losses: 1},
 		{deaths: 1, zombies: 1},
 		{deaths: 1, zombies: 1, discards: 1},
+		{deaths: 2, giveUps: 1},
+		{deaths: 1, crashes: 1, giveUps: 1},
+		{deaths: 1, crashes: 1, losses: 1, giveUps: 1},
 	} {
 		m := model{from: b}
 		m.mustHold(t)
