@@ -11,6 +11,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/internal/testkit"
 )
 
 func TestMergedGroupsTakeLettersToCome(t *testing.T) {
@@ -190,5 +196,45 @@ func TestMergeOverHTTP(t *testing.T) {
 		if w := post(c.path, c.body); w.Code != c.code || !strings.Contains(w.Body.String(), c.has) {
 			t.Errorf("%s %s: %d %s, want %d with %s", c.path, c.body, w.Code, w.Body, c.code, c.has)
 		}
+	}
+}
+
+// A letter that is being filed has read that its group is nobody's: a merge waits
+// for it, and moves it too.
+func TestAMergeWaitsForLettersThatAreBeingFiled(t *testing.T) {
+	r, x := storeRig(t)
+	s := NewLetters(r.db)
+	a, b := r.file(x, 1, 1, "urn:a", "one"), r.file(x, 2, 2, "urn:b", "two")
+	l := letterOf("main-1-3", 0)
+	l.ErrorClass, l.Message = "urn:a", "one"
+	rec := Encode(l)
+	rec.Topic = "dlq.payments"
+	filing, err := r.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filing.Rollback(context.Background()) //nolint:errcheck // it is committed, or the test has failed
+	q := &pgx.Batch{}
+	(&Index{queues: map[string]string{"dlq.payments": "payments"}, log: r.deps.Log}).rows([]*kgo.Record{rec}).queueLetters(q)
+	if err := filing.SendBatch(t.Context(), q).Close(); err != nil {
+		t.Fatal(err)
+	}
+	merged := make(chan error, 1)
+	go func() {
+		_, err := s.Merge(t.Context(), a, b, "ann", "")
+		merged <- err
+	}()
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		waits := r.count(`select count(*) from pg_locks where not granted and relation = 'perdure.group_aliases'::regclass`)
+		return waits > 0 || len(merged) > 0, "the merge neither waits nor ends"
+	})
+	if err := filing.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-merged; err != nil {
+		t.Fatal(err)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where fingerprint = $1`, b); n != 3 {
+		t.Errorf("%d letters are in the group, want 3", n)
 	}
 }

@@ -112,6 +112,9 @@ kinds:
 	testkit.Eventually(t, wait, func() (bool, string) {
 		return slices.Contains(d.all(), free.ID), "the task of another kind does not run"
 	})
+	if slices.Contains(d.all(), ids[1]) {
+		t.Fatal("a task runs before it is known what blocks its key")
+	}
 	open()
 	w.parkedWithin(ids[0]+"@0", ids[1])
 	d.is(t, free.ID)
