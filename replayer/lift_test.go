@@ -31,7 +31,7 @@ func (r *rig) lifts() {
 	})
 }
 
-// become waits for a count.
+// becomes waits for a count.
 func (r *rig) becomes(want int, sql string, args ...any) {
 	r.t.Helper()
 	testkit.Eventually(r.t, time.Minute, func() (bool, string) {
@@ -56,4 +56,22 @@ func TestALiftWhoseLettersArePrunedEnds(t *testing.T) {
 	r.becomes(1, marks, "end %")
 	r.becomes(1, marks, "lift % main-1-1@0")
 	r.becomes(0, `select count(*) from perdure.key_lifts`)
+}
+
+// Whose letters come meanwhile, also those of another source that has the same key:
+// all words of a lift name the task that its ask named, or its worker would not know
+// that they are meant.
+func TestTheWordsOfALiftNameOneTask(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 1, func(t *schemas.Task) { t.Ordered = true })
+	r.exec(`update perdure.dead_letters set block = true`)
+	r.lifts()
+	r.exec(`update perdure.dead_letters set state = 'discarded'`)
+	r.becomes(1, marks, "ask %")
+	r.letters(2, 2, func(t *schemas.Task) { t.ID, t.Ordered = "other-1-2", true })
+	r.exec(`update perdure.dead_letters set reason = 'blocked', state = 'held', dlq_offset = 9 where task_id = 'other-1-2'`)
+	r.exec(`select perdure.answer_lift('payments', 'k', 'main-1-1', (select lift from perdure.key_lifts), 'main-1-1@0')`)
+	r.becomes(1, marks, "end %")
+	r.becomes(0, `select count(*) from perdure.outbox where kind = 'perdure.line' and task_id <> 'main-1-1'`)
+	r.becomes(1, `select count(*) from perdure.outbox where task_id = 'other-1-2' and epoch = 1 and headers ->> 'perdure_line' like 'from %'`)
 }
