@@ -198,9 +198,12 @@ insert into perdure.outbox (id, epoch, task_id, kind, queue, key, content_type, 
 select id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from l`
 )
 
+// slicesATurn is how many slices of a key go before other keys have their turn.
+const slicesATurn = 10
+
 // release lets the next tasks of a key go; the last ones are followed by the end.
 func (l *Lifts) release(ctx context.Context, queue, key string) error {
-	for {
+	for range slicesATurn {
 		more, n := false, 0
 		err := pgx.BeginFunc(ctx, l.deps.DB, func(tx pgx.Tx) (err error) {
 			more, n, err = l.releaseSome(ctx, tx, queue, key)
@@ -214,6 +217,7 @@ func (l *Lifts) release(ctx context.Context, queue, key string) error {
 			return nil
 		}
 	}
+	return nil
 }
 
 func (l *Lifts) releaseSome(ctx context.Context, tx pgx.Tx, queue, key string) (more bool, n int, err error) {
