@@ -20,6 +20,11 @@ import (
 // outbox ids follow the job's order. The job's row is held meanwhile, so that
 // nothing moves any more once Pause or Cancel has answered, and so that two
 // processes that both believe to hold the job send no more than its canary.
+//
+// No step may be planned by a guess of how many rows there are: of a plan that was
+// just frozen Postgres has no figures. So the job's letter is a scalar subquery, one
+// probe of the key (a join reads all letters that are left), and outbox ids are taken
+// in s, in this transaction (PROTOCOL section 1), so that no letter is joined with its row.
 const moveLetters = `
 with j as materialized (
   select replay, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
@@ -30,21 +35,21 @@ i as materialized (
   order by u.n limit (select room from j)),
 p as materialized (
   select d.letter, i.n, i.key, i.content_type, i.headers, i.fixed, i.repair from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
-  where (d.state = 'open' or $12 and d.state = 'held') and exists (select from perdure.replay_letters r where r.replay = $1 and r.n = i.n and r.result = '')
+  where (d.state = 'open' or $12 and d.state = 'held') and (select r.result from perdure.replay_letters r where r.replay = $1 and r.n = i.n) = ''
   order by d.letter for update of d),
 l as (
   update perdure.dead_letters d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
   from p where d.letter = p.letter and (d.state = 'open' or $12 and d.state = 'held')
   returning p.n, p.key, p.content_type, p.headers, d.letter, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue,
     coalesce(p.fixed, d.payload) as payload, d.deadline, p.repair),
+s as materialized (select nextval('perdure.outbox_id_seq') as id, o.* from (select * from l order by n) o),
 o as (
-  insert into perdure.outbox (epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
-  select epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from l order by n
-  returning id, task_id, epoch),
+  insert into perdure.outbox (id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
+  select id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from s),
 f as (
   insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from l where repair is not null
   on conflict (replay, n) do update set payload = excluded.payload, repair = excluded.repair, moved = true, at = clock_timestamp()),
-m as materialized (select l.n, l.letter, o.id from l join o using (task_id, epoch)),
+m as materialized (select n, letter, id from s),
 a as (
   insert into perdure.audit (who, what, replay, why, details)
   select $8, 'letters.replay', $1, $9, jsonb_build_object('letters', jsonb_object_agg(letter, id)) from m having count(*) > 0),

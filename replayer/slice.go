@@ -15,13 +15,16 @@ import (
 )
 
 // Who else has a letter is asked only while planning ($4): a run is told by the
-// compare-and-set.
+// compare-and-set. Its rows are found by the letter before anything else is asked of
+// them (offset 0): of a plan that was just frozen Postgres has no figures yet, and
+// would read all letters that are left in it, once for each.
 const nextLetters = `
 select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(d.epoch, 0), coalesce(d.kind, ''), coalesce(d.queue, ''),
   coalesce(d.state, ''), coalesce(d.reason, ''), coalesce(d.run, 0), coalesce(d.cut, false), coalesce(length(d.payload), 0),
   coalesce(d.block, false), coalesce(d.place, d.origin_offset, 0), d.record_key, d.headers, coalesce(d.content_type, ''), coalesce(d.deadline <= clock_timestamp(), false),
-  case when $4 then coalesce((select o.replay from perdure.replay_letters o join perdure.replays r on r.replay = o.replay
-    where o.letter = rl.letter and o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end
+  case when $4 then coalesce((
+    select o.replay from (select replay, result from perdure.replay_letters where letter = rl.letter offset 0) o join perdure.replays r on r.replay = o.replay
+    where o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end
 from perdure.replay_letters rl left join perdure.dead_letters d on d.letter = rl.letter
 where rl.replay = $1 and rl.n > $2 and rl.result = '' order by rl.n limit $3`
 
