@@ -98,13 +98,15 @@ func (e *Entry) fields() []any {
 		&e.Size, &e.Cut, &e.ContentType, &e.Block, &e.BlockedBy}
 }
 
-// Of all groups: latest deaths first; the cursor is the last row seen. That it died
-// before the cursor is said twice, for the indexes that do not hold the letter.
+// Of all groups, or of some where a key says more: latest deaths first; the cursor is
+// the last row seen. That it died before the cursor is said twice, for the indexes that
+// do not hold the letter.
 const pageOfAll = `
 select letter, died_at from perdure.dead_letters
 where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or state = $3) and ($4 = '' or reason = $4) and ($5 = '' or key = $5)
   and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at <= $7 and (died_at, letter) < ($7, $8))
   and ($9::text[] is null or letter = any($9) or task_id = any($9))
+  and ($11::text[] is null or fingerprint = any($11))
 order by died_at desc, letter desc limit $10`
 
 // Of some groups: of each, in each state, a page by its own index; then the latest
@@ -127,14 +129,15 @@ const (
 	wholeOfGroups = `select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters join (` + pageOfGroups + `) p using (letter, died_at) order by died_at desc, letter desc`
 )
 
-// page reads letters by all, or, if f means some groups, by some. A statement is
-// planned each time: what is planned for any value reads everything for a rare one.
+// page reads letters by all, or, if f means some groups, by some; not if it names a key
+// too: a key has few letters, a group may have millions. A statement is planned each
+// time: what is planned for any value reads everything for a rare one.
 func (s *Letters) page(ctx context.Context, all, some string, f *Filter, groups []string, before *time.Time, beforeID string, limit int) (pgx.Rows, error) {
-	args := []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, f.IDs, limit}
-	if groups == nil {
+	args := []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, f.IDs, limit, groups}
+	if groups == nil || f.Key != "" {
 		return s.db.Query(ctx, all, args...)
 	}
-	return s.db.Query(ctx, some, append(args, groups)...)
+	return s.db.Query(ctx, some, args...)
 }
 
 // Stands reports whether the later tasks of the letter's key wait for it.
