@@ -11,6 +11,7 @@
 //	http      posts by the dispatcher, beside a handler with a transaction a post
 //	relay     perdure relay: a backlog, nothing to do, a steady rate
 //	held      tasks that pass while a transaction keeps its snapshot open
+//	letters   dead letters: indexing, pages of ten million, replays (-part)
 //
 // It is a module of its own, so that River and Asynq never enter Perdure's
 // go.mod. Every run is a process of its own, with a database, topics and keys of

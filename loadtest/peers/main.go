@@ -62,6 +62,7 @@ var commands = map[string]func(context.Context, []string) error{
 	"http":    httpCommand,
 	"relay":   relayCommand,
 	"held":    heldCommand,
+	"letters": lettersCommand,
 }
 
 // one runs one peer once and prints the result as JSON.

@@ -4,6 +4,7 @@ package main
 // they work, not what they measure.
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +32,11 @@ func measured(t *testing.T, name string, args ...string) string {
 	if err := os.WriteFile(doc, []byte(begin+end+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := command(t.Context(), append([]string{name, "-runs", "1", "-doc", doc}, args...)); err != nil {
+	call := []string{name}
+	if part, ok := strings.CutPrefix(name, "letters-"); ok {
+		call = []string{"letters", "-part", part}
+	}
+	if err := command(t.Context(), append(append(call, "-runs", "1", "-doc", doc), args...)); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(doc)
@@ -84,6 +89,29 @@ func TestRelayTable(t *testing.T) {
 func TestHeldTable(t *testing.T) {
 	table := measured(t, "held", "-tasks", "40", "-batch", "10", "-warmup", "5", "-producers", "1", "-concurrency", "4")
 	wants(t, table, heldOrder...)
+}
+
+func TestLettersTables(t *testing.T) {
+	const database = "perdure_letters_test"
+	t.Cleanup(func() {
+		url := os.Getenv("PERDURE_TEST_POSTGRES")
+		if url == "" {
+			return
+		}
+		conn, err := pgx.Connect(context.Background(), url)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(context.Background()) //nolint:errcheck // nothing is under way
+		if _, err := conn.Exec(context.Background(), `drop database if exists `+database+` with (force)`); err != nil {
+			t.Error(err)
+		}
+	})
+	table := measured(t, "letters-pages", "-database", database, "-letters", "3000")
+	wants(t, table, "all", "group, the largest", "key, the largest", "state open", "error text of many groups")
+	table = measured(t, "letters-replay", "-database", database, "-letters", "3000", "-plan", "50")
+	wants(t, table, "a plan: until its letters are frozen, s", "a replay: letters/s")
 }
 
 // TestADatabaseThatCannotBeMadeIsTakenBack, and the mistake is told.
