@@ -26,18 +26,18 @@ with s as materialized (
   select coalesce(c.prev, '3:3:'::pg_snapshot) as prev, coalesce(c.at_id, 0) as at_id, c.upto as target
     from perdure.source src left join perdure.relay_cursor c on c.shard = src.source),
 waiting as (
-  (select o.created_at as since from s, perdure.outbox o
+  (select o.created_at as since, coalesce(cardinality(o.ends), 1) as tasks from s, perdure.outbox o
     where o.xid >= pg_snapshot_xmax(s.prev) and o.queue = $1 and (o.run_at is null or o.run_at <= clock_timestamp())
       and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(o.xid, s.target)) limit $2)
   union all
-  (select o.created_at from s, pg_snapshot_xip(s.prev) x join perdure.outbox o on o.xid = x
+  (select o.created_at, coalesce(cardinality(o.ends), 1) from s, pg_snapshot_xip(s.prev) x join perdure.outbox o on o.xid = x
     where o.queue = $1 and (o.run_at is null or o.run_at <= clock_timestamp())
       and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(x, s.target)) limit $2)
   union all
-  select due from (select due, queue from perdure.scheduled where due <= now() order by due, id limit $2) first where queue = $1
+  select due, 1 from (select due, queue from perdure.scheduled where due <= now() order by due, id limit $2) first where queue = $1
   union all
-  (select created_at from perdure.parked where queue = $1 order by id limit $2))
-select count(*), greatest(coalesce(extract(epoch from clock_timestamp() - min(since)), 0), 0)::float8 from waiting`
+  (select created_at, 1 from perdure.parked where queue = $1 order by id limit $2))
+select coalesce(sum(tasks), 0)::bigint, greatest(coalesce(extract(epoch from clock_timestamp() - min(since)), 0), 0)::float8 from waiting`
 
 func (s *scaling) waitingInPostgres(ctx context.Context, queue string, into *sample) error {
 	err := s.db.QueryRow(ctx, sqlWaiting, queue, countUpTo).Scan(&into.tasks, &into.oldest)

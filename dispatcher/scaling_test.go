@@ -79,15 +79,15 @@ func TestBacklogIsCountedWhereItWaits(t *testing.T) {
 	}
 	expect(0, 0, 0) // the topic is not even there
 
-	// In Postgres: two rows of the outbox, one of them relayed; due and parked ones.
+	// In Postgres: a bundle that is relayed, a row that is not; due and parked ones.
 	exec := func(query string) {
 		t.Helper()
 		if _, err := db.Exec(ctx, query); err != nil {
 			t.Fatal(err)
 		}
 	}
-	exec(`insert into perdure.outbox (kind, queue, payload) values ('k', 'q', '1')`)
-	expect(1, 0, 30)
+	exec(`insert into perdure.outbox (id, kind, queue, payload, ends) values (999, 'k', 'q', '123', '{1,2,3}')`)
+	expect(3, 0, 30)
 	exec(`insert into perdure.relay_cursor (shard, fence, prev, system_id, database, timeline) values ('main', 1, pg_current_snapshot(), '', 0, '')`)
 	expect(0, 0, 0)
 	exec(`insert into perdure.outbox (kind, queue, payload, created_at) values ('k', 'q', '1', now() - interval '50 s'), ('k', 'other', '1', now())`)

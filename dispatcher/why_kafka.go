@@ -102,8 +102,8 @@ const (
 	keyLook = 5000
 	// The task's own row gives its key; a replayed one is not looked up.
 	sameKey = `
-select generation, id from perdure.outbox
-where id < $1 and id >= $1 - $4::bigint and queue = $2 and key = $3 and task_id is null order by id limit 400`
+select generation, id from perdure.outbox_tasks
+where id < $1 and id >= $1 - $4::bigint and row_id < $1 and row_id > $1 - $4::bigint - 64 and queue = $2 and key = $3 and task_id is null order by id limit 400`
 )
 
 // earlierOfKey finds the first unfinished task of the same key before this one.
@@ -153,7 +153,8 @@ const (
 	findBreakers = `
 select task_id, at, error_class, message, data from perdure.events
 where topic = $1 and type = 'waiting' and data->>'reason' = 'breaker' and at > clock_timestamp() - $2::interval order by at desc limit 50`
-	kindsOf = `select id, kind from perdure.outbox where id = any($1) and generation = $2`
+	kindsOf = `select o.id, o.kind from unnest($1::bigint[]) x, perdure.outbox_tasks o
+where o.id = x and o.row_id > x - 64 and o.row_id <= x and o.generation = $2`
 )
 
 // kindsBreaker finds that the kind's breaker was open a moment ago: by what other

@@ -424,6 +424,34 @@ func TestWhyOfATaskThatIsOver(t *testing.T) {
 	r.says(id, "cancelled", CauseCancelled, get, `is cancelled since `+clock)
 }
 
+// A task that shares its row with others is found like any other.
+func TestWhyOfATaskOfABundle(t *testing.T) {
+	r := newWhyRig(t)
+	r.group.Committed = 0
+	r.exec(`select setval('perdure.outbox_id_seq', 103)`)
+	r.exec(`insert into perdure.outbox (id, kind, queue, payload, ends, keys) values (100, 'line', 'q', '12345678', '{2,4,6,8}', '{acct,else,acct,acct}')`)
+	for _, id := range []string{"main-1-100", "main-1-103"} {
+		if v := r.want(id, "queued"); v.Kind != "line" || v.Queue != "q" {
+			t.Errorf("%+v", v)
+		}
+		r.says(id, "queued", CauseRelayNext, "perdure tasks get "+id+" --wait 10s")
+	}
+	if v := r.want("main-1-101", "queued"); v.Key != "else" {
+		t.Errorf("%+v", v)
+	}
+	r.says("main-1-104", StateUnknown, CauseNeverAccepted, "perdure outbox status")
+	r.exec(`select setval('perdure.outbox_id_seq', 110)`)
+	r.says("main-1-104", StateUnknown, CauseRolledBack, "perdure outbox status") // behind its last
+	r.relay(103, "tasks.q", 17)
+	r.set("main-1-101", claims.Claim{State: claims.Running, Owner: "w9/a/0"})
+	r.says("main-1-103", "queued", CauseBehind, "perdure queues ls")
+	r.set("main-1-102", claims.Claim{State: claims.Running, Owner: "w1/a/0"})
+	r.says("main-1-103", "queued", CauseEarlier, "perdure why main-1-102")
+	r.set("main-1-102", claims.Claim{State: claims.Done})
+	r.event("main-1-101", 1, "waiting", `{"reason":"breaker","error_class":"HTTP 404"}`, 0, 1, 1)
+	r.says("main-1-103", "queued", CauseBreaker, "perdure catalog explain line")
+}
+
 func TestWhyOfAnIdUnderWhichNothingIsKnown(t *testing.T) {
 	r := newWhyRig(t)
 	r.task("k", "", time.Minute)

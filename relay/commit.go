@@ -36,9 +36,10 @@ select $1::text, $3::bigint, $4::bigint, $5::int, $6::int, $7::bytea where` + fe
 	fileSchedule = exactly + `insert into perdure.scheduled (due, ` + fileColumns + `)
 select run_at, ` + fileColumns + ` from perdure.outbox where id = any($3::bigint[]) and id >= $4 and id <= $5 and` + fenced + `
 order by run_at, id returning 1` + orElse + `'perdure.scheduled') where` + fenced
+	// $8 are the rows that the tasks stand in: a bundle is parked task by task.
 	fileParked = exactly + `insert into perdure.parked (why, ` + fileColumns + `)
-select w.why, ` + fileColumns + ` from perdure.outbox o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
-where id = any($3::bigint[]) and id >= $6 and id <= $7 and` + fenced + ` returning 1` + orElse + `'perdure.parked') where` + fenced
+select w.why, ` + fileColumns + ` from perdure.outbox_tasks o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
+where row_id = any($8::bigint[]) and row_id >= $6 and row_id <= $7 and id = any($3::bigint[]) and` + fenced + ` returning 1` + orElse + `'perdure.parked') where` + fenced
 	// Not exactly: a person may have taken some out by hand.
 	moveParked = `insert into perdure.parked (why, ` + fileColumns + `)
 select w.why, ` + fileColumns + ` from perdure.scheduled o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
@@ -102,6 +103,17 @@ func (d *delivery) ids(f fate) []int64 {
 	for i := range d.rows {
 		if d.fates[i] == f {
 			ids = append(ids, d.rows[i].id)
+		}
+	}
+	return ids
+}
+
+// rowIDs are those of the rows that hold what has this fate, each once.
+func (d *delivery) rowIDs(f fate) []int64 {
+	var ids []int64
+	for i := range d.rows {
+		if n := len(ids); d.fates[i] == f && (n == 0 || ids[n-1] != d.rows[i].rowID) {
+			ids = append(ids, d.rows[i].rowID)
 		}
 	}
 	return ids

@@ -88,7 +88,14 @@ func (l *load) one(ctx context.Context, conn *pgx.Conn, p, n int, rng *rand.Rand
 			n++
 			keep := rng.IntN(4) > 0
 			err := pgx.BeginFunc(ctx, tx, func(sp pgx.Tx) error { // a savepoint
-				if _, err := enqueue(ctx, sp, key, n); err != nil {
+				var err error
+				if together := rng.IntN(3) * rng.IntN(20); together > 1 {
+					err = enqueueBundle(ctx, sp, key, n, together)
+					n += together - 1
+				} else {
+					_, err = enqueue(ctx, sp, key, n)
+				}
+				if err != nil {
 					return err
 				}
 				if !keep {

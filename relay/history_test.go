@@ -142,7 +142,7 @@ func (g *rig) settle(timeout time.Duration) error {
 
 func (g *rig) accepted() []accepted {
 	g.t.Helper()
-	rows, err := g.db.Query(context.Background(), `select id, convert_from(payload, 'UTF8') from perdure.outbox
+	rows, err := g.db.Query(context.Background(), `select id, convert_from(payload, 'UTF8') from perdure.outbox_tasks
 		where id not in (select id from perdure.scheduled union all select id from perdure.parked)`)
 	if err != nil {
 		g.t.Fatal(err)

@@ -22,10 +22,10 @@ import (
 // $4 is the fence of this process's last term: it may go on where its own lease
 // has not run out. A namesake that starts anew waits like anyone else.
 const takeLease = `
-insert into perdure.relay_lease as l (shard, owner, fence, until)
-values ($1, $2, 1, clock_timestamp() + $3::interval)
+insert into perdure.relay_lease as l (shard, owner, fence, until, knows_bundles)
+values ($1, $2, 1, clock_timestamp() + $3::interval, 1)
 on conflict (shard) do update
-  set owner = excluded.owner, fence = l.fence + 1, until = excluded.until
+  set owner = excluded.owner, fence = l.fence + 1, until = excluded.until, knows_bundles = l.fence + 1
   where l.until <= clock_timestamp() or (l.owner = $2 and l.fence = $4) or l.fence = $5
 returning fence, pg_try_advisory_lock(hashtext(shard), (fence % 2147483647)::int)`
 
@@ -47,6 +47,10 @@ on conflict (shard) do update set fence = excluded.fence
 returning c.prev::text, c.upto is not null, c.at_id, c.system_id, c.database, c.timeline,
   greatest(pg_snapshot_xmax(c.prev), pg_snapshot_xmax(coalesce(c.upto, c.prev)))
     > pg_snapshot_xmax(pg_current_snapshot())`
+
+// takeBundles tells producers that from now on no relay has the lease that does not
+// know bundles.
+const takeBundles = `update perdure.source set bundles = true where not bundles`
 
 const renewLease = `
 update perdure.relay_lease set until = clock_timestamp() + $4::interval
@@ -106,6 +110,9 @@ func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence in
 		Scan(&c.prev, &c.large, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
 	if err != nil {
 		return 0, c, false, fmt.Errorf("postgres: take the cursor: %w", err)
+	}
+	if _, err := tx.Exec(ctx, takeBundles); err != nil {
+		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return 0, c, false, fmt.Errorf("postgres: take the lease: %w", err)

@@ -19,7 +19,7 @@ type Outbox struct {
 	Until     time.Time         // the lease's end: not alive, nobody has relayed since; zero = nobody ever did
 	Fence     int64             // of the lease: grows with each taking; 0 = nobody has relayed yet
 	MovedAt   time.Time         // when the cursor last moved; zero = never
-	Backlog   int64             // rows not relayed, counted up to BacklogLimit
+	Backlog   int64             // tasks not relayed, counted up to BacklogLimit
 	Oldest    float64           // age of the oldest of them, seconds; 0 = none
 	Scheduled int64             // counted up to BacklogLimit
 	NextDue   time.Time         // zero = nothing is scheduled
@@ -75,12 +75,12 @@ with s as materialized (
   select coalesce(c.prev, '3:3:'::pg_snapshot) as prev, coalesce(c.at_id, 0) as at_id,
     c.upto as target, pg_current_snapshot() as upto
   from (select 1) one left join perdure.relay_cursor c on c.shard = $1)
-select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from (
-  select o.created_at from s, perdure.outbox o
+select least(coalesce(sum(tasks), 0), $2)::bigint, coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from (
+  select o.created_at, coalesce(cardinality(o.ends), 1) as tasks from s, perdure.outbox o
    where o.xid >= pg_snapshot_xmax(s.prev) and pg_visible_in_snapshot(o.xid, s.upto)
      and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(o.xid, s.target))
   union all
-  select o.created_at from s, pg_snapshot_xip(s.prev) x join perdure.outbox o on o.xid = x
+  select o.created_at, coalesce(cardinality(o.ends), 1) from s, pg_snapshot_xip(s.prev) x join perdure.outbox o on o.xid = x
    where pg_visible_in_snapshot(x, s.upto)
      and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(x, s.target))
   limit $2) r`

@@ -126,7 +126,7 @@ func (t *term) makePartition(ctx context.Context, l leaf) error {
 		name := pgx.Identifier{"perdure", l.name}.Sanitize()
 		for _, sql := range []string{
 			setLockWait,
-			`create table if not exists ` + name + ` (like perdure.outbox including all)`,
+			`create table if not exists ` + name + ` (like perdure.outbox including all) with (toast_tuple_target = 8160)`,
 			fmt.Sprintf(`alter table perdure.outbox attach partition %s for values from (%d) to (%d)`, name, l.lo, l.hi),
 		} {
 			if _, err := tx.Exec(ctx, sql); err != nil {

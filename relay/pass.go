@@ -150,7 +150,8 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) error {
 	}
 	if ids := d.ids(fatePark); len(ids) > 0 {
 		queues, whys := t.whys()
-		c.add(fileParked, ids, queues, whys, slices.Min(ids), slices.Max(ids))
+		rows := d.rowIDs(fatePark)
+		c.add(fileParked, ids, queues, whys, slices.Min(rows), slices.Max(rows), rows)
 	}
 	return c.run(ctx)
 }

@@ -131,6 +131,9 @@ type death struct {
 // examine looks for what no worker could run. Rows that were held against their
 // schema before acceptance (HTTP, Go) say so and are not held against it again.
 func (r *Relay) examine(o *row, rec *kgo.Record, limit int32, bad error) *death {
+	if o.bad != nil {
+		return &death{schemas.ReasonUndecodable, "bundle", o.bad.Error()}
+	}
 	if bad != nil {
 		return &death{schemas.ReasonUndecodable, "headers", bad.Error()}
 	}
@@ -160,7 +163,7 @@ func (r *Relay) letter(o *row, rec *kgo.Record, d *death, limit int32) *kgo.Reco
 	l.Release, l.Catalog = r.cfg.Release, r.deps.Catalog.Hash
 	out := dlq.Encode(l)
 	if over := recordSize(out) - int(limit); over > 0 && limit > 0 {
-		l.Message += fmt.Sprintf("; the payload of %d bytes is cut, outbox row %d has it", len(o.payload), o.id)
+		l.Message += fmt.Sprintf("; the payload of %d bytes is cut, outbox row %d has it", len(o.payload), o.rowID)
 		l.Value = l.Value[:max(0, min(len(out.Value), len(l.Value))-over-256)]
 		out = dlq.Encode(l)
 	}

@@ -253,9 +253,7 @@ func heldSeqs(g *rig) string {
 func TestAnOlderBackupIsNoticedAndMended(t *testing.T) {
 	g, server := newOwnRig(t, "15")
 	g.relayAll(3)
-	for n := range 2 { // 4, 5: in the backup, not relayed by it
-		g.enqueue("k", 10+n)
-	}
+	g.bundle("k", 10, 2) // 4, 5: one row of the backup, not relayed by it
 	g.exec(`insert into perdure.scheduled (id, due, generation, epoch, created_at, kind, queue, content_type, payload, checked)
 	  values (-1, now() + interval '1 day', 1, 0, now(), 'pay', 'payments', 'application/json', '{}', true),
 	         (-2, now() - interval '1 second', 1, 0, now(), 'pay', 'payments', 'application/json', '{}', true)`)

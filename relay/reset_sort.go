@@ -22,8 +22,8 @@ from (select 1) one
 left join perdure.relay_cursor c on c.shard = $1
 left join perdure.relay_lease l on l.shard = $1`
 	resetLease = `
-insert into perdure.relay_lease as l (shard, owner, fence, until) values ($1, $2, 1, clock_timestamp())
-on conflict (shard) do update set owner = excluded.owner, fence = l.fence + 1, until = excluded.until
+insert into perdure.relay_lease as l (shard, owner, fence, until, knows_bundles) values ($1, $2, 1, clock_timestamp(), 1)
+on conflict (shard) do update set owner = excluded.owner, fence = l.fence + 1, until = excluded.until, knows_bundles = l.fence + 1
   where l.until <= clock_timestamp()`
 	// Every row that is there is passed now: it was relayed, or is held, parked or
 	// scheduled. Transactions that are open have not written the outbox.
@@ -36,7 +36,7 @@ on conflict (shard) do update set fence = excluded.fence, prev = excluded.prev, 
 update perdure.relay_cursor set system_id = $2, database = $3, timeline = $4,
   fence = (select fence from perdure.relay_lease where shard = $1) where shard = $1`
 	sequenceGoal = `
-select s.at, greatest(s.at, $1::bigint, coalesce((select max(id) from perdure.outbox), 0)) + 1
+select s.at, greatest(s.at, $1::bigint, coalesce((select id + coalesce(cardinality(ends), 1) - 1 from perdure.outbox order by id desc limit 1), 0)) + 1
 from (select case when is_called then last_value else last_value - 1 end as at from perdure.outbox_id_seq) s`
 	outboxHolders = `
 select coalesce(array_agg(distinct pid), '{}') from pg_locks
@@ -52,13 +52,13 @@ where pid <> pg_backend_pid() and granted and database = (select oid from pg_dat
 const reloadSkew = `interval '10 minutes'`
 
 const (
-	tempUnpassed = `create temp table unpassed (id bigint primary key) on commit drop`
+	tempUnpassed = `create temp table unpassed (id bigint primary key, row_id bigint) on commit drop`
 	tempLogged   = `create temp table logged (id bigint) on commit drop`
 
 	// $1 shard. Rows below prev's xmin are passed; the index on xid leaves them out.
 	findUnpassed = `
 insert into unpassed
-select o.id from perdure.outbox o, (
+select o.id, o.row_id from perdure.outbox_tasks o, (
   select coalesce(c.prev, '3:3:') as prev, c.upto, coalesce(c.at_id, 0) as at_id
   from (select 1) one left join perdure.relay_cursor c on c.shard = $1) c
 where o.xid >= pg_snapshot_xmin(c.prev) and not pg_visible_in_snapshot(o.xid, c.prev)
@@ -66,16 +66,17 @@ where o.xid >= pg_snapshot_xmin(c.prev) and not pg_visible_in_snapshot(o.xid, c.
 	readLogged   = `select hops from perdure.relay_log where relayed_at > (select moved_at from perdure.relay_cursor where shard = $1) - 2 * ` + reloadSkew
 	findReloaded = `
 insert into unpassed
-select o.id from perdure.outbox o, perdure.relay_cursor c
+select o.id, o.row_id from perdure.outbox_tasks o, perdure.relay_cursor c
 where c.shard = $1 and o.created_at > c.moved_at - ` + reloadSkew + `
   and not exists (select 1 from logged l where l.id = o.id)
   and not exists (select 1 from perdure.scheduled s where s.id = o.id)
   and not exists (select 1 from perdure.parked p where p.id = o.id)
 on conflict do nothing`
+	unpassedTasks = `unpassed u join perdure.outbox_tasks o using (id, row_id)`
 	// $1 Kafka's highest id. A task of the schedule that is not due cannot have left.
 	holdOutbox = `
 insert into perdure.held (was, due, ` + fileColumns + `)
-select 'outbox', run_at, ` + fileColumns + ` from perdure.outbox where id in (select id from unpassed where id <= $1)`
+select 'outbox', run_at, ` + fileColumns + ` from ` + unpassedTasks + ` where id <= $1`
 	holdScheduled = `
 with gone as (delete from perdure.scheduled where id <= $1 and due <= clock_timestamp() + interval '1 minute' returning *)
 insert into perdure.held (was, due, ` + fileColumns + `) select 'scheduled', due, ` + fileColumns + ` from gone`
@@ -85,11 +86,11 @@ insert into perdure.held (was, ` + fileColumns + `) select 'parked', ` + fileCol
 	// The rest leaves as parked and scheduled tasks do, in the order of their ids.
 	parkRest = `
 insert into perdure.parked (why, ` + fileColumns + `)
-select 'carried over by outbox reset, leaves by itself', ` + fileColumns + ` from perdure.outbox
-where id in (select id from unpassed where id > $1) and coalesce(run_at <= now(), true)`
+select 'carried over by outbox reset, leaves by itself', ` + fileColumns + ` from ` + unpassedTasks + `
+where id > $1 and coalesce(run_at <= now(), true)`
 	scheduleRest = `
 insert into perdure.scheduled (due, ` + fileColumns + `)
-select run_at, ` + fileColumns + ` from perdure.outbox where id in (select id from unpassed where id > $1) and run_at > now()`
+select run_at, ` + fileColumns + ` from ` + unpassedTasks + ` where id > $1 and run_at > now()`
 	// xids of another cluster lie ahead of this one's: when it has reached them,
 	// the rows would come a second time. 3 is the first xid there is.
 	passForeign = `update perdure.outbox set xid = '3' where not pg_visible_in_snapshot(xid, pg_current_snapshot())`

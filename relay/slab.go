@@ -19,6 +19,7 @@ type slab struct {
 	rows  []row
 	bytes arena // what rows point to
 	size  int   // bytes of payload
+	read  int   // rows of the outbox that they came in: a bundle is one
 
 	lastDue time.Time     // of rows of perdure.scheduled: when the last of them was due,
 	late    time.Duration // and how long ago the first was
@@ -40,7 +41,7 @@ func (m *slab) add(o row) {
 
 // reset forgets the rows and keeps the room.
 func (m *slab) reset() {
-	m.rows, m.size, m.late = m.rows[:0], 0, 0
+	m.rows, m.size, m.read, m.late = m.rows[:0], 0, 0, 0
 	m.bytes.reset()
 }
 

@@ -18,10 +18,11 @@ import (
 	"github.com/perdure/perdure/schemas"
 )
 
-// row is one outbox row (or the same row filed as scheduled or parked). Its
+// row is one task of the outbox (or the same one filed as scheduled or parked). Its
 // payload and headers lie in its slab.
 type row struct {
 	id          int64
+	rowID       int64 // of the outbox row that it stands in: a bundle's first task has the same
 	generation  int
 	epoch       int
 	created     time.Time
@@ -33,8 +34,9 @@ type row struct {
 	contentType string
 	headers     []byte // jsonb text; nil = none
 	payload     []byte
-	checked     bool // the payload was held against its schema before acceptance
-	later       bool // run_at is ahead, by the database's clock
+	checked     bool  // the payload was held against its schema before acceptance
+	later       bool  // run_at is ahead, by the database's clock
+	bad         error // why it cannot be a task; nil: it can
 }
 
 // window is one chunk of what is to be relayed.
@@ -58,7 +60,7 @@ func (t *term) readWindow(ctx context.Context) (*window, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !over && len(w.rows) <= limit {
+	if !over && w.read <= limit {
 		t.r.sql.sort(w.rows)
 		return w, nil
 	}
@@ -75,7 +77,7 @@ func (t *term) readWindow(ctx context.Context) (*window, error) {
 	return t.readRest(ctx, max(0, next-1))
 }
 
-// restSpan is how many ids a read by primary key looks at, for each row that it
+// restSpan is how many ids a read by primary key looks at, for each task that it
 // may return: a wider gap of old ids, between a late commit and the rest, is
 // jumped over.
 const restSpan = 4
@@ -84,7 +86,7 @@ const restSpan = 4
 func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 	for {
 		// One partition at a time: its index gives the order, and nothing is sorted.
-		limit, to := t.limit, min(at+int64(restSpan*t.limit), (at+1)/partitionSize*partitionSize+partitionSize-1)
+		limit, to := t.limit, min(at+int64(restSpan*t.limit*t.bundled), (at+1)/partitionSize*partitionSize+partitionSize-1)
 		w, over, err := t.read(ctx, t.r.sql.rest, limit, at, to)
 		if err != nil {
 			return nil, err
@@ -96,7 +98,7 @@ func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 				}
 			}
 			w.full, w.end = true, to
-			if over || n == limit {
+			if over || w.read == limit {
 				w.end = w.rows[n-1].id
 			}
 			return w, nil
@@ -139,8 +141,8 @@ func (t *term) next(ctx context.Context, at int64) (id int64, upto string, err e
 }
 
 // read runs one of the two reads of rows; ids are what $4 and $5 are. over says
-// that there were more bytes than a chunk may have: the rows behind them are not
-// in the window. The statement is planned for these ids where it has any: by them
+// that there were more bytes or tasks than a chunk may have: the rows behind them
+// are not in the window. The statement is planned for these ids where it has any: by them
 // the planner knows which partition is asked.
 func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w *window, over bool, err error) {
 	if t.r.seams.beforeRead != nil {
@@ -169,11 +171,16 @@ func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w
 			w.now, w.upto, w.flushed = pgTime(v[1]), string(v[2]), v[12] == nil || v[12][0] != 0
 			continue
 		}
-		if w.size >= t.r.cfg.ChunkBytes {
+		if w.size >= t.r.cfg.ChunkBytes || len(w.rows) > t.r.cfg.Chunk {
 			over = true
 			continue
 		}
-		w.add(t.decodeRow(w.slab, v))
+		w.read++
+		if o := t.decodeRow(w.slab, v); v[14] != nil {
+			w.unbundle(o, v[14], v[15])
+		} else {
+			w.add(o)
+		}
 	}
 	if err := rows.Err(); err != nil {
 		return nil, false, fmt.Errorf("postgres: read the outbox: %w", err)
@@ -185,11 +192,12 @@ func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w
 	return w, over, nil
 }
 
-// adapt sets how many rows the next chunk has, so that rows which are large are
-// not read to be thrown away.
+// adapt sets how many rows the next chunk has, so that rows which are large, or many
+// tasks each, are not read to be thrown away.
 func (t *term) adapt(m *slab) {
-	if n := len(m.rows); n > 0 {
-		t.limit = max(1, min(t.r.cfg.Chunk, int(int64(t.r.cfg.ChunkBytes)*int64(n)/int64(m.size+1))))
+	if n := m.read; n > 0 {
+		t.bundled = max(1, (len(m.rows)+n-1)/n)
+		t.limit = max(1, min(t.r.cfg.Chunk*n/len(m.rows), int(int64(t.r.cfg.ChunkBytes)*int64(n)/int64(m.size+1))))
 	}
 }
 
@@ -210,6 +218,7 @@ func (t *term) decodeRow(m *slab, v [][]byte) row {
 		checked:     v[12] == nil || v[12][0] != 0,
 		later:       v[13] != nil && v[13][0] != 0,
 	}
+	r.rowID = r.id
 	if v[7] != nil {
 		r.contentType = t.word(v[7])
 	}

@@ -67,19 +67,21 @@ func (c *Client) EnqueueSQLTx(ctx context.Context, tx *sql.Tx, t Task) (Ref, err
 }
 
 func (c *Client) enqueue(ctx context.Context, ask asker, t *Task) (Ref, error) {
-	s, r, err := c.check(ctx, t)
+	s, r, err := c.check(ctx, t, c.now())
 	if err != nil {
 		return Ref{}, err
 	}
 	return insertOne(ctx, ask, s.source, r)
 }
 
-func (c *Client) check(ctx context.Context, t *Task) (*snapshot, *row, error) {
+// check is given one time for all tasks of a call: those of a kind that expires then
+// have one deadline, and may share an outbox row.
+func (c *Client) check(ctx context.Context, t *Task, now time.Time) (*snapshot, *row, error) {
 	s, err := c.kinds.get(ctx, t.Kind, t.Queue)
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := s.row(t, c.now())
+	r, err := s.row(t, now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -89,13 +91,13 @@ func (c *Client) check(ctx context.Context, t *Task) (*snapshot, *row, error) {
 // Validate checks t as the others do and writes nothing. The error is an
 // *InvalidError, or says that the catalog could not be read.
 func (c *Client) Validate(ctx context.Context, t Task) error {
-	_, _, err := c.check(ctx, &t)
+	_, _, err := c.check(ctx, &t, c.now())
 	return err
 }
 
 // Enqueue accepts t in a transaction of its own.
 func (c *Client) Enqueue(ctx context.Context, t Task) (Ref, error) {
-	s, r, err := c.check(ctx, &t)
+	s, r, err := c.check(ctx, &t, c.now())
 	if err != nil {
 		return Ref{}, err
 	}
@@ -181,8 +183,9 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx pgx.Tx, tasks []Task) ([]
 func (c *Client) checkMany(ctx context.Context, tasks []Task) (source string, rows []*row, err error) {
 	var bad TaskErrors
 	rows = make([]*row, 0, len(tasks))
+	now := c.now()
 	for i := range tasks {
-		s, r, err := c.check(ctx, &tasks[i])
+		s, r, err := c.check(ctx, &tasks[i], now)
 		if err != nil {
 			if !isInvalid(err) {
 				return "", nil, err
@@ -225,8 +228,9 @@ func (c *Client) EnqueueEach(ctx context.Context, tasks []Task) ([]Outcome, erro
 	var source string
 	var rows []*row
 	var at []int
+	now := c.now()
 	for i := range tasks {
-		s, r, err := c.check(ctx, &tasks[i])
+		s, r, err := c.check(ctx, &tasks[i], now)
 		if err != nil {
 			if !isInvalid(err) {
 				return nil, err

@@ -1,7 +1,8 @@
 package client
 
 // Many tasks in one transaction: ids first, in the caller's order; keyed rows
-// next, sorted by key, those with a unique key after them; then the rest by COPY, or by unnest where they are few.
+// next, sorted by key, those with a unique key after them; then the rest by COPY,
+// several to a row where that can be, or by unnest where they are few.
 
 import (
 	"context"
@@ -24,8 +25,9 @@ func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out 
 		return nil
 	}
 	var generation int
+	var bundles bool
 	var ids []int64
-	if err := tx.QueryRow(ctx, sqlReserve, len(rows)).Scan(&generation, &ids); err != nil {
+	if err := tx.QueryRow(ctx, sqlReserve, len(rows)).Scan(&generation, &bundles, &ids); err != nil {
 		if errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("enqueue: %w", ErrNotMigrated)
 		}
@@ -52,15 +54,15 @@ func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out 
 	if err := insertManyUnique(ctx, tx, source, rows, ids, unique, out); err != nil {
 		return err
 	}
-	return insertPlain(ctx, tx, generation, plain, plainIDs)
+	return insertPlain(ctx, tx, generation, bundles, plain, plainIDs)
 }
 
-func insertPlain(ctx context.Context, tx pgx.Tx, generation int, rows []*row, ids []int64) error {
+func insertPlain(ctx context.Context, tx pgx.Tx, generation int, bundles bool, rows []*row, ids []int64) error {
 	if len(rows) == 0 {
 		return nil
 	}
 	if len(rows) >= copyFrom {
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"perdure", "outbox"}, copyColumns, newCopySource(rows, ids, generation))
+		_, err := tx.CopyFrom(ctx, pgx.Identifier{"perdure", "outbox"}, copyColumns, newCopySource(rows, ids, generation, bundles))
 		return wrap("copy the outbox rows", err)
 	}
 	var c columns

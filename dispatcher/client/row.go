@@ -5,8 +5,6 @@ package client
 import (
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -106,34 +104,3 @@ func (c *columns) add(id int64, r *row) {
 func (c *columns) args(generation int) []any {
 	return []any{c.ids, generation, c.runAt, c.deadline, c.kind, c.queue, c.key, c.contentType, c.headers, c.payload}
 }
-
-var copyColumns = []string{"id", "generation", "run_at", "deadline", "kind", "queue", "key", "content_type", "headers", "payload", "checked"}
-
-// copySource feeds rows to COPY without a slice per row.
-type copySource struct {
-	rows       []*row
-	ids        []int64
-	generation int
-	at         int
-	values     []any
-}
-
-func newCopySource(rows []*row, ids []int64, generation int) *copySource {
-	return &copySource{rows: rows, ids: ids, generation: generation, at: -1, values: make([]any, len(copyColumns))}
-}
-
-var _ pgx.CopyFromSource = (*copySource)(nil)
-
-// Next implements pgx.CopyFromSource.
-func (s *copySource) Next() bool { s.at++; return s.at < len(s.rows) }
-
-// Values implements pgx.CopyFromSource.
-func (s *copySource) Values() ([]any, error) {
-	r := s.rows[s.at]
-	s.values = append(s.values[:0], s.ids[s.at], s.generation, nullTime(r.runAt), nullTime(r.deadline),
-		r.kind, r.queue, nullText(r.key), r.contentType, nullText(r.headers), r.payload, true)
-	return s.values, nil
-}
-
-// Err implements pgx.CopyFromSource.
-func (s *copySource) Err() error { return nil }

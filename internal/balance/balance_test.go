@@ -138,10 +138,39 @@ func (r *rig) exec(sql string, args ...any) {
 	}
 }
 
+// accept writes n tasks, by tens in a row where they are so many.
 func (r *rig) accept(n int) (first int64) {
 	r.t.Helper()
-	if err := r.db.QueryRow(context.Background(), `with i as (insert into perdure.outbox (kind, queue, payload) select 'k', 'q', '{}' from generate_series(1, $1) returning id) select min(id) from i`, n).Scan(&first); err != nil {
-		r.t.Error(err)
+	ctx := context.Background()
+	if n < 10 {
+		if err := r.db.QueryRow(ctx, `with i as (insert into perdure.outbox (kind, queue, payload) select 'k', 'q', '{}' from generate_series(1, $1) returning id) select min(id) from i`, n).Scan(&first); err != nil {
+			r.t.Error(err)
+		}
+		return first
+	}
+	tx, err := r.db.Begin(ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer tx.Rollback(ctx) //nolint:errcheck // after a commit it does nothing
+	if _, err = tx.Exec(ctx, `lock table perdure.outbox in share row exclusive mode`); err != nil { // nobody else takes ids
+		r.t.Fatal(err)
+	}
+	if err = tx.QueryRow(ctx, `select last_value + is_called::int from perdure.outbox_id_seq`).Scan(&first); err == nil {
+		_, err = tx.Exec(ctx, `insert into perdure.outbox (id, kind, queue, payload, ends)
+			select $1 + 10 * i, 'k', 'q', repeat('{}', 10)::bytea, array(select generate_series(2, 20, 2)) from generate_series(0, $2::bigint / 10 - 1) i`, first, n)
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, `select setval('perdure.outbox_id_seq', $1)`, first+int64(n/10*10)-1)
+	}
+	if err == nil {
+		err = tx.Commit(ctx)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if rest := n % 10; rest > 0 {
+		r.accept(rest)
 	}
 	return first
 }
@@ -156,7 +185,7 @@ func (r *rig) relay(skip ...int64) {
 			return err
 		}
 		rows, err := tx.Query(ctx, `select s.upto::text, o.id, coalesce(o.task_id, '') from (select pg_current_snapshot() as upto) s
-left join perdure.outbox o on pg_visible_in_snapshot(o.xid, s.upto) and not pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot) order by o.id`, snap)
+left join perdure.outbox_tasks o on pg_visible_in_snapshot(o.xid, s.upto) and not pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot) order by o.id`, snap)
 		if err != nil {
 			return err
 		}

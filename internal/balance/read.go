@@ -22,7 +22,7 @@ select coalesce(case when $2::timestamptz is null then (select min(id) from perd
     (select min(o.id) from perdure.outbox o, perdure.relay_cursor c where c.shard = $1 and o.xid >= pg_snapshot_xmin(c.prev)),
     (select min(id) from perdure.scheduled), (select min(id) from perdure.parked), (select min(id) from perdure.held),
     case when not exists (select from perdure.relay_cursor where shard = $1) then (select min(id) from perdure.outbox) end) end, 0),
-  coalesce((select max(id) from perdure.outbox), -1)`
+  coalesce((select id + coalesce(cardinality(ends), 1) - 1 from perdure.outbox order by id desc limit 1), -1)`
 
 func (c *computation) sinceOrNil() *time.Time {
 	if c.since.IsZero() {
@@ -42,8 +42,8 @@ func (c *computation) span(ctx context.Context) (lo, hi int64, err error) {
 const (
 	readOutbox = `
 select o.id, o.generation, o.task_id is not null, coalesce(pg_visible_in_snapshot(o.xid, c.prev), false)
-from perdure.outbox o left join perdure.relay_cursor c on c.shard = $1
-where o.id >= $2 and o.id < $3 and o.kind <> 'perdure.line' and ($4::timestamptz is null or o.created_at >= $4) order by o.id`
+from perdure.outbox_tasks o left join perdure.relay_cursor c on c.shard = $1
+where o.id >= $2 and o.id < $3 and o.row_id > $2 - 64 and o.row_id < $3 and o.kind <> 'perdure.line' and ($4::timestamptz is null or o.created_at >= $4) order by o.id`
 	readFiled = `
 select id, 'scheduled' from perdure.scheduled where id >= $1 and id < $2
 union all select id, 'parked' from perdure.parked where id >= $1 and id < $2

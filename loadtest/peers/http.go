@@ -161,7 +161,7 @@ func (b *httpBench) load(ctx context.Context, srv servers, addr string, c conten
 		return nil, err
 	}
 	var rows int
-	if err := pool.QueryRow(ctx, `select count(*) from perdure.outbox`).Scan(&rows); err != nil {
+	if err := pool.QueryRow(ctx, `select count(*) from perdure.outbox_tasks`).Scan(&rows); err != nil {
 		return nil, err
 	}
 	if rows != warm+n {

@@ -1,6 +1,6 @@
 package admission
 
-// How many rows of the outbox wait for the relay: counted while they are few,
+// How many tasks of the outbox wait for the relay: counted while they are few,
 // estimated where counting would cost too much.
 
 import (
@@ -27,14 +27,14 @@ s as materialized (
   select coalesce(c.prev, '3:3:'::pg_snapshot) as prev, coalesce(c.at_id, 0) as at_id, c.upto as target
     from perdure.source src left join perdure.relay_cursor c on c.shard = src.source)`
 
-// sqlCount counts them by the index on (xid, id), up to $1.
+// sqlCount counts them by the index on (xid, id), in $1 rows at most.
 const sqlCount = `with` + cursorState + `
-select count(*) from (
-  (select 1 from s, perdure.outbox o
+select coalesce(sum(tasks), 0)::bigint, count(*) from (
+  (select coalesce(cardinality(o.ends), 1) as tasks from s, perdure.outbox o
     where o.xid >= (select pg_snapshot_xmax(prev) from s)
       and (s.target is null or o.id + 0 > s.at_id or not pg_visible_in_snapshot(o.xid, s.target)) limit $1::bigint)
   union all
-  (select 1 from s, pg_snapshot_xip(s.prev) x, lateral (select o.id, o.xid from perdure.outbox o where o.xid = x offset 0) o
+  (select coalesce(cardinality(o.ends), 1) from s, pg_snapshot_xip(s.prev) x, lateral (select o.id, o.xid, o.ends from perdure.outbox o where o.xid = x offset 0) o
     where s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(o.xid, s.target) limit $1::bigint)
   limit $1::bigint) waiting`
 
@@ -52,39 +52,40 @@ strata as (
 windows as materialized (
   select lo + (hi - lo) * (2 * i + 1) / 16 as at, least(64, (hi - lo + 7) / 8) as size, (hi - lo) / 8.0 as stands_for
     from strata, generate_series(0, 7) i where lo < hi)
-select coalesce(sum(w.stands_for * n.waiting / w.size), 0)::bigint
+select coalesce(sum(w.stands_for * n.waiting / w.size), 0)::bigint, 0
   from windows w, lateral (
-    select count(*) as waiting from s, perdure.outbox o
+    select coalesce(sum(coalesce(cardinality(o.ends), 1)), 0) as waiting from s, perdure.outbox o
      where o.id > w.at and o.id <= w.at + w.size and not pg_visible_in_snapshot(o.xid, s.prev)
        and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(o.xid, s.target))) n`
 
-// countBacklog is right up to exact or limit, whichever is less, and an estimate
-// beyond. Rows that the relay filed as scheduled or parked do not count.
+// countBacklog is right up to exact rows or limit, whichever is less, and an estimate
+// beyond. Tasks that the relay filed as scheduled or parked do not count.
 func countBacklog(ctx context.Context, db DB, limit, exact int64) (int64, error) {
-	rows, err := askByIndex(ctx, db, sqlCount, min(limit, exact))
+	tasks, rows, err := askByIndex(ctx, db, sqlCount, min(limit, exact))
 	if err != nil {
 		return 0, fmt.Errorf("postgres: count the outbox's backlog: %w", err)
 	}
 	if rows < exact || limit <= exact {
-		return rows, nil
+		return tasks, nil
 	}
-	estimate, err := askByIndex(ctx, db, sqlEstimate, exact)
+	estimate, _, err := askByIndex(ctx, db, sqlEstimate, exact)
 	if err != nil {
 		return 0, fmt.Errorf("postgres: estimate the outbox's backlog: %w", err)
 	}
-	return max(rows, estimate), nil
+	return max(tasks, estimate), nil
 }
 
-func askByIndex(ctx context.Context, db DB, query string, n int64) (rows int64, err error) {
+// askByIndex also says in how many rows the tasks are, where they were counted.
+func askByIndex(ctx context.Context, db DB, query string, n int64) (tasks, rows int64, err error) {
 	var b pgx.Batch // one transaction
 	b.Queue(sqlByIndex)
 	b.Queue(query, n)
 	res := db.SendBatch(ctx, &b)
 	if _, err = res.Exec(); err == nil {
-		err = res.QueryRow().Scan(&rows)
+		err = res.QueryRow().Scan(&tasks, &rows)
 	}
 	if cerr := res.Close(); err == nil {
 		err = cerr
 	}
-	return rows, err
+	return tasks, rows, err
 }
