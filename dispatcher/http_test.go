@@ -124,7 +124,7 @@ func (s *server) post(t testing.TB, body io.Reader, header ...string) reply {
 
 func outbox(t testing.TB, db pg.Querier) (n int) {
 	t.Helper()
-	if err := db.QueryRow(context.Background(), `select count(*) from perdure.outbox`).Scan(&n); err != nil {
+	if err := db.QueryRow(context.Background(), `select count(*) from perdure.outbox_tasks`).Scan(&n); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -288,7 +288,7 @@ func TestConcurrentPostsShareTransactions(t *testing.T) {
 	}
 	wg.Wait()
 	var rows, commits int
-	if err := s.db.QueryRow(t.Context(), `select count(*), count(distinct xid) from perdure.outbox`).Scan(&rows, &commits); err != nil || rows != 299 || commits >= rows/2 {
+	if err := s.db.QueryRow(t.Context(), `select count(*), count(distinct xid) from perdure.outbox_tasks`).Scan(&rows, &commits); err != nil || rows != 299 || commits >= rows/2 {
 		t.Fatalf("%d tasks in %d transactions, %v", rows, commits, err)
 	}
 }

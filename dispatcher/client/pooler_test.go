@@ -52,7 +52,7 @@ func TestProducersBehindATransactionPooler(t *testing.T) {
 	}
 	wg.Wait()
 	var rows, keys, ids int
-	if err := direct.QueryRow(ctx, `select count(*), count(distinct id) from perdure.outbox`).Scan(&rows, &ids); err != nil {
+	if err := direct.QueryRow(ctx, `select count(*), count(distinct id) from perdure.outbox_tasks`).Scan(&rows, &ids); err != nil {
 		t.Fatal(err)
 	}
 	if err := direct.QueryRow(ctx, `select count(*) from perdure.unique_keys`).Scan(&keys); err != nil {
