@@ -226,9 +226,9 @@ func TestAnOlderRelayCannotTakeTheLease(t *testing.T) {
 	// One that had the lease when the schema was migrated keeps it, and nobody bundles
 	// until it is gone.
 	g.exec(`delete from perdure.relay_lease`)
-	g.exec(`alter table perdure.relay_lease disable trigger relay_lease_first`)
+	g.exec(`alter table perdure.relay_lease disable trigger relay_lease_taken`)
 	g.exec(older)
-	g.exec(`alter table perdure.relay_lease enable trigger relay_lease_first`)
+	g.exec(`alter table perdure.relay_lease enable trigger relay_lease_taken`)
 	g.exec(`update perdure.source set bundles = false`)
 	g.exec(`update perdure.relay_lease set until = clock_timestamp() where owner = 'older'`) // as renewing does
 	g.run(g.relay("b", nil))

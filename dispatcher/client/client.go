@@ -74,18 +74,21 @@ func (c *Client) enqueue(ctx context.Context, ask asker, t *Task) (Ref, error) {
 	return insertOne(ctx, ask, s.source, r)
 }
 
-// check is given one time for all tasks of a call: those of a kind that expires then
-// have one deadline, and may share an outbox row.
 func (c *Client) check(ctx context.Context, t *Task, now time.Time) (*snapshot, *row, error) {
+	r := new(row)
+	s, err := c.checkInto(ctx, r, t, now)
+	return s, r, err
+}
+
+// checkInto is given one time for all tasks of a call: those of a kind that expires
+// then have one deadline, and may share an outbox row.
+func (c *Client) checkInto(ctx context.Context, r *row, t *Task, now time.Time) (*snapshot, error) {
 	s, err := c.kinds.get(ctx, t.Kind, t.Queue)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	r, err := s.row(t, now)
-	if err != nil {
-		return nil, nil, err
-	}
-	return s, &r, nil
+	*r, err = s.row(t, now)
+	return s, err
 }
 
 // Validate checks t as the others do and writes nothing. The error is an
@@ -183,9 +186,10 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx pgx.Tx, tasks []Task) ([]
 func (c *Client) checkMany(ctx context.Context, tasks []Task) (source string, rows []*row, err error) {
 	var bad TaskErrors
 	rows = make([]*row, 0, len(tasks))
+	all := make([]row, len(tasks))
 	now := c.now()
 	for i := range tasks {
-		s, r, err := c.check(ctx, &tasks[i], now)
+		s, err := c.checkInto(ctx, &all[i], &tasks[i], now)
 		if err != nil {
 			if !isInvalid(err) {
 				return "", nil, err
@@ -193,7 +197,7 @@ func (c *Client) checkMany(ctx context.Context, tasks []Task) (source string, ro
 			bad = append(bad, TaskError{i, err})
 			continue
 		}
-		source, rows = s.source, append(rows, r)
+		source, rows = s.source, append(rows, &all[i])
 	}
 	if len(bad) > 0 {
 		return "", nil, bad
@@ -228,9 +232,10 @@ func (c *Client) EnqueueEach(ctx context.Context, tasks []Task) ([]Outcome, erro
 	var source string
 	var rows []*row
 	var at []int
+	all := make([]row, len(tasks))
 	now := c.now()
 	for i := range tasks {
-		s, r, err := c.check(ctx, &tasks[i], now)
+		s, err := c.checkInto(ctx, &all[i], &tasks[i], now)
 		if err != nil {
 			if !isInvalid(err) {
 				return nil, err
@@ -238,7 +243,7 @@ func (c *Client) EnqueueEach(ctx context.Context, tasks []Task) ([]Outcome, erro
 			out[i].Err = err
 			continue
 		}
-		source, rows, at = s.source, append(rows, r), append(at, i)
+		source, rows, at = s.source, append(rows, &all[i]), append(at, i)
 	}
 	if len(rows) == 0 {
 		return out, nil

@@ -40,7 +40,7 @@ from perdure.outbox o, lateral generate_series(0, coalesce(cardinality(o.ends), 
 -- on no other can take it.
 alter table perdure.source add column bundles boolean not null default true;
 update perdure.source set bundles = false where exists (select from perdure.relay_lease);
-alter table perdure.relay_lease add column knows_bundles bigint; -- the fence of the last taking by a relay that does
+alter table perdure.relay_lease add column knows_bundles bigint; -- the fence of the last taking; null: by a relay that does not
 -- +goose StatementBegin
 create function perdure.refuse_older_relay() returns trigger language plpgsql as $$
 begin
@@ -48,10 +48,9 @@ begin
     using errcode = 'object_not_in_prerequisite_state';
 end $$;
 -- +goose StatementEnd
-create trigger relay_lease_first before insert on perdure.relay_lease
+-- A relay takes the lease by one upsert, whose row passes here also where it is there already.
+create trigger relay_lease_taken before insert on perdure.relay_lease
   for each row when (new.knows_bundles is distinct from new.fence) execute function perdure.refuse_older_relay();
-create trigger relay_lease_taken before update on perdure.relay_lease
-  for each row when (new.fence <> old.fence and new.knows_bundles is distinct from new.fence) execute function perdure.refuse_older_relay();
 
 -- +goose Down
 -- Only where no bundle is left: the columns are all that tells its tasks apart.
@@ -64,7 +63,6 @@ begin
 end $$;
 -- +goose StatementEnd
 drop trigger relay_lease_taken on perdure.relay_lease;
-drop trigger relay_lease_first on perdure.relay_lease;
 drop function perdure.refuse_older_relay();
 alter table perdure.relay_lease drop column knows_bundles;
 alter table perdure.source drop column bundles;
