@@ -47,8 +47,8 @@ func TestStandbyTakesOverAtOnceFromOneThatStops(t *testing.T) {
 // A holder that is stopped, or whose host is gone, keeps its session.
 func TestLeaseOfADeadRelayRunsOut(t *testing.T) {
 	g := newRig(t)
-	g.exec(`insert into perdure.relay_lease (shard, owner, fence, until)
-		values ('main', 'dead', 41, clock_timestamp() + interval '1500 ms')`)
+	g.exec(`insert into perdure.relay_lease (shard, owner, fence, knows_bundles, until)
+		values ('main', 'dead', 41, 41, clock_timestamp() + interval '1500 ms')`)
 	end := one[time.Time](g, `select until from perdure.relay_lease`)
 	session := g.begin()
 	if _, err := session.Exec(t.Context(), `select pg_advisory_lock(hashtext('main'), 41)`); err != nil {
@@ -68,8 +68,8 @@ func TestLeaseOfADeadRelayRunsOut(t *testing.T) {
 // The server ends a killed process's session: its lease is taken long before its end.
 func TestLeaseOfAKilledRelayIsTakenAtOnce(t *testing.T) {
 	g := newRig(t)
-	g.exec(`insert into perdure.relay_lease (shard, owner, fence, until)
-		values ('main', 'killed', 41, clock_timestamp() + interval '1 hour')`)
+	g.exec(`insert into perdure.relay_lease (shard, owner, fence, knows_bundles, until)
+		values ('main', 'killed', 41, 41, clock_timestamp() + interval '1 hour')`)
 	session := g.begin()
 	if _, err := session.Exec(t.Context(), `select pg_advisory_lock(hashtext('main'), 41)`); err != nil {
 		t.Fatal(err)
