@@ -188,7 +188,9 @@ func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w
 	if !head {
 		return nil, false, fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
 	}
-	t.adapt(w.slab)
+	if over || w.read >= t.limit/8 { // a handful says nothing of the next backlog
+		t.adapt(w.slab)
+	}
 	return w, over, nil
 }
 
