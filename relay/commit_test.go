@@ -24,8 +24,8 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	}{
 		{"an id that is not there", fileSchedule, "perdure.scheduled", []any{[]int64{id, id + 1}, id, id + 1}},
 		{"outside of the bounds", fileSchedule, "perdure.scheduled", []any{[]int64{id}, id + 1, id + 2}},
-		{"parked outside of the bounds", fileParked, "perdure.parked", []any{[]int64{id}, queues, whys, id - 2, id - 1}},
-		{"parked without a cause", fileParked, "perdure.parked", []any{[]int64{id}, []string{"other"}, whys, id, id}},
+		{"parked outside of the bounds", fileParked, "perdure.parked", []any{[]int64{id}, queues, whys, id - 2, id - 1, []int64{id}}},
+		{"parked without a cause", fileParked, "perdure.parked", []any{[]int64{id}, []string{"other"}, whys, id, id, []int64{id}}},
 	} {
 		c := tm.commit(moveBeyond, beyond)
 		c.add(x.sql, x.args...)
@@ -53,7 +53,7 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	for _, x := range []struct {
 		sql  string
 		args []any
-	}{{fileSchedule, []any{[]int64{id}, id, id}}, {fileParked, []any{[]int64{id}, queues, whys, id, id}}} {
+	}{{fileSchedule, []any{[]int64{id}, id, id}}, {fileParked, []any{[]int64{id}, queues, whys, id, id, []int64{id}}}} {
 		c := tm.commit(holdCursor)
 		c.add(x.sql, x.args...)
 		if err := c.run(t.Context()); err != nil {

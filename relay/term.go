@@ -24,7 +24,7 @@ type term struct {
 	control *control
 
 	limit   int               // rows of the next chunk
-	bundled int               // tasks of a row, as the last chunk had them, rounded up; at least 1
+	bundled int               // tasks of a row, as the last chunk had them, rounded up; 0 = none so far
 	large   bool              // the cursor holds a target: the next chunk continues a large window
 	at      int64             // of which this id and all below are relayed
 	watch   watch             // waits for writes
@@ -47,7 +47,7 @@ type term struct {
 // oneTerm waits for the lease, relays until ctx ends or something fails, and
 // gives the lease back.
 func (r *Relay) oneTerm(ctx context.Context) (err error) {
-	t := &term{r: r, limit: r.cfg.Chunk, bundled: 1, words: map[string]string{}, routes: map[string]*route{}, encoder: encoder{r: r}, passed: theBeginning}
+	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}, routes: map[string]*route{}, encoder: encoder{r: r}, passed: theBeginning}
 	if t.conn, err = r.connect(ctx); err != nil {
 		return err
 	}

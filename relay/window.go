@@ -86,7 +86,7 @@ const restSpan = 4
 func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 	for {
 		// One partition at a time: its index gives the order, and nothing is sorted.
-		limit, to := t.limit, min(at+int64(restSpan*t.limit*t.bundled), (at+1)/partitionSize*partitionSize+partitionSize-1)
+		limit, to := t.limit, min(at+int64(restSpan*t.limit*max(1, t.bundled)), (at+1)/partitionSize*partitionSize+partitionSize-1)
 		w, over, err := t.read(ctx, t.r.sql.rest, limit, at, to)
 		if err != nil {
 			return nil, err
@@ -198,7 +198,7 @@ func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w
 // tasks each, are not read to be thrown away.
 func (t *term) adapt(m *slab) {
 	if n := m.read; n > 0 {
-		t.bundled = max(1, (len(m.rows)+n-1)/n)
+		t.bundled = (len(m.rows) + n - 1) / n
 		t.limit = max(1, min(t.r.cfg.Chunk*n/len(m.rows), int(int64(t.r.cfg.ChunkBytes)*int64(n)/int64(m.size+1))))
 	}
 }

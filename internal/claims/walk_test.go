@@ -63,7 +63,7 @@ func (r runNo) int64() int64 {
 	return schemas.FirstRun(int(r>>16), int64(r>>8&255)) + int64(r&255)
 }
 
-// A walk under -race takes ten times as long, so there are few of them there:
+// A walk under -race takes two to three times as long, so there are few of them there:
 // make models walks as often as rapid is asked to, without it.
 func TestStoreWalksAsTheSpecification(t *testing.T) {
 	if testkit.Race {
