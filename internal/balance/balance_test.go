@@ -152,7 +152,7 @@ func (r *rig) accept(n int) (first int64) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	defer tx.Rollback(ctx) //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback(ctx)                                                                          //nolint:errcheck // after a commit it does nothing
 	if _, err = tx.Exec(ctx, `lock table perdure.outbox in share row exclusive mode`); err != nil { // nobody else takes ids
 		r.t.Fatal(err)
 	}
