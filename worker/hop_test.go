@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/claims"
@@ -124,6 +125,11 @@ func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
 		}
 	}
 	limit("64")
+	// A broker heeds it a little later than the answer; what it takes until then is no letter.
+	testkit.Eventually(t, wait, func() (bool, string) {
+		err := w.cl.ProduceSync(t.Context(), &kgo.Record{Topic: w.names.DLQ("jobs"), Value: make([]byte, 100)}).FirstErr()
+		return errors.Is(err, kerr.MessageTooLarge), fmt.Sprint("the broker takes more than its topic's limit: ", err)
+	})
 	l := newLedger()
 	a := w.start("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
