@@ -50,7 +50,7 @@ lint: ## gofmt, golangci-lint with go vet and the import rule
 	@unformatted=$$(gofmt -l .); \
 	if [[ -n $$unformatted ]]; then echo "not gofmt'd (gofmt -w):"; echo "$$unformatted"; exit 1; fi
 	$(LINT) run ./...
-	$(GO) -C loadtest/peers list -deps . >/dev/null # a module of its own, which nothing else builds
+	GOFLAGS="$$GOFLAGS -race" $(GO) -C loadtest/peers vet ./... # a module of its own
 
 .PHONY: schemathesis
 schemathesis: ## Schemathesis against /openapi.json of a running system; needs Python and PyPI

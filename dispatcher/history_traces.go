@@ -85,8 +85,8 @@ union all
 select 'scheduled', '', kind, queue, coalesce(key, ''), created_at, due, deadline, 2 from perdure.scheduled
   where id = $1 and generation = $2 and task_id is null
 union all
-select 'outbox', '', kind, queue, coalesce(key, ''), created_at, run_at, deadline, 3 from perdure.outbox_tasks
-  where id = $1 and row_id > $1 - 64 and row_id <= $1 and generation = $2 and task_id is null
+select 'outbox', '', kind, queue, coalesce(key, ''), created_at, run_at, deadline, 3 from perdure.outbox_task($1)
+  where generation = $2 and task_id is null
 order by 9 limit 1`
 
 // Rows leave the outbox by whole partitions, oldest first: while an older row is

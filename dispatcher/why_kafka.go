@@ -153,8 +153,7 @@ const (
 	findBreakers = `
 select task_id, at, error_class, message, data from perdure.events
 where topic = $1 and type = 'waiting' and data->>'reason' = 'breaker' and at > clock_timestamp() - $2::interval order by at desc limit 50`
-	kindsOf = `select o.id, o.kind from unnest($1::bigint[]) x, perdure.outbox_tasks o
-where o.id = x and o.row_id > x - 64 and o.row_id <= x and o.generation = $2`
+	kindsOf = `select o.id, o.kind from unnest($1::bigint[]) x, perdure.outbox_task(x) o where o.generation = $2`
 )
 
 // kindsBreaker finds that the kind's breaker was open a moment ago: by what other

@@ -25,7 +25,7 @@ select 'scheduled', created_at, due, '', coalesce(headers->>'scheduled_for', '')
 union all
 select 'outbox', o.created_at, o.run_at, '', coalesce(o.headers->>'scheduled_for', ''), coalesce(pg_visible_in_snapshot(o.xid, c.prev)
     or (pg_visible_in_snapshot(o.xid, c.upto) and o.id <= c.at_id), false), 3
-from perdure.outbox_tasks o left join perdure.relay_cursor c on c.shard = $2 where o.id = $1 and o.row_id > $1 - 64 and o.row_id <= $1
+from perdure.outbox_task($1) o left join perdure.relay_cursor c on c.shard = $2
 order by 7 limit 1`
 
 type place struct {

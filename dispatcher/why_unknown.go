@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	ownerOfRow = `select coalesce(task_id, '') from perdure.outbox_tasks where id = $1 and row_id > $1 - 64 and row_id <= $1 and generation <= $2 order by generation desc limit 1`
+	ownerOfRow = `select coalesce(task_id, '') from perdure.outbox_task($1) where generation <= $2 order by generation desc limit 1`
 	lastGiven  = `select s.generation, case when q.is_called then q.last_value else q.last_value - 1 end from perdure.source s, perdure.outbox_id_seq q`
 )
 

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -143,11 +145,16 @@ func TestReindexEndsAtAnEndWithoutALetter(t *testing.T) {
 	if err := tx.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 		t.Fatal(err)
 	}
+	testkit.Eventually(t, time.Minute, func() (bool, string) { // the marker is written after the answer
+		ends, err := kadm.NewClient(tx).ListCommittedOffsets(t.Context(), topic)
+		o, _ := ends.Lookup(topic, 0)
+		return err == nil && o.Offset == 2, fmt.Sprintf("the partition ends at %d, want 2: %v", o.Offset, err)
+	})
 	x, err := NewIndex(Config{}, r.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if done, err := x.Reindex(ctx); err != nil || done.Letters != 1 || done.Records != 1 {
 		t.Errorf("%+v %v", done, err)

@@ -93,7 +93,13 @@ func TestTasksOfABundleGoOutOneByOne(t *testing.T) {
 			}
 			r := g.relay("a", func(c *Config) { c.Chunk = chunk })
 			most := 0
-			r.seams.afterRead = func(_ context.Context, _ *term, w *window) error { most = max(most, len(w.rows)); return nil }
+			r.seams.afterRead = func(_ context.Context, _ *term, w *window) error {
+				most = max(most, len(w.rows))
+				if w.full && w.end < w.rows[len(w.rows)-1].id {
+					t.Errorf("the cursor would stand at %d, within the bundle that ends with %d", w.end, w.rows[len(w.rows)-1].id)
+				}
+				return nil
+			}
 			run := g.run(r)
 			g.right(time.Minute)
 			if err := run.stop(); err != nil {

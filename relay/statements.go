@@ -18,7 +18,7 @@ const (
 // outboxColumns are those of a row in the outbox. later: run_at is ahead. Null: no.
 // The payload stays behind where nobody has to look at it before it is due: a million
 // tasks for tomorrow are filed without coming here.
-// ends and keys: of a bundle, see decodeBundle.
+// ends and keys: of a bundle, see unbundle.
 const outboxColumns = rowHead + `case when o.run_at > now() and o.checked then null else o.payload end` + rowTail +
 	`, case when o.run_at > now() then true end, o.ends, o.keys`
 

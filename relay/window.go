@@ -97,9 +97,9 @@ func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 					return nil, fmt.Errorf("relay: the outbox came out of order, id %d after %d", w.rows[i].id, w.rows[i-1].id)
 				}
 			}
-			w.full, w.end = true, to
-			if over || w.read == limit {
-				w.end = w.rows[n-1].id
+			w.full, w.end = true, w.rows[n-1].id
+			if !over && w.read < limit { // nothing else is up to there; a bundle's tasks may reach beyond
+				w.end = max(w.end, to)
 			}
 			return w, nil
 		}
