@@ -18,6 +18,7 @@ type metrics struct {
 	parked                           *prometheus.GaugeVec   // queue
 	moved                            *prometheus.CounterVec // tier
 	garbage, outOfRange, recurring   prometheus.Counter
+	nudges                           prometheus.Counter
 	outbox                           outboxMetrics
 	label                            func(queue string) string
 }
@@ -53,6 +54,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		moved:      counters("retries_moved_total", "Records moved on from a delay topic.", "tier"),
 		garbage:    counter("retries_garbage_total", "Records of delay topics that named no queue and became dead letters."),
 		recurring:  counter("schedule_tasks_total", "Tasks that were filed because the catalog's schedule said so."),
+		nudges:     counter("nudges_total", "Records that are no tasks, produced onto shared queues whose lag stands still: Kafka counts finished records as left at times."),
 		outOfRange: counter("retries_out_of_range_total", "Partitions of delay topics that stopped because their offset is out of range."),
 	}
 	m.outbox = outboxMetrics{
@@ -80,7 +82,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.active, m.halted, m.lag, m.dueLag, m.rows, m.passes, m.flushes, m.leaseLost, m.upkeepErrors,
-		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange, m.recurring, m.outbox.backlog, m.outbox.oldest, m.outbox.open,
+		m.produceErrors, m.parked, m.moved, m.garbage, m.outOfRange, m.recurring, m.nudges, m.outbox.backlog, m.outbox.oldest, m.outbox.open,
 		m.outbox.leaves, m.outbox.bytes, m.outbox.scheduled, m.outbox.parked} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("relay: register metrics: %w", err)

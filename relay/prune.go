@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/schemas"
@@ -27,14 +28,19 @@ const (
 where k.scope = old.scope and k.key = old.key`
 )
 
-// runChores prunes and trims until ctx ends. What fails is told and tried again.
-func (r *Relay) runChores(ctx context.Context, adm *kadm.Client) {
+// runChores prunes, nudges and trims until ctx ends. What fails is told and tried again.
+func (r *Relay) runChores(ctx context.Context, cl *kgo.Client) {
+	adm := kadm.NewClient(cl)
 	tick := time.NewTicker(r.cfg.Upkeep)
 	defer tick.Stop()
 	trim := time.Time{}
+	var nudger kafka.Nudger
 	for {
 		if err := r.prune(ctx); err != nil && ctx.Err() == nil {
 			r.log.Warn("cannot prune, trying again", "cause", err)
+		}
+		if err := r.nudge(ctx, cl, &nudger); err != nil && ctx.Err() == nil {
+			r.log.Warn("cannot see whether the lag of a shared queue stands still, trying again", "cause", err)
 		}
 		if time.Since(trim) >= r.cfg.Trim {
 			trim = time.Now()
@@ -64,6 +70,22 @@ func (r *Relay) prune(ctx context.Context) error {
 			return fmt.Errorf("postgres: prune idempotency keys: %w", err)
 		}
 		n = tag.RowsAffected()
+	}
+	return nil
+}
+
+// nudge looks whether the lag of a shared queue stands still. Relays of other sources do
+// so, too: a nudge more does no harm.
+func (r *Relay) nudge(ctx context.Context, cl *kgo.Client, nudger *kafka.Nudger) error {
+	for topic, group := range kafka.ShareGroups(r.deps.Catalog, r.deps.Names) {
+		n, err := nudger.Look(ctx, cl, group, topic)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			r.log.Debug("nudged a share group whose lag stands still", "group", group, "partitions", n)
+			r.metrics.nudges.Add(float64(n))
+		}
 	}
 	return nil
 }

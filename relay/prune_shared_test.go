@@ -9,6 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -49,5 +51,48 @@ func TestASharedQueueIsTrimmedBelowItsGroupsStart(t *testing.T) {
 	}
 	if at := trim(); at != 4 {
 		t.Errorf("trimmed to %d, want the share group's start: 4", at)
+	}
+}
+
+func TestALagOfASharedQueueThatStandsStillIsNudged(t *testing.T) {
+	g := newRig(t)
+	g.cat.Queues["mail"].Shared = true
+	if _, err := kafka.Ensure(t.Context(), g.adm, g.cat, kafka.Settings{Names: g.names, History: time.Hour, MaxReplication: 1, Requests: g.cl}, false); err != nil {
+		t.Fatal(err)
+	}
+	topic := g.names.Tasks("mail")
+	rec := &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte("v")}
+	g.produce(rec, &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte("v")})
+	member, err := kgo.NewClient(kgo.SeedBrokers(g.kafka.Brokers...), kgo.ShareGroup(g.names.ShareGroup("mail")), kgo.ConsumeTopics(topic),
+		kgo.ShareMaxRecords(1), kgo.ShareMaxRecordsStrict())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer member.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	take := func() *kgo.Record {
+		fetches := member.PollRecords(ctx, 1)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return fetches.Records()[0]
+	}
+	take() // Kafka knows no lag before the first answer
+	take() // answers for that one; keep this one: the next poll lets it go
+	if err := member.FlushAcks(ctx); err != nil {
+		t.Fatal(err)
+	}
+	g.run(g.relay("a", func(c *Config) { c.Upkeep = 100 * time.Millisecond }))
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		ends, err := g.adm.ListEndOffsets(ctx, topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end, _ := ends.Lookup(topic, rec.Partition)
+		return end.Offset == 3, fmt.Sprintf("the partition ends at %d", end.Offset)
+	})
+	if r := take(); headerOf(r, schemas.HeaderNudge) == "" {
+		t.Errorf("got %v", r)
 	}
 }

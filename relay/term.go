@@ -188,7 +188,7 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 
 	g, chores := errgroup.WithContext(work)
 	chores, end := context.WithCancel(chores)
-	g.Go(func() error { r.runChores(chores, adm); return nil })
+	g.Go(func() error { r.runChores(chores, side); return nil })
 	g.Go(func() error { r.runMeasure(chores); return nil })
 	g.Go(func() error { defer end(); defer t.watch.close(); return t.loop(ctx, work) })
 	return g.Wait()

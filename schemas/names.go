@@ -108,6 +108,7 @@ const (
 	HeaderRepair  = "perdure_repair"  // decimal: how often a replay repaired the payload; absent means 0
 	HeaderLine    = "perdure_line"    // of a key with on_dead: block: what the record is to its line, see Line
 	HeaderPlace   = "perdure_place"   // decimal: one more than the offset that the task had first, before it waited or died
+	HeaderNudge   = "perdure_nudge"   // on tasks.* of a shared queue: no task; it is there to be acknowledged
 
 	// Dead letters only; see package dlq.
 	HeaderRecord      = "perdure_record" // letter | resolved

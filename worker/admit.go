@@ -4,6 +4,7 @@ package worker
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,6 +38,11 @@ func (p *pipeline) stepAdmit(now time.Time) {
 func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 	now := time.Now()
 	d := &delivery{asg: asg, rec: r, size: recordSize(r), heapAt: -1}
+	if isNudge(r) {
+		p.hold(d)
+		p.ack(d, now)
+		return
+	}
 	var err error
 	d.task, err = schemas.DecodeRecord(r.Key, r.Value, r.Headers)
 	d.task.Queue = asg.intake.queue
@@ -76,6 +82,12 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 		return // behind another of its key
 	}
 	p.enter(d, now)
+}
+
+// isNudge reports whether a record is no task, but there to be acknowledged: of a
+// shared queue, and maybe left from the time when the queue was one.
+func isNudge(r *kgo.Record) bool {
+	return slices.ContainsFunc(r.Headers, func(h kgo.RecordHeader) bool { return h.Key == schemas.HeaderNudge })
 }
 
 // enter sends a delivery whose key's turn it is to where it belongs now.

@@ -28,6 +28,7 @@ type metrics struct {
 	shareErrors   *prometheus.CounterVec
 	shareCopies   *prometheus.CounterVec
 	shareAside    *prometheus.CounterVec
+	shareLocked   *prometheus.GaugeVec
 	breaker       *prometheus.GaugeVec
 	blocked       *prometheus.GaugeVec
 	eventErrors   prometheus.Counter
@@ -80,6 +81,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		shareErrors:   counter("shared_answers_late_total", "Answers for records of shared queues that Kafka did not take: it gives those records out again.", "queue"),
 		shareCopies:   counter("shared_produced_again_total", "Records of shared queues that were produced once more because Kafka had given them out often.", "queue"),
 		shareAside:    counter("shared_set_aside_total", "Records of shared queues that were sent through a delay topic because they could not start.", "queue"),
+		shareLocked:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_shared_locked", Help: "Records of a shared queue that this worker has in hand and keeps locked."}, []string{"queue"}),
 		breaker:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_breaker_open", Help: "1 while the endpoint of a kind is held to be misconfigured."}, []string{"kind"}),
 		blocked:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "perdure_worker_blocks", Help: "Dead letters of a queue that block their key (on_dead: block), as far as this worker has read; each worker reads all of them."}, []string{"queue"}),
 		eventErrors:   single("event_errors_total", "Events that were not written."),
@@ -101,7 +103,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.redisUp.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.attempts, m.attemptTime, m.done, m.retries, m.letters, m.waiting, m.verdicts, m.abandoned, m.isolated, m.cancelled, m.reconciled, m.halted,
-		m.hopErrors, m.shareErrors, m.shareCopies, m.shareAside, m.breaker, m.blocked, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
+		m.hopErrors, m.shareErrors, m.shareCopies, m.shareAside, m.shareLocked, m.breaker, m.blocked, m.eventErrors, m.commits, m.commitErrors, m.redisLost, m.removals, m.removed, m.beatSeconds, m.redisUp, m.held, m.running, m.parked, m.claimSeconds, m.settleSeconds,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

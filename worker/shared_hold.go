@@ -38,7 +38,11 @@ func (p *pipeline) takeShared(asg *assignment, r *kgo.Record) {
 func (p *pipeline) stepShared(now time.Time) {
 	for _, in := range p.intakes {
 		s := in.share
-		if s == nil || len(s.held) == 0 {
+		if s == nil {
+			continue
+		}
+		p.met.shareLocked.WithLabelValues(in.queue).Set(float64(len(s.held)))
+		if len(s.held) == 0 {
 			continue
 		}
 		if !now.Before(s.renew) {

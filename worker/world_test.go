@@ -66,6 +66,8 @@ type world struct {
 	log   *slog.Logger // nil = silent
 	opts  []kgo.Opt    // of workers' clients, beside the brokers
 
+	workers []*runningWorker // by start, in the order of their starts
+
 	endedMu sync.Mutex
 	ended   []string // tasks that serveReports was told are completed
 }
@@ -168,6 +170,7 @@ func newStoreOver(ledger claims.Ledger, addr, prefix string, ttl time.Duration, 
 // runningWorker is a Worker in this process.
 type runningWorker struct {
 	*worker.Worker
+	name    string
 	metrics *prometheus.Registry
 	stop    context.CancelFunc
 	done    chan struct{}
@@ -218,7 +221,7 @@ func (r *runningWorker) count(t testing.TB, name, label string) (n float64) {
 		for _, m := range f.GetMetric() {
 			has := func(l *dto.LabelPair) bool { return l.GetValue() == label }
 			if label == "" || slices.ContainsFunc(m.GetLabel(), has) {
-				n += m.GetCounter().GetValue()
+				n += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}
@@ -230,11 +233,12 @@ func (w *world) start(instance string, change func(*worker.Config), setup func(*
 	w.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	wk, reg := w.make(instance, change, setup)
-	r := &runningWorker{Worker: wk, metrics: reg, stop: cancel, done: make(chan struct{})}
+	r := &runningWorker{Worker: wk, name: instance, metrics: reg, stop: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		r.err = r.Run(ctx)
 	}()
+	w.workers = append(w.workers, r)
 	w.Cleanup(func() {
 		if err := r.Stop(); err != nil {
 			w.Errorf("worker %s: %v", instance, err)

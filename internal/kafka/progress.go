@@ -28,7 +28,8 @@ func ShareGroups(cat *schemas.Catalog, n Names) map[string]string {
 type Progress struct {
 	Start int64 // the group's start offset: it asks for nothing below; -1 = it has none yet
 	Below int64 // every record below it is acknowledged; -1 = nothing is known to be
-	Left  int64 // records that are not acknowledged; -1 = unknown, at most those from Below on
+	Left  int64 // records that are not acknowledged; -1 = unknown, at most those from Below on; see Nudger for when it is too many
+	End   int64 // where the partition ends; -1 = unknown
 }
 
 // ShareProgress returns, by partition, how far a share group is on a topic. A
@@ -59,9 +60,12 @@ func ShareProgress(ctx context.Context, adm *kadm.Client, group, topic string) (
 		if o.Err != nil {
 			return nil, fmt.Errorf("kafka: offset of share group %s, %s/%d: %w", group, topic, partition, o.Err)
 		}
-		p := Progress{Start: o.StartOffset, Below: o.StartOffset, Left: o.Lag}
-		if end, ok := ends.Lookup(topic, partition); ok && end.Err == nil && o.Lag == 0 && o.StartOffset >= 0 {
-			p.Below = max(p.Below, end.Offset)
+		p := Progress{Start: o.StartOffset, Below: o.StartOffset, Left: o.Lag, End: -1}
+		if end, ok := ends.Lookup(topic, partition); ok && end.Err == nil {
+			p.End = end.Offset
+		}
+		if o.Lag == 0 && o.StartOffset >= 0 {
+			p.Below = max(p.Below, p.End)
 		}
 		all[partition] = p
 	}
