@@ -14,7 +14,7 @@ import (
 )
 
 // Four members answer for a record each at the same moment, again and again. Kafka 4.3
-// counts some of them as left after one in about fifty of such rounds; a nudge mends it.
+// counts some of them as left after a few of five hundred such rounds; a nudge mends it.
 func TestSoakALagThatIsTooHighIsMended(t *testing.T) {
 	server := testkit.Kafka(t)
 	opts := []kgo.Opt{kgo.SeedBrokers(server.Brokers...)}
