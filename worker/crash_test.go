@@ -118,7 +118,7 @@ func (w *world) effects(l *ledger, hang func(id string) bool) string {
 	if err != nil {
 		w.Fatal(err)
 	}
-	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 		var run int64
 		if _, err := fmt.Sscanf(strings.TrimLeft(parts[1], "0"), "%d", &run); err != nil {

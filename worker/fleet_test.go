@@ -285,7 +285,9 @@ func newFleetOf(t testing.TB, catalog string, opts ...option) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: f.ledger, ReadHeaderTimeout: time.Second}
+	// Long: on a busy machine a second between a connection and its first bytes is
+	// nothing, and a note that gets no answer is a task that fails and begins again.
+	srv := &http.Server{Handler: f.ledger, ReadHeaderTimeout: time.Minute}
 	go func() { _ = srv.Serve(ln) }()
 	t.Cleanup(func() { _ = srv.Close() })
 	f.url = "http://" + ln.Addr().String()

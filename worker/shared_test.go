@@ -220,12 +220,14 @@ func TestMoreWorkersThanPartitionsAllGetWork(t *testing.T) {
 func TestASharedTaskLongerThanItsLockRunsOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sharedCatalog)
-	w.setGroup("share.record.lock.duration.ms", "1000")
+	// A renewal waits for the fetch under way, half a second: a lock of one second,
+	// which is the least that is allowed, leaves little on a busy machine.
+	w.setGroup("share.record.lock.duration.ms", "2000")
 	l := newLedger()
 	handle := func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
 			l.began(task.ID, task.Run)
-			time.Sleep(4 * time.Second)
+			time.Sleep(5 * time.Second)
 			return l.applied(task.ID, task.Run)
 		})
 		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
