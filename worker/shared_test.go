@@ -220,8 +220,8 @@ func TestMoreWorkersThanPartitionsAllGetWork(t *testing.T) {
 func TestASharedTaskLongerThanItsLockRunsOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sharedCatalog)
-	// A renewal waits for the fetch under way, half a second: a lock of one second,
-	// which is the least that is allowed, leaves little on a busy machine.
+	// A renewal waits for the fetch under way, half a second: a lock of one second, the
+	// least that these brokers allow, leaves little on a busy machine.
 	w.setGroup("share.record.lock.duration.ms", "2000")
 	l := newLedger()
 	handle := func(wk *worker.Worker) {
