@@ -121,6 +121,9 @@ const (
 	HeaderOnDead      = "perdure_on_dead"    // OnDeadBlock: the letter blocks its key
 	HeaderBlockedBy   = "perdure_blocked_by" // the letter that the task waits for
 	HeaderBlocks      = "perdure_blocks"     // of an answer: letters, a JSON array
+
+	// Records of other systems only; see package dlq/imports.
+	HeaderImported = "perdure_imported" // <import> <topic>/<partition>/<offset> of the dead letter that was sent back
 )
 
 // SpecVersion is the CloudEvents version that we write.

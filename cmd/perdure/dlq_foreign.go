@@ -20,6 +20,7 @@ import (
 
 	"github.com/perdure/perdure/dlq/foreign"
 	"github.com/perdure/perdure/internal/app"
+	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/output"
 )
@@ -36,17 +37,26 @@ func (f *foreignTopic) flags(cmd *cobra.Command) {
 	wordsVar(cmd.Flags(), &f.brokers, "brokers", "with --topic: host:port, comma-separated; default PERDURE_KAFKA_BROKERS")
 }
 
-// open connects to the topic's Kafka, with TLS and SASL as the environment says.
-func (f *foreignTopic) open(ctx context.Context, c *cli) (*foreign.Cluster, string, error) {
+// config is the environment, with the topic's Kafka.
+func (f *foreignTopic) config(c *cli) (config.Config, error) {
 	cfg, err := c.config()
 	if err != nil {
-		return nil, "", err
+		return cfg, err
 	}
 	if len(f.brokers) > 0 {
 		cfg.KafkaBrokers = f.brokers
 	}
 	if len(cfg.KafkaBrokers) == 0 {
-		return nil, "", exit.Usage(errors.New("say --brokers: where the topic's Kafka listens, such as localhost:9092"))
+		return cfg, exit.Usage(errors.New("say --brokers: where the topic's Kafka listens, such as localhost:9092"))
+	}
+	return cfg, nil
+}
+
+// open connects to the topic's Kafka, with TLS and SASL as the environment says.
+func (f *foreignTopic) open(ctx context.Context, c *cli) (*foreign.Cluster, string, error) {
+	cfg, err := f.config(c)
+	if err != nil {
+		return nil, "", err
 	}
 	return app.ForeignCluster(ctx, cfg)
 }
@@ -116,10 +126,14 @@ func (c *cli) readForeign(ctx context.Context, cl *foreign.Cluster, f *foreignTo
 		finish = c.bar(x.Offsets, p.Offsets.Load, func() string { return fmt.Sprintf("%d records", p.Records.Load()) })
 	}, each)
 	finish()
+	return x, f.explain(err)
+}
+
+func (f *foreignTopic) explain(err error) error {
 	if errors.Is(err, foreign.ErrNoTopic) {
-		return x, exit.Usage(fmt.Errorf("there is no topic %q there, or this user may not see it", f.topic))
+		return exit.Usage(fmt.Errorf("there is no topic %q there, or this user may not see it", f.topic))
 	}
-	return x, err
+	return err
 }
 
 // words says what was read, and what could not be found in it.

@@ -59,6 +59,7 @@ func (c *Cluster) ID(ctx context.Context) (string, error) {
 
 // Extent is what there is to read of a topic.
 type Extent struct {
+	ID         string // of the topic; one that is made anew has another. "" = an old broker
 	Partitions int
 	Offsets    int64 // from the beginning, or the time asked for, to the end
 	// Undecided offsets lie behind a transaction that was open: they are not read.
@@ -93,7 +94,7 @@ func (c *Cluster) Topic(ctx context.Context, topic string, since time.Time, p *P
 	g.SetLimit(readers)
 	for _, s := range spans {
 		g.Go(func() error {
-			return c.span(ctx, info, s, func(recs []*kgo.Record, passed int64) {
+			return c.span(ctx, info, s, committed, func(recs []*kgo.Record, passed int64) error {
 				for _, r := range recs {
 					if !r.Timestamp.Before(since) {
 						each(r)
@@ -101,6 +102,7 @@ func (c *Cluster) Topic(ctx context.Context, topic string, since time.Time, p *P
 					}
 				}
 				p.Offsets.Add(passed)
+				return nil
 			})
 		})
 	}
@@ -124,6 +126,9 @@ func (c *Cluster) extent(ctx context.Context, topic string, since time.Time) (in
 		return info, nil, x, fmt.Errorf("offsets of %s: %w", topic, err)
 	}
 	x.Partitions = len(info.Partitions)
+	if info.ID != (kadm.TopicID{}) {
+		x.ID = info.ID.String()
+	}
 	for _, p := range info.Partitions.Numbers() {
 		start, _ := starts.Lookup(topic, p)
 		end, _ := stable.Lookup(topic, p)
@@ -152,24 +157,34 @@ func (c *Cluster) topic(ctx context.Context, topic string) (kadm.TopicDetail, er
 	return info, nil
 }
 
-// span reads a part of a partition.
-func (c *Cluster) span(ctx context.Context, info kadm.TopicDetail, s span, got func([]*kgo.Record, int64)) error {
+// Kafka's isolation levels.
+const (
+	uncommitted int8 = 0
+	committed   int8 = 1
+)
+
+// span reads a part of a partition. An error of got ends it.
+func (c *Cluster) span(ctx context.Context, info kadm.TopicDetail, s span, isolation int8, got func([]*kgo.Record, int64) error) error {
 	leader := info.Partitions[s.partition].Leader
 	lastMoved := time.Now()
 	for at := s.from; at < s.to; {
-		f, next, err := c.fetch(ctx, info, leader, s.partition, at, 1)
+		f, next, err := c.fetch(ctx, info, leader, s.partition, at, isolation)
 		switch {
 		case err == nil && next > at:
 			recs := f.Records
 			for len(recs) > 0 && recs[len(recs)-1].Offset >= s.to {
 				recs = recs[:len(recs)-1]
 			}
-			got(recs, min(next, s.to)-at)
+			if err := got(recs, min(next, s.to)-at); err != nil {
+				return err
+			}
 			at, lastMoved = next, time.Now()
 			continue
 		case errors.Is(err, kerr.OffsetOutOfRange) && f.LogStartOffset > at:
 			// Retention is faster than we are: what it deleted is no letter any more.
-			got(nil, min(f.LogStartOffset, s.to)-at)
+			if err := got(nil, min(f.LogStartOffset, s.to)-at); err != nil {
+				return err
+			}
 			at, lastMoved = f.LogStartOffset, time.Now()
 			continue
 		case ctx.Err() != nil:
@@ -219,7 +234,7 @@ func (c *Cluster) fetch(ctx context.Context, info kadm.TopicDetail, leader, part
 		return kgo.FetchPartition{}, at, errAway
 	}
 	level := kgo.ReadUncommitted()
-	if isolation == 1 {
+	if isolation == committed {
 		level = kgo.ReadCommitted()
 	}
 	f, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
@@ -241,7 +256,7 @@ func (c *Cluster) Record(ctx context.Context, topic string, partition int32, off
 	if !is {
 		return nil, fmt.Errorf("%s/%d at %d: %w", topic, partition, offset, ErrGone)
 	}
-	f, _, err := c.fetch(ctx, info, p.Leader, partition, offset, 0)
+	f, _, err := c.fetch(ctx, info, p.Leader, partition, offset, uncommitted)
 	switch {
 	case errors.Is(err, kerr.OffsetOutOfRange), err == nil && (len(f.Records) == 0 || f.Records[0].Offset != offset):
 		return nil, fmt.Errorf("%s/%d at %d: %w", topic, partition, offset, ErrGone)

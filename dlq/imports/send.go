@@ -1,0 +1,104 @@
+package imports
+
+// Sending parcels, each within a bounded time.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	kmsgAll   = kmsg.ACLOperationAll
+	kmsgWrite = kmsg.ACLOperationWrite
+)
+
+// sender is a client that sends.
+type sender struct {
+	cl     *kgo.Client
+	adm    *kadm.Client
+	within time.Duration
+	limits sync.Map // topic → int32
+}
+
+// newSender makes one; it does not dial yet.
+func newSender(opts []kgo.Opt, within time.Duration) (*sender, error) {
+	s := &sender{within: within}
+	var err error
+	if s.cl, err = kgo.NewClient(append(append([]kgo.Opt{}, opts...),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RecordDeliveryTimeout(within),
+		kgo.ProducerBatchMaxBytesFn(func(topic string) int32 {
+			if n, is := s.limits.Load(topic); is {
+				return n.(int32)
+			}
+			return defaultLimit
+		}),
+	)...); err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	s.adm = kadm.NewClient(s.cl)
+	return s, nil
+}
+
+func (s *sender) close() { s.cl.Close() }
+
+// limit says how large a batch for a topic may be, before the first is made.
+func (s *sender) limit(topic string, n int) { s.limits.Store(topic, int32(min(max(n, 512), 1<<30))) }
+
+// errLate is the result of a letter that Kafka did not acknowledge in time.
+var errLate = errors.New("Kafka did not answer in time")
+
+// send sends letters in their order and notes each one's result. When it returns,
+// none of them leaves this process any more: who looks for them later than that
+// finds them, or they were not sent. So a client that was late is closed.
+func (s *sender) send(ctx context.Context, list []*letter) {
+	ctx, cancel := context.WithTimeout(ctx, s.within)
+	defer cancel()
+	var mu sync.Mutex
+	left, over := len(list), make(chan struct{})
+	results := make([]error, len(list))
+	for n, l := range list {
+		results[n] = errLate
+		s.cl.Produce(ctx, l.rec, func(_ *kgo.Record, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			results[n] = err
+			if left--; left == 0 {
+				close(over)
+			}
+		})
+	}
+	if len(list) > 0 {
+		select {
+		case <-over:
+		case <-ctx.Done():
+			s.cl.Close()
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for n, l := range list {
+		l.result = results[n]
+	}
+}
+
+// refusedFor is why Kafka surely did not take a record: for what it is, so that it
+// was refused at every try. "" where one may have been taken.
+func refusedFor(err error) Why {
+	switch {
+	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
+		return TooLarge
+	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.PolicyViolation), errors.Is(err, kerr.InvalidTimestamp):
+		return Rejected
+	}
+	return ""
+}
