@@ -83,13 +83,6 @@ func (c *Cluster) Tail(ctx context.Context, topic string, partition int32, from 
 		return false, err
 	}
 	// Asked for last: what retention took meanwhile was not read.
-	starts, err := c.adm.ListStartOffsets(ctx, topic)
-	if err == nil {
-		err = starts.Error()
-	}
-	if err != nil {
-		return false, fmt.Errorf("offsets of %s: %w", topic, err)
-	}
-	start, _ := starts.Lookup(topic, partition)
-	return start.Offset <= from, nil
+	start, err := c.start(ctx, topic, partition)
+	return start <= from, err
 }

@@ -180,12 +180,20 @@ func (c *Cluster) span(ctx context.Context, info kadm.TopicDetail, s span, isola
 			}
 			at, lastMoved = next, time.Now()
 			continue
-		case errors.Is(err, kerr.OffsetOutOfRange) && f.LogStartOffset > at:
+		case errors.Is(err, kerr.OffsetOutOfRange):
 			// Retention is faster than we are: what it deleted is no letter any more.
-			if err := got(nil, min(f.LogStartOffset, s.to)-at); err != nil {
+			// The answer itself does not say where the partition begins now.
+			start, err := c.start(ctx, info.Topic, s.partition)
+			if err != nil {
 				return err
 			}
-			at, lastMoved = f.LogStartOffset, time.Now()
+			if start <= at {
+				return fmt.Errorf("read %s/%d at %d: it ends before: was the topic made anew?", info.Topic, s.partition, at)
+			}
+			if err := got(nil, min(start, s.to)-at); err != nil {
+				return err
+			}
+			at, lastMoved = start, time.Now()
 			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -206,6 +214,19 @@ func (c *Cluster) span(ctx context.Context, info kadm.TopicDetail, s span, isola
 		}
 	}
 	return nil
+}
+
+// start is where a partition begins now.
+func (c *Cluster) start(ctx context.Context, topic string, partition int32) (int64, error) {
+	starts, err := c.adm.ListStartOffsets(ctx, topic)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("offsets of %s: %w", topic, err)
+	}
+	o, _ := starts.Lookup(topic, partition)
+	return o.Offset, nil
 }
 
 // errAway is a broker that could not be asked.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -223,5 +225,87 @@ func TestARecordIsReadFromItsOriginOrSaidToBeGone(t *testing.T) {
 	g, _, _ := r.read(time.Time{})
 	if s := g.Summary(0); s.Letters != 1 {
 		t.Errorf("%d letters after the others were deleted, want 1", s.Letters)
+	}
+}
+
+// Retention takes what is about to be read.
+func TestWhatIsDeletedMeanwhileIsPassed(t *testing.T) {
+	r := newRig(t, 1)
+	recs := r.letters(0, 60, "no stock", time.Now())
+	noise := rand.NewChaCha8([32]byte{})
+	for _, rec := range recs { // more than one answer holds, also compressed
+		rec.Value = make([]byte, 60_000)
+		_, _ = noise.Read(rec.Value)
+	}
+	r.produce(recs)
+	var offsets []int64
+	p := &Progress{}
+	err := r.c.InOrder(t.Context(), r.topic, time.Time{}, p, func(Extent) error { return nil }, func(recs []*kgo.Record) error {
+		if len(offsets) == 0 {
+			below := kadm.Offsets{}
+			below.AddOffset(r.topic, 0, 55, -1)
+			if done, err := kadm.NewClient(r.cl).DeleteRecords(t.Context(), below); err != nil || done.Error() != nil {
+				t.Fatal(err, done.Error())
+			}
+		}
+		for _, rec := range recs {
+			offsets = append(offsets, rec.Offset)
+		}
+		return nil
+	})
+	if n := len(offsets); err != nil || n < 6 || n > 50 || offsets[n-1] != 59 || !slices.Contains(offsets, 55) || p.Offsets.Load() != 60 {
+		t.Errorf("%v, %v, passed %d", offsets, err, p.Offsets.Load())
+	}
+	stop := errors.New("enough of it")
+	err = r.c.InOrder(t.Context(), r.topic, time.Time{}, p, func(Extent) error { return nil }, func([]*kgo.Record) error { return stop })
+	if !errors.Is(err, stop) {
+		t.Errorf("%v, want the reader's own error", err)
+	}
+}
+
+// The end of a partition, for whoever looks for a record of its own.
+func TestATailSaysWhetherItIsWhole(t *testing.T) {
+	r := newRig(t, 2)
+	r.produce(r.letters(0, 10, "x", time.Now()))
+	open := r.transaction("open", r.letters(0, 3, "perhaps", time.Now()))
+	tail := func(partition int32, from int64, enough int) (n int, whole bool) {
+		t.Helper()
+		whole, err := r.c.Tail(t.Context(), r.topic, partition, from, func(*kgo.Record) bool { n++; return n == enough })
+		if err != nil {
+			t.Error(err)
+		}
+		return n, whole
+	}
+	for name, tt := range map[string]struct {
+		partition int32
+		from      int64
+		enough    int
+		n         int
+		whole     bool
+	}{
+		"all, also what is not committed": {0, 4, -1, 9, true},
+		"enough":                          {0, 4, 2, 2, true},
+		"nothing came":                    {1, 0, -1, 0, true},
+		"it ends before":                  {1, 5, -1, 0, false},
+		"no partition":                    {7, 0, -1, 0, false},
+	} {
+		if n, whole := tail(tt.partition, tt.from, tt.enough); n != tt.n || whole != tt.whole {
+			t.Errorf("%s: %d, %v; want %d, %v", name, n, whole, tt.n, tt.whole)
+		}
+	}
+	open(kgo.TryAbort)
+	below := kadm.Offsets{}
+	below.AddOffset(r.topic, 0, 5, -1)
+	if done, err := kadm.NewClient(r.cl).DeleteRecords(t.Context(), below); err != nil || done.Error() != nil {
+		t.Fatal(err, done.Error())
+	}
+	if n, whole := tail(0, 4, -1); n != 8 || whole {
+		t.Errorf("its beginning is deleted: %d, %v", n, whole)
+	}
+	if n, whole := tail(0, 5, -1); n != 8 || !whole {
+		t.Errorf("from its beginning: %d, %v", n, whole)
+	}
+	if whole, err := r.c.Tail(t.Context(), r.topic+"-none", 0, 0, nil); whole || err != nil {
+		t.Errorf("of no topic: %v, %v", whole, err)
 	}
 }

@@ -133,13 +133,15 @@ func (r *run) destination(ctx context.Context, name string) (*dest, error) {
 // ask asks Kafka about a topic.
 func (r *run) ask(ctx context.Context, d *dest) error {
 	all, err := r.out.adm.ListTopicsWithInternal(kadm.WithAuthorizedOps(ctx), d.name)
-	if err != nil {
+	var denied *kadm.AuthError
+	hidden := errors.As(err, &denied)
+	if err != nil && !hidden {
 		return fmt.Errorf("topic %s: %w", d.name, err)
 	}
 	info := all[d.name]
 	may := info.AuthorizedOperations
 	switch {
-	case errors.Is(info.Err, kerr.TopicAuthorizationFailed):
+	case hidden, errors.Is(info.Err, kerr.TopicAuthorizationFailed):
 		d.why, d.detail = NoPermission, "this user may not see topic "+d.name
 	case info.Err != nil && kerr.IsRetriable(info.Err) && !errors.Is(info.Err, kerr.UnknownTopicOrPartition):
 		return fmt.Errorf("topic %s: %w", d.name, info.Err)
@@ -155,7 +157,6 @@ func (r *run) ask(ctx context.Context, d *dest) error {
 	}
 	d.partitions, d.limit = int32(len(info.Partitions)), defaultLimit
 	configs, err := r.out.adm.DescribeTopicConfigs(ctx, d.name)
-	var denied *kadm.AuthError
 	if err != nil && !errors.As(err, &denied) {
 		return fmt.Errorf("settings of topic %s: %w", d.name, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -19,18 +20,30 @@ const lockTopic = `
 select pg_try_advisory_lock(hashtextextended('perdure.import/' || $1 || '/' || $2, 0)),
   set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)`
 
+// lockWait is for a session whose process was killed, until its server notices.
+const lockWait = 3 * time.Second
+
 // lock lets one run at a time send the letters of a topic: they keep their order,
 // and what another has under way is not taken for lost.
 func (s session) lock(ctx context.Context, cluster, topic string) error {
-	var got bool
-	var set [3]string
-	if err := s.c.QueryRow(ctx, lockTopic, cluster, topic).Scan(&got, &set[0], &set[1], &set[2]); err != nil {
-		return fmt.Errorf("postgres: lock the topic: %w", err)
+	for began := time.Now(); ; {
+		var got bool
+		var set [3]string
+		if err := s.c.QueryRow(ctx, lockTopic, cluster, topic).Scan(&got, &set[0], &set[1], &set[2]); err != nil {
+			return fmt.Errorf("postgres: lock the topic: %w", err)
+		}
+		if got {
+			return nil
+		}
+		if time.Since(began) > lockWait {
+			return ErrBusy
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	if !got {
-		return ErrBusy
-	}
-	return nil
 }
 
 const lettersHere = `cluster = $1 and topic = $2 and topic_id = $3`

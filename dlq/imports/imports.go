@@ -45,6 +45,7 @@ type Config struct {
 	// how old the claim of a process that ended must be before its letters are looked
 	// for, longer than Deliver by what a broker may keep a request; 0 = 20 s.
 	Deliver, Settle time.Duration
+	Parcel          int // letters that are claimed and sent together; 0 = 500
 }
 
 // Deps is what an Importer works with; all stay the caller's.
@@ -69,6 +70,9 @@ func New(cfg Config, deps Deps) *Importer {
 	}
 	if cfg.Settle <= 0 {
 		cfg.Settle = 20 * time.Second
+	}
+	if cfg.Parcel <= 0 {
+		cfg.Parcel = 500
 	}
 	return &Importer{cfg: cfg, deps: deps}
 }
@@ -252,9 +256,9 @@ func (r *run) choose(ctx context.Context, l *letter, state string) error {
 // parcel is about a quarter of a second's worth.
 func (r *run) parcel() int {
 	if r.o.Rate <= 0 {
-		return parcel
+		return r.cfg.Parcel
 	}
-	return min(max(int(r.o.Rate/4), 1), parcel)
+	return min(max(int(r.o.Rate/4), 1), r.cfg.Parcel)
 }
 
 // send claims, sends and marks the letters that wait. Once begun it is not ended

@@ -35,7 +35,7 @@ func newSender(opts []kgo.Opt, within time.Duration) (*sender, error) {
 	if s.cl, err = kgo.NewClient(append(append([]kgo.Opt{}, opts...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RecordDeliveryTimeout(within),
+		kgo.RecordDeliveryTimeout(max(within, time.Second)), // what bounds it is send
 		kgo.ProducerBatchMaxBytesFn(func(topic string) int32 {
 			if n, is := s.limits.Load(topic); is {
 				return n.(int32)
