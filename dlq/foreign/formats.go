@@ -56,6 +56,15 @@ var layouts = []layout{
 		message: "kafka_dlt-exception-message", stack: "kafka_dlt-exception-stacktrace",
 		keyClass: "kafka_dlt-key-exception-fqcn", keyError: "kafka_dlt-key-exception-message",
 	},
+	// What Spring's retry topics (@RetryableTopic) send on, and at last to their
+	// dead-letter topic, is named otherwise, but for the consumer group.
+	{
+		format: Spring, prefixes: []string{"kafka_original-", "kafka_exception-", "kafka_key-exception-", "kafka_dlt-", "retry_topic-", "springDeserializerException"},
+		topic: "kafka_original-topic", partition: "kafka_original-partition", offset: "kafka_original-offset",
+		group: "kafka_dlt-original-consumer-group", class: "kafka_exception-fqcn", cause: "kafka_exception-cause-fqcn",
+		message: "kafka_exception-message", stack: "kafka_exception-stacktrace",
+		keyClass: "kafka_key-exception-fqcn", keyError: "kafka_key-exception-message",
+	},
 	{
 		format: SpringCloud, prefixes: []string{"x-original-", "x-exception-"},
 		topic: "x-original-topic", partition: "x-original-partition", offset: "x-original-offset",

@@ -79,9 +79,15 @@ func layoutOf(hs []kgo.RecordHeader) *layout {
 			return &layout{format: Perdure} // its block ends with headers of its own
 		}
 		for j := range layouts {
-			if strings.HasPrefix(hs[i].Key, layouts[j].prefixes[0]) {
-				return &layouts[j]
+			lay := &layouts[j]
+			if !strings.HasPrefix(hs[i].Key, lay.prefixes[0]) {
+				continue
 			}
+			// One header of the next layout is named as this one's are.
+			if j+1 < len(layouts) && hs[i].Key == layouts[j+1].group && value(hs, lay.topic) == nil {
+				lay = &layouts[j+1]
+			}
+			return lay
 		}
 	}
 	return nil

@@ -93,6 +93,28 @@ func TestEachFormatIsUnderstood(t *testing.T) {
 			want: Letter{Format: Spring, Origin: dlq.Origin{Topic: "orders", Partition: -1, Offset: -1}, Class: "com.acme.Refused", Message: "Listener failed", Copied: true},
 		},
 		{
+			name: "spring, from its retry topics",
+			headers: append(user, h("kafka_original-topic", "orders", "kafka_original-partition", be32(1), "kafka_original-offset", be64(9),
+				"kafka_original-timestamp", be64(1732000000000), "kafka_original-timestamp-type", "CreateTime", "kafka_dlt-original-consumer-group", "billing",
+				"kafka_exception-fqcn", "org.springframework.kafka.listener.ListenerExecutionFailedException", "kafka_exception-message", "the first time",
+				"kafka_exception-fqcn", "org.springframework.kafka.listener.ListenerExecutionFailedException", "kafka_exception-cause-fqcn", "java.lang.NumberFormatException",
+				"kafka_exception-message", "Listener method threw", "kafka_exception-stacktrace", springTrace,
+				"retry_topic-attempts", be32(3), "retry_topic-original-timestamp", be64(1), "retry_topic-backoff-timestamp", be64(2))...),
+			want: Letter{Format: Spring, Origin: dlq.Origin{Topic: "orders", Partition: 1, Offset: 9, Group: "billing"},
+				Class: "java.lang.NumberFormatException", Message: `For input string: "12x"`, Frame: "com.acme.Orders.on", Copied: true},
+			kept: "x-tenant",
+		},
+		{
+			name:    "spring, from its retry topics, without a group or a trace",
+			headers: h("kafka_original-topic", "orders", "kafka_exception-fqcn", "com.acme.Refused", "kafka_exception-message", "no"),
+			want:    Letter{Format: Spring, Origin: dlq.Origin{Topic: "orders", Partition: -1, Offset: -1}, Class: "com.acme.Refused", Message: "no", Copied: true},
+		},
+		{
+			name:    "spring, of a group of it alone",
+			headers: h("kafka_dlt-original-consumer-group", "billing", "kafka_exception-fqcn", "com.acme.Refused"),
+			want:    Letter{Format: Spring, Origin: dlq.Origin{Group: "billing", Partition: -1, Offset: -1}, Class: "com.acme.Refused", Copied: true},
+		},
+		{
 			name: "spring cloud stream",
 			headers: h("x-original-topic", "orders", "x-original-partition", be32(0), "x-original-offset", be64(9), "x-exception-fqcn", "com.acme.Refused",
 				"x-exception-message", "no", "x-exception-stacktrace", "com.acme.Refused: no\n\tat com.acme.Orders.lambda$on$3(Orders.java:9)"),

@@ -4,8 +4,8 @@ package imports
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,7 +25,7 @@ const lockWait = 3 * time.Second
 
 // lock lets one run at a time send the letters of a topic: they keep their order,
 // and what another has under way is not taken for lost.
-func (s session) lock(ctx context.Context, cluster, topic string) error {
+func (s session) lock(ctx context.Context, cluster, topic string, wait time.Duration) error {
 	for began := time.Now(); ; {
 		var got bool
 		var set [3]string
@@ -35,7 +35,7 @@ func (s session) lock(ctx context.Context, cluster, topic string) error {
 		if got {
 			return nil
 		}
-		if time.Since(began) > lockWait {
+		if time.Since(began) > wait {
 			return ErrBusy
 		}
 		select {
@@ -50,19 +50,23 @@ const lettersHere = `cluster = $1 and topic = $2 and topic_id = $3`
 
 func (r *run) here() []any { return []any{r.deps.ID, r.o.Topic, r.topicID} }
 
-func places(list []*letter) (partitions []int32, offsets []int64) {
-	partitions, offsets = make([]int32, len(list)), make([]int64, len(list)) // never null
+// id is the key of a letter's row: one column, so that Postgres finds some hundreds
+// by it in a table of which it has no figures yet.
+func (r *run) id(p place) string {
+	return r.deps.ID + "/" + r.o.Topic + "/" + r.topicID + "/" + strconv.Itoa(int(p.partition)) + "/" + strconv.FormatInt(p.offset, 10)
+}
+
+func (r *run) ids(list []*letter) []string {
+	ids := make([]string, len(list)) // never null
 	for i, l := range list {
-		partitions[i], offsets[i] = l.partition, l.offset
+		ids[i] = r.id(l.place)
 	}
-	return partitions, offsets
+	return ids
 }
 
 // states are those of the letters that an import had.
 func (s session) states(ctx context.Context, r *run, list []*letter) (map[place]string, error) {
-	partitions, offsets := places(list)
-	rows, err := s.c.Query(ctx, `select partition, "offset", state from perdure.imported
-where `+lettersHere+` and (partition, "offset") in (select * from unnest($4::int[], $5::bigint[]))`, append(r.here(), partitions, offsets)...)
+	rows, err := s.c.Query(ctx, `select partition, "offset", state from perdure.imported where letter = any($1)`, r.ids(list))
 	known := map[place]string{}
 	var p place
 	var state string
@@ -79,16 +83,17 @@ where `+lettersHere+` and (partition, "offset") in (select * from unnest($4::int
 // comes at the same moment: its row is there.
 const claimLetters = `
 with i as (
-  insert into perdure.imported as x (cluster, topic, topic_id, import, state, partition, "offset", fingerprint, to_topic, to_partition, to_after)
-  select $1, $2, $3, $4, 'sending', u.* from unnest($5::int[], $6::bigint[], $7::text[], $8::text[], $9::int[], $10::bigint[]) u(p, o, f, t, tp, ta) order by p, o
-  on conflict (cluster, topic, topic_id, partition, "offset") do update
+  insert into perdure.imported as x (cluster, topic, topic_id, import, state, letter, partition, "offset", fingerprint, to_topic, to_partition, to_after)
+  select $1, $2, $3, $4, 'sending', u.*
+  from unnest($5::text[], $6::int[], $7::bigint[], $8::text[], $9::text[], $10::int[], $11::bigint[]) u(letter, p, o, f, t, tp, ta) order by letter
+  on conflict (letter) do update
     set state = 'sending', import = $4, to_topic = excluded.to_topic, to_partition = excluded.to_partition, to_after = excluded.to_after,
       to_offset = null, at = clock_timestamp()
-    where $11 and x.state = 'unknown'
+    where $12 and x.state = 'unknown'
   returning partition, "offset", to_topic),
 a as (
   insert into perdure.audit (who, what, replay, why, details)
-  select $12, 'import.send', $4, $13, jsonb_build_object('cluster', $1::text, 'topic', $2::text,
+  select $13, 'import.send', $4, $14, jsonb_build_object('cluster', $1::text, 'topic', $2::text,
     'letters', (select jsonb_object_agg(partition, o) from (select partition, jsonb_agg("offset" order by "offset") as o from i group by 1) p),
     'to', (select jsonb_object_agg(to_topic, n) from (select to_topic, count(*) as n from i group by 1) t))
   where exists (select from i))
@@ -96,13 +101,14 @@ select partition, "offset" from i`
 
 // claim makes letters this run's to send, and returns those that are.
 func (s session) claim(ctx context.Context, r *run, list []*letter) (mine []*letter, err error) {
-	partitions, offsets := places(list)
 	n := len(list)
+	partitions, offsets := make([]int32, n), make([]int64, n)
 	groups, topics, to, after := make([]string, n), make([]string, n), make([]int32, n), make([]int64, n)
 	for i, l := range list {
+		partitions[i], offsets[i] = l.partition, l.offset
 		groups[i], topics[i], to[i], after[i] = l.Fingerprint, l.dest.name, l.rec.Partition, l.after
 	}
-	rows, err := s.c.Query(ctx, claimLetters, append(r.here(), r.report.Import, partitions, offsets, groups, topics, to, after, r.o.Again, r.o.Who, r.o.Why)...)
+	rows, err := s.c.Query(ctx, claimLetters, append(r.here(), r.report.Import, r.ids(list), partitions, offsets, groups, topics, to, after, r.o.Again, r.o.Who, r.o.Why)...)
 	got := map[place]bool{}
 	var p place
 	if err == nil {
@@ -121,10 +127,8 @@ func (s session) claim(ctx context.Context, r *run, list []*letter) (mine []*let
 
 const (
 	markSent = `update perdure.imported x set state = 'sent', to_offset = u.at, at = clock_timestamp()
-from unnest($4::int[], $5::bigint[], $6::bigint[]) u(p, o, at)
-where ` + lettersHere + ` and import = $7 and state = 'sending' and partition = u.p and "offset" = u.o`
-	forget = `delete from perdure.imported
-where ` + lettersHere + ` and import = $6 and state = 'sending' and (partition, "offset") in (select * from unnest($4::int[], $5::bigint[]))`
+from unnest($1::text[], $2::bigint[]) u(letter, at) where x.letter = u.letter and import = $3 and state = 'sending'`
+	forget = `delete from perdure.imported where letter = any($1) and import = $2 and state = 'sending'`
 )
 
 // mark writes down which letters of this run Kafka has, and which it refused. What
@@ -134,11 +138,9 @@ func (s session) mark(ctx context.Context, r *run, sent, not []*letter) error {
 	for i, l := range sent {
 		at[i] = l.rec.Offset
 	}
-	partitions, offsets := places(sent)
-	nowhere, never := places(not)
 	b := &pgx.Batch{} // one transaction
-	b.Queue(markSent, append(r.here(), partitions, offsets, at, r.report.Import)...)
-	b.Queue(forget, append(r.here(), nowhere, never, r.report.Import)...)
+	b.Queue(markSent, r.ids(sent), at, r.report.Import)
+	b.Queue(forget, r.ids(not), r.report.Import)
 	if err := s.c.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("postgres: mark letters as sent: %w", err)
 	}
@@ -198,23 +200,22 @@ func (s session) doubts(ctx context.Context, r *run) (list []*inDoubt, wait floa
 }
 
 const settleLetters = `
-with u as (select * from unnest($4::int[], $5::bigint[], $6::bigint[], $7::boolean[]) u(p, o, at, whole)),
+with u as (select * from unnest($3::text[], $4::bigint[], $5::boolean[]) u(letter, at, whole)),
 f as (update perdure.imported x set state = case when u.at >= 0 then 'sent' else 'unknown' end, to_offset = nullif(u.at, -1), at = clock_timestamp()
-  from u where ` + lettersHere + ` and state = 'sending' and partition = u.p and "offset" = u.o and (u.at >= 0 or not u.whole) returning x.state),
-d as (delete from perdure.imported x using u where ` + lettersHere + ` and state = 'sending' and partition = u.p and "offset" = u.o and u.at < 0 and u.whole returning 1),
+  from u where x.letter = u.letter and state = 'sending' and (u.at >= 0 or not u.whole) returning x.state),
+d as (delete from perdure.imported x using u where x.letter = u.letter and state = 'sending' and u.at < 0 and u.whole returning 1),
 n as (select (select count(*) from f where state = 'sent') as found, (select count(*) from d) as not_sent, (select count(*) from f where state = 'unknown') as unknown),
 a as (insert into perdure.audit (who, what, replay, why, details)
-  select $8, 'import.settle', $9, $10, jsonb_build_object('cluster', $1::text, 'topic', $2::text) || to_jsonb(n) from n)
+  select $6, 'import.settle', $7, $8, jsonb_build_object('cluster', $1::text, 'topic', $2::text) || to_jsonb(n) from n)
 select found, not_sent, unknown from n`
 
 // settled writes down what was found out of letters in doubt.
 func (s session) settled(ctx context.Context, r *run, list []*inDoubt) (n Settled, err error) {
-	partitions, offsets, at, whole := make([]int32, len(list)), make([]int64, len(list)), make([]int64, len(list)), make([]bool, len(list))
+	ids, at, whole := make([]string, len(list)), make([]int64, len(list)), make([]bool, len(list))
 	for i, x := range list {
-		partitions[i], offsets[i], at[i], whole[i] = x.partition, x.offset, x.at, x.whole
+		ids[i], at[i], whole[i] = r.id(x.place), x.at, x.whole
 	}
-	err = s.c.QueryRow(ctx, settleLetters, append(r.here(), partitions, offsets, at, whole, r.o.Who, r.report.Import, r.o.Why)...).Scan(&n.Found, &n.NotSent, &n.Unknown)
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err = s.c.QueryRow(ctx, settleLetters, r.deps.ID, r.o.Topic, ids, at, whole, r.o.Who, r.report.Import, r.o.Why).Scan(&n.Found, &n.NotSent, &n.Unknown); err != nil {
 		err = fmt.Errorf("postgres: settle letters in doubt: %w", err)
 	}
 	return n, err

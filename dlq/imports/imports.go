@@ -60,7 +60,8 @@ type Deps struct {
 type Importer struct {
 	cfg  Config
 	deps Deps
-	step func(string) // tests: called between the steps of a parcel; nil = none
+	busy time.Duration // how long the topic's lock is waited for
+	step func(string)  // tests: called between the steps of a parcel; nil = none
 }
 
 // New returns an Importer.
@@ -74,7 +75,7 @@ func New(cfg Config, deps Deps) *Importer {
 	if cfg.Parcel <= 0 {
 		cfg.Parcel = 500
 	}
-	return &Importer{cfg: cfg, deps: deps}
+	return &Importer{cfg: cfg, deps: deps, busy: lockWait}
 }
 
 // Errors of Run.
@@ -152,7 +153,7 @@ func (i *Importer) Run(ctx context.Context, o Order) (*Report, error) {
 	r.db = session{conn.Conn()}
 	if !o.DryRun {
 		r.report.Import = "i-" + strings.ToLower(rand.Text()[:12])
-		if err := r.db.lock(ctx, i.deps.ID, o.Topic); err != nil {
+		if err := r.db.lock(ctx, i.deps.ID, o.Topic, i.busy); err != nil {
 			return r.report, err
 		}
 		// The lock is the session's, so the session ends with it.
@@ -287,13 +288,14 @@ func (r *run) send(ctx context.Context) error {
 		return err
 	}
 	r.at("claim")
+	began := time.Now() // before the claim's own time
 	mine, err := r.db.claim(ctx, r, list)
 	if err != nil {
 		return err
 	}
 	r.report.Before += int64(len(list) - len(mine)) // by whoever came first
 	r.at("claimed")
-	r.out.send(ctx, mine)
+	r.out.send(ctx, mine, began)
 	r.at("sent")
 	var sent, not []*letter
 	var doubt error

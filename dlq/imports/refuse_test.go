@@ -42,6 +42,7 @@ func TestWhatCannotBeSentIsRefusedWithItsReason(t *testing.T) {
 	add(Perdures, &kgo.Record{Value: []byte("x"), Headers: spring(r.prefix+"perdure.control", 0, 0)})
 	add(Perdures, &kgo.Record{Value: []byte("x"), Headers: spring(r.prefix+"dlq.not-there", 0, 0)})
 	add(Internal, &kgo.Record{Value: []byte("x"), Headers: spring("__consumer_offsets", 0, 0)})
+	add(Internal, &kgo.Record{Value: []byte("x"), Headers: spring("__"+r.prefix+"none", 0, 0)})
 	add(SameTopic, &kgo.Record{Value: []byte("x"), Headers: spring(r.dlt, 0, 0)})
 	add(NoTopic, &kgo.Record{Value: []byte("x"), Headers: spring(r.prefix+"none", 0, 0)})
 	add(NoTopic, &kgo.Record{Value: []byte("x"), Headers: spring("no/topic \x1b[31m", 0, 0)})
@@ -178,6 +179,26 @@ func TestWhatKafkaDidNotAnswerIsLookedFor(t *testing.T) {
 			r.wantOnce(5)
 		})
 	}
+}
+
+// A claim that took too long to make is not sent on: others may look for it already.
+func TestALateClaimIsNotSentOn(t *testing.T) {
+	r := newRig(t)
+	r.letters(0, 0, 3)
+	r.imp.cfg.Deliver = 50 * time.Millisecond
+	r.imp.step = func(s string) {
+		if s == "claimed" {
+			time.Sleep(60 * time.Millisecond) // is what is tested: a slow commit
+		}
+	}
+	if rep, err := r.imp.Run(t.Context(), r.order()); !errors.Is(err, ErrInDoubt) || rep.InDoubt != 3 || len(r.read(r.orders)) != 0 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	r.imp.step, r.imp.cfg.Deliver = nil, 15*time.Second
+	if rep := r.run(r.order()); rep.Settled.NotSent != 3 || rep.Sent != 3 {
+		t.Errorf("%+v", rep)
+	}
+	r.wantOnce(3)
 }
 
 // A record that Kafka refuses for what it is holds up no other, and is not in doubt.

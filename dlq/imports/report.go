@@ -10,7 +10,7 @@ import (
 
 // Report is what became of the letters that were chosen.
 type Report struct {
-	Import    string        `json:"import,omitempty"` // names the run in the audit and in the header; "" = nothing was sent
+	Import    string        `json:"import,omitempty"` // names the run in the audit and in the header; "" = a dry run
 	Topic     string        `json:"topic"`
 	Cluster   string        `json:"cluster,omitempty"`
 	DryRun    bool          `json:"dry_run,omitempty"`

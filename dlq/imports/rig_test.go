@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // rig is a topic of dead letters, and the topic that they came from.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	cl      *kgo.Client
 	adm     *kadm.Client
 	db      *pgxpool.Pool
@@ -45,14 +45,14 @@ type rig struct {
 	imp     *Importer
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	k := testkit.Kafka(t)
 	return newRigAt(t, k.Prefix, k.Brokers)
 }
 
 // newRigAt is a rig on other brokers; opts are those of its own clients.
-func newRigAt(t *testing.T, prefix string, brokers []string, opts ...kgo.Opt) *rig {
+func newRigAt(t testing.TB, prefix string, brokers []string, opts ...kgo.Opt) *rig {
 	t.Helper()
 	opts = append(opts, kgo.SeedBrokers(brokers...))
 	r := &rig{t: t, brokers: brokers, opts: opts, prefix: prefix, dlt: prefix + "orders-dlt", orders: prefix + "orders", url: testkit.MigratedPostgres(t).URL}

@@ -57,11 +57,12 @@ func (s *sender) limit(topic string, n int) { s.limits.Store(topic, int32(min(ma
 // errLate is the result of a letter that Kafka did not acknowledge in time.
 var errLate = errors.New("Kafka did not answer in time")
 
-// send sends letters in their order and notes each one's result. When it returns,
-// none of them leaves this process any more: who looks for them later than that
-// finds them, or they were not sent. So a client that was late is closed.
-func (s *sender) send(ctx context.Context, list []*letter) {
-	ctx, cancel := context.WithTimeout(ctx, s.within)
+// send sends letters in their order and notes each one's result, within a time
+// that begins before they were claimed: later none of them leaves this process, and
+// who looks for them then finds them, or they were not sent. So a client that was
+// late is closed.
+func (s *sender) send(ctx context.Context, list []*letter, began time.Time) {
+	ctx, cancel := context.WithDeadline(ctx, began.Add(s.within))
 	defer cancel()
 	var mu sync.Mutex
 	left, over := len(list), make(chan struct{})

@@ -260,6 +260,39 @@ func TestTwoImportsAtTheSameMoment(t *testing.T) {
 	r.wantOnce(60)
 }
 
+// What one has under way another does not take for lost, however old it is.
+func TestALivingImportIsLeftAlone(t *testing.T) {
+	r := newRig(t)
+	r.letters(0, 0, 10)
+	claimed, goOn, over := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	slow, _ := newImporter(t, r.url, r.opts, r.imp.cfg)
+	slow.step = func(s string) {
+		if s == "claimed" {
+			close(claimed)
+			<-goOn
+		}
+	}
+	go func() { _, err := slow.Run(context.Background(), r.order()); over <- err }()
+	<-claimed
+	r.imp.busy = 150 * time.Millisecond // longer than claims wait here
+	if rep, err := r.imp.Run(t.Context(), r.order()); !errors.Is(err, ErrBusy) || rep.Sent != 0 {
+		t.Errorf("%+v, %v; want ErrBusy", rep, err)
+	}
+	if n := r.inState("sending"); n != 10 {
+		t.Errorf("%d of 10 are claimed still", n)
+	}
+	other := r.order()
+	other.Topic = r.orders // another topic is another lock
+	if rep := r.run(other); rep.Sent != 0 {
+		t.Errorf("%+v", rep)
+	}
+	close(goOn)
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	r.wantOnce(10)
+}
+
 // The lock keeps the order; that each is sent once is the table's own.
 func TestALetterIsClaimedOnce(t *testing.T) {
 	r := newRig(t)

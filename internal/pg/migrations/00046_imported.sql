@@ -3,6 +3,7 @@
 
 -- +goose Up
 create table perdure.imported (
+  letter       text primary key,       -- <cluster>/<topic>/<topic_id>/<partition>/<offset>
   cluster      text not null,          -- Kafka's id of itself; '' = it does not tell
   topic        text not null,          -- the dead-letter topic
   topic_id     text not null,          -- one that is made anew has other letters at the same offsets; '' = an old broker
@@ -15,8 +16,7 @@ create table perdure.imported (
   to_partition int not null,
   to_after     bigint not null,        -- where that partition ended before: what was sent lies there or behind
   to_offset    bigint,                 -- where it lies; null = not known
-  at           timestamptz not null default clock_timestamp(), -- of the state
-  primary key (cluster, topic, topic_id, partition, "offset")
+  at           timestamptz not null default clock_timestamp() -- of the state
 );
 create index imported_in_doubt on perdure.imported (cluster, topic, topic_id) where state <> 'sent';
 
