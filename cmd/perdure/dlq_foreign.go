@@ -90,7 +90,7 @@ func (c *cli) foreignGroups(ctx context.Context, f *foreignTopic, limit int, fin
 		if !ok {
 			return fmt.Errorf("%s has no letters of group %s\n  next: perdure dlq groups --topic %s", f.topic, fingerprint, f.topic)
 		}
-		return c.showForeignGroup(ctx, cl, &g)
+		return c.showForeignGroup(ctx, cl, f.topic, &g)
 	}
 	r := foreignReport{Topic: f.topic, Cluster: id, Partitions: extent.Partitions, Undecided: extent.Undecided,
 		TookMS: time.Since(began).Milliseconds(), Summary: groups.Summary(limit)}
@@ -190,7 +190,7 @@ type foreignGroup struct {
 	Samples []foreignLetter `json:"samples"`
 }
 
-func (c *cli) showForeignGroup(ctx context.Context, cl *foreign.Cluster, g *foreign.Group) error {
+func (c *cli) showForeignGroup(ctx context.Context, cl *foreign.Cluster, topic string, g *foreign.Group) error {
 	shown := foreignGroup{Group: *g}
 	for _, s := range g.Samples {
 		l := foreignLetter{Sample: s}
@@ -212,7 +212,7 @@ func (c *cli) showForeignGroup(ctx context.Context, cl *foreign.Cluster, g *fore
 		}
 		shown.Samples = append(shown.Samples, l)
 	}
-	return c.printer().One(shown, func(w io.Writer) { showForeign(w, &shown) })
+	return c.printer().One(shown, func(w io.Writer) { showForeign(w, topic, &shown) })
 }
 
 func (l *foreignLetter) fill(r *kgo.Record, headers []kgo.RecordHeader) {
@@ -234,7 +234,7 @@ func (l *foreignLetter) fill(r *kgo.Record, headers []kgo.RecordHeader) {
 	}
 }
 
-func showForeign(w io.Writer, g *foreignGroup) {
+func showForeign(w io.Writer, topic string, g *foreignGroup) {
 	formats := make([]string, len(g.Formats))
 	for i, f := range g.Formats {
 		formats[i] = string(f)
@@ -242,7 +242,8 @@ func showForeign(w io.Writer, g *foreignGroup) {
 	output.Fields(w, [2]string{"group", g.Group.Group}, [2]string{"letters", strconv.FormatInt(g.Letters, 10)},
 		[2]string{"error", g.Class}, [2]string{"message", g.Message}, [2]string{"at", g.Frame},
 		[2]string{"first seen", g.FirstSeen.Local().Format(time.DateTime)}, [2]string{"last seen", g.LastSeen.Local().Format(time.DateTime)},
-		[2]string{"from", strings.Join(g.Origins, ", ")}, [2]string{"consumers", strings.Join(g.Consumers, ", ")}, [2]string{"written by", strings.Join(formats, ", ")})
+		[2]string{"from", strings.Join(g.Origins, ", ")}, [2]string{"consumers", strings.Join(g.Consumers, ", ")}, [2]string{"written by", strings.Join(formats, ", ")},
+		[2]string{"send back", "perdure dlq import --topic " + topic + " --group " + g.Group.Group + " --dry-run"})
 	for i := range g.Samples {
 		l := &g.Samples[i]
 		fmt.Fprintln(w)

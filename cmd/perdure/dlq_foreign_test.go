@@ -76,7 +76,7 @@ func TestAnyDeadLetterTopicIsGrouped(t *testing.T) {
 	says(t, "dlq groups --since 1h"+at, "5 letters of")
 
 	group := report.Groups[0].Group
-	out = says(t, "dlq groups "+group+at, "workers", "read from its origin", "gone", "the record is not there any more", `\x1b[31m\xff`)
+	out = says(t, "dlq groups "+group+at, "workers", "read from its origin", "gone", "the record is not there any more", `\x1b[31m\xff`, "perdure dlq import --topic "+dlt+" --group "+group+" --dry-run")
 	if strings.Contains(out, "\x1b") {
 		t.Errorf("an escape code reaches the terminal: %q", out)
 	}

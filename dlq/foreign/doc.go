@@ -4,7 +4,8 @@
 //
 // Read understands one record, Topic reads a whole topic to where it ended when
 // the reading began, and Groups counts what was read by cause, with the
-// fingerprint that Perdure's own letters have.
+// fingerprint that Perdure's own letters have. InOrder and Tail read for whoever
+// acts on what is read: package dlq/imports.
 //
 // It only reads: it joins no group, commits no offset, produces nothing, and
 // needs neither Postgres nor Redis. What it holds is bounded, however many

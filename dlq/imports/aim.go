@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perdure/perdure/dlq/foreign"
 	"github.com/perdure/perdure/internal/kafka"
@@ -149,7 +150,7 @@ func (r *run) ask(ctx context.Context, d *dest) error {
 		d.why, d.detail = NoTopic, "there is no topic "+strconv.Quote(d.name)
 	case info.IsInternal:
 		d.why, d.detail = Internal, "topic "+d.name+" is Kafka's own"
-	case len(may) > 0 && !slices.Contains(may, kmsgWrite) && !slices.Contains(may, kmsgAll): // none: an old broker does not tell
+	case len(may) > 0 && !slices.Contains(may, kmsg.ACLOperationWrite) && !slices.Contains(may, kmsg.ACLOperationAll): // none: an old broker does not tell
 		d.why, d.detail = NoPermission, "this user may not write to topic "+d.name
 	}
 	if d.why != "" {

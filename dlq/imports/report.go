@@ -73,7 +73,7 @@ type Settled struct {
 func (r *Report) refuse(l *letter, why Why, detail string) {
 	x := r.refused[why]
 	if x == nil {
-		x = &Refused{Why: why, Detail: detail, First: l.place.in(r.Topic)}
+		x = &Refused{Why: why, Detail: detail, First: l.in(r.Topic)}
 		r.refused[why] = x
 	}
 	x.Letters++

@@ -12,12 +12,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
-)
-
-const (
-	kmsgAll   = kmsg.ACLOperationAll
-	kmsgWrite = kmsg.ACLOperationWrite
 )
 
 // sender is a client that sends.
@@ -55,7 +49,7 @@ func (s *sender) close() { s.cl.Close() }
 func (s *sender) limit(topic string, n int) { s.limits.Store(topic, int32(min(max(n, 512), 1<<30))) }
 
 // errLate is the result of a letter that Kafka did not acknowledge in time.
-var errLate = errors.New("Kafka did not answer in time")
+var errLate = errors.New("no answer from Kafka in time")
 
 // send sends letters in their order and notes each one's result, within a time
 // that begins before they were claimed: later none of them leaves this process, and
