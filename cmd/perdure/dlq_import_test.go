@@ -58,6 +58,7 @@ func TestTheDocumentedImportRuns(t *testing.T) {
 	if made, err := kadm.NewClient(cl).CreateTopics(t.Context(), 1, 1, nil, orders, dlt); err != nil || made.Error() != nil {
 		t.Fatal(err, made.Error())
 	}
+	testkit.AwaitTopics(t, cl, orders, dlt)
 	letter := func(n int, topic string) *kgo.Record {
 		r := &kgo.Record{Topic: dlt, Key: fmt.Append(nil, n), Value: fmt.Appendf(nil, `{"n":%d}`, n)}
 		for name, value := range map[string][]byte{"kafka_dlt-original-topic": []byte(topic), "kafka_dlt-original-partition": binary.BigEndian.AppendUint32(nil, 0),

@@ -92,6 +92,7 @@ func (r *rig) topic(name string, partitions int32, config ...string) {
 	if made, err := r.adm.CreateTopic(r.t.Context(), partitions, 1, settings, name); err != nil || made.Err != nil {
 		r.t.Fatal(err, made.Err)
 	}
+	testkit.AwaitTopics(r.t, r.cl, name)
 }
 
 func (r *rig) produce(recs ...*kgo.Record) {

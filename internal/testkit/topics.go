@@ -32,3 +32,26 @@ func DeleteTopic(t testing.TB, cl *kgo.Client, topic string) {
 		return res.Topics[0].ErrorCode == kerr.UnknownTopicOrPartition.Code, topic + " is still there"
 	})
 }
+
+// AwaitTopics returns when a broker that is asked shows topics that were just made:
+// it answers the making before it knows them.
+func AwaitTopics(t testing.TB, cl *kgo.Client, topics ...string) {
+	t.Helper()
+	for _, topic := range topics {
+		Eventually(t, 30*time.Second, func() (bool, string) {
+			req := kmsg.NewPtrMetadataRequest()
+			req.Topics = []kmsg.MetadataRequestTopic{{Topic: &topic}}
+			res, err := req.RequestWith(t.Context(), cl)
+			if err != nil || len(res.Topics) != 1 {
+				return false, fmt.Sprint(topic, " cannot be asked for: ", err)
+			}
+			one := res.Topics[0]
+			for _, p := range one.Partitions {
+				if p.ErrorCode != 0 || p.Leader < 0 {
+					return false, fmt.Sprint(topic, " has no leader")
+				}
+			}
+			return one.ErrorCode == 0 && len(one.Partitions) > 0, topic + " is not there yet"
+		})
+	}
+}
