@@ -22,9 +22,11 @@ import (
 // processes that both believe to hold the job send no more than its canary.
 //
 // No step may be planned by a guess of how many rows there are: of a plan that was
-// just frozen Postgres has no figures. So the job's letter is a scalar subquery, one
-// probe of the key (a join reads all letters that are left), and outbox ids are taken
-// in s, in this transaction (PROTOCOL section 1), so that no letter is joined with its row.
+// just frozen Postgres has no figures, and takes it for one row. So the job's letter is
+// a scalar subquery, one probe of the key; outbox ids are taken in s, in this
+// transaction (PROTOCOL section 1), so that no letter is joined with its row; and a
+// letter of the job is joined by both columns of its key, never by a constant one,
+// for which all letters of the job would be read.
 const moveLetters = `
 with j as materialized (
   select replay, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
@@ -49,7 +51,7 @@ o as (
 f as (
   insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from l where repair is not null
   on conflict (replay, n) do update set payload = excluded.payload, repair = excluded.repair, moved = true, at = clock_timestamp()),
-m as materialized (select n, letter, id from s),
+m as materialized (select j.replay, s.n, letter, id from j, s),
 a as (
   insert into perdure.audit (who, what, replay, why, details)
   select $8, 'letters.replay', $1, $9, jsonb_build_object('letters', jsonb_object_agg(letter, id)) from m having count(*) > 0),
@@ -58,16 +60,16 @@ c as (
     canary_at = case when state = 'canary' and replayed + s.n >= $10 then clock_timestamp() else canary_at end
   from j, (select count(*) as n from m) s where r.replay = j.replay and s.n > 0)
 update perdure.replay_letters r set result = 'replayed', seq = m.id, done_at = clock_timestamp()
-from m where r.replay = $1 and r.n = m.n
+from m where r.replay = m.replay and r.n = m.n
 returning r.n`
 
-// noteLetters takes the job's row first too.
+// noteLetters takes the job's row first too, and joins as moveLetters does.
 const noteLetters = `
 with j as materialized (select replay from perdure.replays where replay = $1 and state in ('planning', 'canary', 'ramping', 'running') for update),
+w as materialized (select j.replay, x.* from j, unnest($2::bigint[], $3::text[], $4::text[]) x(n, result, detail)),
 u as (
-  update perdure.replay_letters r set result = u.result, detail = u.detail, done_at = clock_timestamp()
-  from j, unnest($2::bigint[], $3::text[], $4::text[]) u(n, result, detail)
-  where r.replay = j.replay and r.n = u.n and r.result = ''
+  update perdure.replay_letters r set result = w.result, detail = w.detail, done_at = clock_timestamp()
+  from w where r.replay = w.replay and r.n = w.n and r.result = ''
   returning r.result),
 c as (
   update perdure.replays r set refused = r.refused + s.refused, replayed = r.replayed + s.would, looked = greatest(looked, $5), changed_at = clock_timestamp()

@@ -13,9 +13,10 @@ import (
 const countOutcomes = `
 with j as materialized (
   select replay from perdure.replays where replay = (select replay from perdure.replay_outcomes order by replay, n limit 1) for update),
+i as materialized (
+  select replay, n from perdure.replay_outcomes where replay = (select replay from j) order by n limit $1),
 q as (
-  delete from perdure.replay_outcomes o using j where o.replay = j.replay and o.n in (
-    select n from perdure.replay_outcomes i where i.replay = (select replay from j) order by n limit $1)
+  delete from perdure.replay_outcomes o using i where o.replay = i.replay and o.n = i.n
   returning o.replay, o.n, o.outcome, o.fingerprint, o.same, o.at),
 u as (
   update perdure.replay_letters l set outcome = q.outcome, fingerprint = q.fingerprint, outcome_at = q.at
