@@ -22,7 +22,7 @@ type Group struct {
 	Reasons   []string       `json:"reasons"`
 	Releases  []string       `json:"releases"`
 	Sample    Sample         `json:"sample" doc:"the latest letter"`
-	LastHour  int64          `json:"last_hour" doc:"letters that died within the last hour"`
+	LastHour  int64          `json:"last_hour" doc:"letters that died within the last hour; at most 10,000 are counted"`
 	Hours     []int64        `json:"hours,omitempty" doc:"letters that died in each of the last 24 hours, the oldest first; of one group alone"`
 	Care      Care           `json:"care"`
 }
@@ -34,44 +34,72 @@ type Sample struct {
 	Message    string `json:"message,omitempty"`
 }
 
-// Most unfinished letters first: that is where mending pays. Every letter is
-// counted, but from the index dead_letters_groups alone, which holds all columns
-// that are asked for; the rest is read only of the groups that are shown.
+// Most unfinished letters first: that is where mending pays. Letters are counted as
+// they come (group_counts); of the groups that are shown the rest is read, by each
+// state's end of the index dead_letters_fp.
 const listGroups = `
 with s as materialized (
-  select fingerprint, state, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen,
+  select fingerprint, state, kind, queue, reason, release, n, last_seen from perdure.groups_now
+  where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3::text[] is null or fingerprint = any($3))
+    and ($4 = '' or state = $4) and ($5 = '' or reason = $5)),
+` + chosenGroups + `
+select g.fingerprint, g.letters, x.states, first.died_at, last.died_at, g.kinds, g.queues, g.reasons, g.releases,
+  last.letter, last.error_class, last.message,
+  (select count(*) from (
+    select from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at > now() - interval '1 hour' ` + ofFilter + ` limit $9) h),
+  ` + careOfGroup + `
+from p g join x using (fingerprint) cross join lateral (
+  select d.died_at from unnest(g.has) u(state) cross join lateral (
+    select died_at from perdure.dead_letters where fingerprint = g.fingerprint and state = u.state ` + ofFilter + ` order by died_at limit 1) d
+  order by 1 limit 1) first
+cross join lateral (
+  select d.* from unnest(g.has) u(state) cross join lateral (
+    select died_at, letter, error_class, message from perdure.dead_letters where fingerprint = g.fingerprint and state = u.state ` + ofFilter + `
+    order by died_at desc, letter desc limit 1) d
+  order by died_at desc, letter desc limit 1) last
+order by g.unfinished desc, g.last_seen desc, g.fingerprint`
+
+// From a time on, letters are counted one by one.
+const listGroupsSince = `
+with s as materialized (
+  select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen,
     count(*) filter (where died_at > now() - interval '1 hour') as hour
   from perdure.dead_letters
   where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3::text[] is null or fingerprint = any($3))
-    and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6::timestamptz is null or died_at >= $6)
-  group by fingerprint, state),
-g as materialized (
-  select fingerprint, sum(n)::bigint as letters, jsonb_object_agg(state, n) as states,
-    min(first_seen) as first_seen, max(last_seen) as last_seen, sum(hour)::bigint as hour,
-    coalesce(sum(n) filter (where state in ('open', 'held')), 0) as unfinished
-  from s group by fingerprint),
-p as materialized (
-  select g.*, c, perdure.group_state(c) as care
-  from g left join perdure.failure_groups c using (fingerprint)
-  where ($8 = '' or perdure.group_state(c) = $8) and not ($9 and perdure.group_state(c) = 'muted')
-  order by unfinished desc, last_seen desc, fingerprint limit $7)
-select g.fingerprint, g.letters, g.states, g.first_seen, g.last_seen, v.kinds, v.queues, v.reasons, v.releases,
-  l.letter, l.error_class, l.message, g.hour,
-  g.care, (g.c).state_at, (g.c).until, coalesce((g.c).owner, ''), coalesce((g.c).note, ''), coalesce((g.c).runbook, ''), coalesce((g.c).who, ''), (g.c).changed_at
-from p g cross join lateral (
-  select coalesce(array_agg(distinct kind) filter (where kind is not null), '{}') as kinds, array_agg(distinct queue) as queues,
-    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
-  from (
-    select kind, queue, reason, release from perdure.dead_letters
-    where fingerprint = g.fingerprint and ($1 = '' or kind = $1) and ($2 = '' or queue = $2)
-      and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and ($6::timestamptz is null or died_at >= $6)
-    group by kind, queue, reason, release) d) v
+    and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and died_at >= $10::timestamptz
+  group by 1, 2, 3, 4, 5, 6),
+` + chosenGroups + `
+select g.fingerprint, g.letters, x.states, f.first_seen, f.last_seen, g.kinds, g.queues, g.reasons, g.releases,
+  last.letter, last.error_class, last.message, least(f.hour, $9),
+  ` + careOfGroup + `
+from p g join x using (fingerprint) join (
+  select fingerprint, min(s.first_seen) as first_seen, max(s.last_seen) as last_seen, sum(hour)::bigint as hour from s join p using (fingerprint) group by 1) f using (fingerprint)
 cross join lateral (
-  select letter, error_class, message from perdure.dead_letters
-  where fingerprint = g.fingerprint and died_at = g.last_seen and ($1 = '' or kind = $1) and ($2 = '' or queue = $2)
-    and ($4 = '' or state = $4) and ($5 = '' or reason = $5)
-  order by letter desc limit 1) l
+  select letter, error_class, message from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at = f.last_seen ` + ofFilter + `
+  order by letter desc limit 1) last
 order by g.unfinished desc, g.last_seen desc, g.fingerprint`
+
+const (
+	chosenGroups = `
+t as materialized (select fingerprint, state, sum(n) as n from s group by 1, 2),
+g as materialized (
+  select fingerprint, sum(n)::bigint as letters, sum(n) filter (where state in ('open', 'held')) as unfinished, max(last_seen) as last_seen,
+    array_agg(distinct state) as has,
+    coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues,
+    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
+  from s group by 1),
+p as materialized (
+  select g.fingerprint, g.letters, coalesce(g.unfinished, 0) as unfinished, g.last_seen, g.has, g.kinds, g.queues, g.reasons, g.releases, c, perdure.group_state(c) as care
+  from g left join perdure.failure_groups c using (fingerprint)
+  where ($7 = '' or perdure.group_state(c) = $7) and not ($8 and perdure.group_state(c) = 'muted')
+  order by g.unfinished desc nulls last, g.last_seen desc, g.fingerprint limit $6),
+x as materialized (select fingerprint, jsonb_object_agg(state, n) as states from t join p using (fingerprint) group by 1)`
+	ofFilter    = `and ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($5 = '' or reason = $5)`
+	careOfGroup = `g.care, (g.c).state_at, (g.c).until, coalesce((g.c).owner, ''), coalesce((g.c).note, ''), coalesce((g.c).runbook, ''), coalesce((g.c).who, ''), (g.c).changed_at`
+
+	// hourMost is how many letters of a group's last hour are counted.
+	hourMost = 10_000
+)
 
 // Groups returns at most limit groups of the letters that f chooses (IDs and
 // Key of f are not looked at), those with most open and held letters first.
@@ -80,7 +108,11 @@ func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, err
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.db.Query(ctx, listGroups, pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, groups, f.State, f.Reason, timeOrNil(f.Since), limit, f.Care, f.HideMuted)
+	sql, args := listGroups, []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, groups, f.State, f.Reason, limit, f.Care, f.HideMuted, hourMost}
+	if !f.Since.IsZero() {
+		sql, args = listGroupsSince, append(args, f.Since)
+	}
+	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list failure groups: %w", err)
 	}

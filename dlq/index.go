@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -108,15 +109,15 @@ func (x *Index) Run(ctx context.Context) error {
 	defer cl.CloseAllowingRebalance()
 
 	ctx, cancel := context.WithCancel(ctx)
-	pruned := make(chan struct{})
-	go func() {
-		defer close(pruned)
+	var beside sync.WaitGroup
+	beside.Go(func() { x.foldGroups(ctx) })
+	beside.Go(func() {
 		if err := x.tellTexts(ctx); err != nil && ctx.Err() == nil {
 			x.log.Warn("dlq index: cannot make old causes searchable by their text; the next start tries again", "err", err)
 		}
 		x.prune(ctx)
-	}()
-	defer func() { cancel(); <-pruned }()
+	})
+	defer func() { cancel(); beside.Wait() }()
 
 	x.checkGap(ctx, cl)
 	for ctx.Err() == nil {

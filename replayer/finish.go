@@ -26,7 +26,8 @@ import (
 // a scalar subquery, one probe of the key; outbox ids are taken in s, in this
 // transaction (PROTOCOL section 1), so that no letter is joined with its row; and a
 // letter of the job is joined by both columns of its key, never by a constant one,
-// for which all letters of the job would be read.
+// for which all letters of the job would be read. And it is planned each time, for the
+// tables as they are then.
 const moveLetters = `
 with j as materialized (
   select replay, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
@@ -69,7 +70,7 @@ with j as materialized (select replay from perdure.replays where replay = $1 and
 w as materialized (select j.replay, x.* from j, unnest($2::bigint[], $3::text[], $4::text[]) x(n, result, detail)),
 u as (
   update perdure.replay_letters r set result = w.result, detail = w.detail, done_at = clock_timestamp()
-  from w where r.replay = w.replay and r.n = w.n and r.result = ''
+  from w where r.replay = w.replay and r.n = w.n and r.result is not distinct from '' -- not = '': no index of those that are left shall be read whole
   returning r.result),
 c as (
   update perdure.replays r set refused = r.refused + s.refused, replayed = r.replayed + s.would, looked = greatest(looked, $5), changed_at = clock_timestamp()
@@ -189,7 +190,7 @@ func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []
 		ns[i], ids[i], epochs[i] = l.n, l.id, int32(l.epoch)
 		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
 	}
-	rows, err := r.deps.DB.Query(ctx, moveLetters, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0, j.named,
+	rows, err := r.deps.DB.Query(ctx, moveLetters, pgx.QueryExecModeCacheDescribe, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0, j.named,
 		fixed, repairs)
 	var moved []int64
 	if err == nil {
@@ -280,7 +281,7 @@ func (r *Replayer) note(ctx context.Context, j *job, list []*letter, looked int6
 			results[i] = "would_replay"
 		}
 	}
-	rows, err := r.deps.DB.Query(ctx, noteLetters, j.id, ns, results, details, looked)
+	rows, err := r.deps.DB.Query(ctx, noteLetters, pgx.QueryExecModeCacheDescribe, j.id, ns, results, details, looked)
 	if err != nil {
 		return err
 	}

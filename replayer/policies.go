@@ -165,7 +165,7 @@ func (p *Policies) release(ctx context.Context, pol *schemas.Policy, s *standing
 // PolicyGroup is a failure group that a policy matches.
 type PolicyGroup struct {
 	Group   string    `json:"group"`
-	Letters int64     `json:"letters" doc:"open letters that it would act on"`
+	Letters int64     `json:"letters" doc:"open letters that it would act on; at most 100,000 are counted"`
 	First   time.Time `json:"first_seen"`
 	Last    time.Time `json:"last_seen"`
 	Sample  string    `json:"sample"`
@@ -173,18 +173,37 @@ type PolicyGroup struct {
 }
 
 // Letters of unknown effect are never a policy's: they need the reconcile hook
-// or a person. The patterns are LIKE's.
+// or a person. The patterns are LIKE's. Groups come from their counts; what a group's
+// letters say is looked for in the latest of them, for they are of one cause.
 const matchGroups = `
-select fingerprint, count(*), min(died_at), max(died_at), min(letter),
-  extract(epoch from clock_timestamp() - max(died_at))::float8, extract(epoch from clock_timestamp() - min(died_at))::float8
-from perdure.dead_letters
-where state = 'open' and reason <> 'unknown' and kind like $1 and error_class like $2 and message like $3 and ($4 = '' or reason = $4) and epoch < $5
-group by fingerprint order by min(died_at), fingerprint limit 1000`
+with g as materialized (
+  select distinct fingerprint from perdure.groups_now
+  where state = 'open' and reason <> 'unknown' and kind like $1 and ($4 = '' or reason = $4)),
+m as materialized (
+  select fingerprint from g where exists (
+    select from (
+      select error_class, message from perdure.dead_letters d where d.fingerprint = g.fingerprint ` + ofPolicy + ` order by died_at desc limit 100) l
+    where error_class like $2 and message like $3))
+select m.fingerprint, (select count(*) from (select from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` limit $6) n),
+  first.died_at, last.died_at, first.letter,
+  extract(epoch from clock_timestamp() - last.died_at)::float8, extract(epoch from clock_timestamp() - first.died_at)::float8
+from m
+cross join lateral (select died_at, letter from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at, letter limit 1) first
+cross join lateral (select died_at from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at desc limit 1) last
+order by first.died_at, m.fingerprint limit 1000`
+
+const (
+	ofPolicy = `and state = 'open' and reason <> 'unknown' and kind like $1 and ($4 = '' or reason = $4) and epoch < $5`
+	matched  = ofPolicy + ` and error_class like $2 and message like $3`
+
+	// policyMost is how many letters of a group a policy counts, and acts on at once.
+	policyMost = 100_000
+)
 
 // matching are the groups of a policy, the oldest cause first. Each strike
 // doubles how long a group must be quiet.
 func matching(ctx context.Context, db *pgxpool.Pool, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
-	rows, err := db.Query(ctx, matchGroups, like(pol.When.Kind), like(pol.When.Class), like(pol.When.Message), pol.When.Reason, pol.MaxReplays)
+	rows, err := db.Query(ctx, matchGroups, like(pol.When.Kind), like(pol.When.Class), like(pol.When.Message), pol.When.Reason, pol.MaxReplays, policyMost)
 	if err != nil {
 		return nil, fmt.Errorf("find groups: %w", err)
 	}

@@ -1,0 +1,118 @@
+package dlq
+
+// What is counted of groups against the letters themselves.
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+)
+
+// counted is what the counts say that the letters do not, "" if they agree.
+func (r *rig) counted() string {
+	r.t.Helper()
+	var wrong *string
+	if err := r.db.QueryRow(r.t.Context(), `
+with d as (
+  select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen
+  from perdure.dead_letters group by 1, 2, 3, 4, 5, 6),
+both_ways as (
+  select coalesce(d.fingerprint, c.fingerprint) || ' ' || coalesce(d.state, c.state) || format(': %s letters, %s counted', d.n, c.n) as what,
+    d.n is distinct from c.n or d.first_seen < c.first_seen or d.last_seen > c.last_seen as wrong
+  from d full join perdure.groups_now c using (fingerprint, state, kind, queue, reason, release))
+select string_agg(what, '; ') from both_ways where wrong`).Scan(&wrong); err != nil {
+		r.t.Fatal(err)
+	}
+	if wrong == nil {
+		return ""
+	}
+	return *wrong
+}
+
+// Whatever statement changes letters, and whoever adds up meanwhile.
+func TestGroupsAreCountedAsTheirLettersChange(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	folding, stop := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	for range 2 {
+		beside.Go(func() {
+			for folding.Err() == nil {
+				if err := foldGroups(folding, r.db); err != nil && folding.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	// Several at once, each of letters of its own.
+	var writers sync.WaitGroup
+	for w := range 3 {
+		writers.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 5))
+			pick := func(of ...string) string { return of[rng.IntN(len(of))] }
+			for i := range 30 {
+				var rows []deadRow
+				for n := range 1 + rng.IntN(5) {
+					rows = append(rows, deadRow{letter: fmt.Sprintf("main-1-%d%04d%d@0", w, i, n), kind: pick("a", "b"), queue: pick("q", "p"), reason: pick("x", "y"),
+						release: pick("", "v1"), state: "open", group: pick("fp1:1", "fp1:2"), died: time.Unix(1e9+rng.Int64N(1000), 0)})
+				}
+				r.deadRows(rows)
+				mine := fmt.Sprintf("main-1-%d%%", w)
+				var err error
+				switch rng.IntN(4) {
+				case 0:
+					_, err = r.db.Exec(ctx, `update perdure.dead_letters set state = $2, fingerprint = $3 where letter like $1 and hashtext(letter) % 3 = 0`,
+						mine, pick("open", "held", "resolved"), pick("fp1:1", "fp1:2", "fp1:3"))
+				case 1:
+					_, err = r.db.Exec(ctx, `update perdure.dead_letters set replays = replays + 1 where letter like $1`, mine)
+				case 2:
+					_, err = r.db.Exec(ctx, `delete from perdure.dead_letters where letter like $1 and hashtext(letter) % 7 = 0`, mine)
+				case 3:
+					_, err = r.db.Exec(ctx, `begin; update perdure.dead_letters set state = 'discarded' where letter like 'main-1-`+fmt.Sprint(w)+`%'; rollback`)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				if wrong := r.counted(); wrong != "" {
+					t.Errorf("while letters change: %s", wrong)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	stop()
+	beside.Wait()
+	if err := foldGroups(ctx, r.db); err != nil {
+		t.Fatal(err)
+	}
+	if left := r.count(`select count(*) from perdure.group_changes`); left != 0 {
+		t.Errorf("%d changes are not added up", left)
+	}
+	if wrong := r.counted(); wrong != "" {
+		t.Error(wrong)
+	}
+	for sql, want := range map[string]int{`delete from perdure.dead_letters where fingerprint = 'fp1:2'`: 0, `truncate perdure.dead_letters cascade`: 0} {
+		if _, err := r.db.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+		if n := r.count(`select count(*) from perdure.groups_now where fingerprint = 'fp1:2'`); n != want {
+			t.Errorf("after %s: %d counts of its letters", sql, n)
+		}
+	}
+	x, err := NewIndex(Config{}, r.deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := foldGroups(ctx, r.db); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.pruneOnce(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.count(`select count(*) from perdure.group_counts where n = 0`); n != 0 {
+		t.Errorf("%d counts of nothing are kept", n)
+	}
+}

@@ -1,0 +1,118 @@
+-- Failure groups are counted as letters come and change, not when somebody looks: of
+-- ten million letters that took longer than anybody waits (docs/decisions/0240).
+-- And a letter costs less to write: fewer and smaller indexes, and no attempt to
+-- compress what fits half a page.
+
+-- +goose Up
+create table perdure.group_counts (
+  fingerprint text not null,
+  state       text not null,
+  kind        text not null,  -- '' = none
+  queue       text not null,
+  reason      text not null,
+  release     text not null,
+  n           bigint not null,
+  first_seen  timestamptz,    -- the earliest death that was ever counted here, and the latest
+  last_seen   timestamptz,
+  primary key (fingerprint, state, kind, queue, reason, release)
+);
+-- What changed since it was last added to the counts. Rows are only inserted, so
+-- that nobody who writes letters waits for another.
+create table perdure.group_changes (like perdure.group_counts);
+
+create view perdure.groups_now as
+select fingerprint, state, kind, queue, reason, release, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen
+from (select * from perdure.group_counts union all select * from perdure.group_changes) c
+group by 1, 2, 3, 4, 5, 6 having sum(n) > 0;
+
+-- +goose StatementBegin
+create function perdure.count_letters() returns trigger language plpgsql as $$
+begin
+  case tg_op
+  when 'INSERT' then
+    insert into perdure.group_changes
+    select fingerprint, state, coalesce(kind, ''), queue, reason, release, count(*), min(died_at), max(died_at)
+    from new_letters group by 1, 2, 3, 4, 5, 6;
+  when 'UPDATE' then
+    insert into perdure.group_changes
+    select fingerprint, state, kind, queue, reason, release, sum(n), min(died_at) filter (where n > 0), max(died_at) filter (where n > 0)
+    from (select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, died_at, 1 as n from new_letters
+      union all
+      select fingerprint, state, coalesce(kind, ''), queue, reason, release, died_at, -1 from old_letters) c
+    group by 1, 2, 3, 4, 5, 6 having sum(n) <> 0;
+  when 'DELETE' then
+    insert into perdure.group_changes
+    select fingerprint, state, coalesce(kind, ''), queue, reason, release, -count(*)
+    from old_letters group by 1, 2, 3, 4, 5, 6;
+  else -- TRUNCATE
+    truncate perdure.group_counts, perdure.group_changes;
+  end case;
+  return null;
+end $$;
+-- +goose StatementEnd
+create trigger dead_letters_inserted after insert on perdure.dead_letters
+  referencing new table as new_letters for each statement execute function perdure.count_letters();
+create trigger dead_letters_updated after update on perdure.dead_letters
+  referencing new table as new_letters old table as old_letters for each statement execute function perdure.count_letters();
+create trigger dead_letters_deleted after delete on perdure.dead_letters
+  referencing old table as old_letters for each statement execute function perdure.count_letters();
+create trigger dead_letters_truncated after truncate on perdure.dead_letters
+  for each statement execute function perdure.count_letters();
+-- Nobody writes letters between the triggers and this: they hold the table until it is committed.
+insert into perdure.group_counts
+select fingerprint, state, coalesce(kind, ''), queue, reason, release, count(*), min(died_at), max(died_at)
+from perdure.dead_letters group by 1, 2, 3, 4, 5, 6;
+
+-- Adds what changed to the counts, at most so many rows, and returns how many those
+-- were; 0 also where somebody else is at it.
+-- +goose StatementBegin
+create function perdure.fold_groups(most int) returns bigint language plpgsql as $$
+declare folded bigint;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('perdure.fold_groups', 0)) then
+    return 0;
+  end if;
+  with d as (
+    delete from perdure.group_changes where ctid = any (array(select ctid from perdure.group_changes limit most)) returning *),
+  s as (
+    select fingerprint, state, kind, queue, reason, release, sum(n) as n, min(first_seen) as first_seen, max(last_seen) as last_seen
+    from d group by 1, 2, 3, 4, 5, 6),
+  u as (
+    insert into perdure.group_counts as c select * from s
+    on conflict (fingerprint, state, kind, queue, reason, release) do update set
+      n = c.n + excluded.n, first_seen = least(c.first_seen, excluded.first_seen), last_seen = greatest(c.last_seen, excluded.last_seen))
+  select count(*) into folded from d;
+  return folded;
+end $$;
+-- +goose StatementEnd
+
+create index dead_letters_fp on perdure.dead_letters (fingerprint, state, died_at);
+drop index perdure.dead_letters_groups;
+drop index perdure.dead_letters_open_groups;
+alter table perdure.dead_letters set (toast_tuple_target = 4080);
+
+-- +goose StatementBegin
+create or replace function perdure.group_state(g perdure.failure_groups) returns text language sql stable as $$
+  select case
+    when g.state is null or g.state = 'muted' and g.until <= clock_timestamp() then 'open'
+    when g.state = 'resolved' and exists (
+      select from perdure.dead_letters d
+      where d.fingerprint = g.fingerprint and d.state in ('open', 'held', 'replaying', 'resolved', 'discarded')
+        and d.died_at > g.state_at and d.release <> all (g.releases)) then 'regressed'
+    else g.state end
+$$;
+-- +goose StatementEnd
+
+-- +goose Down
+alter table perdure.dead_letters reset (toast_tuple_target);
+create index dead_letters_open_groups on perdure.dead_letters (kind, fingerprint, died_at) where state = 'open';
+create index dead_letters_groups on perdure.dead_letters (fingerprint, state, died_at) include (kind, queue, reason, release);
+drop index perdure.dead_letters_fp;
+drop function perdure.fold_groups(int);
+drop trigger dead_letters_inserted on perdure.dead_letters;
+drop trigger dead_letters_updated on perdure.dead_letters;
+drop trigger dead_letters_deleted on perdure.dead_letters;
+drop trigger dead_letters_truncated on perdure.dead_letters;
+drop function perdure.count_letters();
+drop view perdure.groups_now;
+drop table perdure.group_changes, perdure.group_counts;
