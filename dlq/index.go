@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -49,8 +51,8 @@ type Index struct {
 	events  map[string]bool   // event topics
 	metrics *metrics
 	log     *slog.Logger
-	session *session             // of a Reindex; nil: deps.DB, and letters are open when they are new
-	texts   map[textSum]struct{} // that are written, as far as this process knows
+	session *session // of a Reindex; nil: deps.DB, and letters are open when they are new
+	texts   *texts
 }
 
 // NewIndex returns an Index over the queues of deps.Catalog.
@@ -67,7 +69,7 @@ func NewIndex(cfg Config, deps Deps) (*Index, error) {
 	if cfg.BatchSize <= 0 {
 		cfg.BatchSize = 1000
 	}
-	x := &Index{cfg: cfg, deps: deps, queues: map[string]string{}, events: map[string]bool{}, log: deps.Log}
+	x := &Index{cfg: cfg, deps: deps, queues: map[string]string{}, events: map[string]bool{}, log: deps.Log, texts: &texts{}}
 	if x.log == nil {
 		x.log = slog.New(slog.DiscardHandler)
 	}
@@ -121,7 +123,7 @@ func (x *Index) Run(ctx context.Context) error {
 
 	x.checkGap(ctx, cl)
 	for ctx.Err() == nil {
-		fetches := cl.PollRecords(ctx, x.cfg.BatchSize)
+		fetches := cl.PollRecords(ctx, writers*x.cfg.BatchSize)
 		if fetches.IsClientClosed() || ctx.Err() != nil {
 			return nil
 		}
@@ -129,7 +131,7 @@ func (x *Index) Run(ctx context.Context) error {
 			x.log.Warn("dlq index: cannot read; tries on", "topic", topic, "partition", p, "err", err)
 		})
 		records := fetches.Records()
-		if len(records) > 0 && x.storeAll(ctx, records) {
+		if len(records) > 0 && x.storeBeside(ctx, fetches) {
 			if err := cl.CommitRecords(ctx, records...); err != nil && ctx.Err() == nil {
 				// They will be read again, and change nothing then.
 				x.log.Warn("dlq index: cannot commit offsets; these records will be read again", "records", len(records), "err", err)
@@ -140,10 +142,44 @@ func (x *Index) Run(ctx context.Context) error {
 	return nil
 }
 
+// writers is how many transactions are under way at once.
+const writers = 2
+
+// storeBeside shares what was fetched among the writers, and reports false if one of
+// them did not write its part. What is of one task, or of one key, is in one partition,
+// so no two of them write of the same.
+func (x *Index) storeBeside(ctx context.Context, fetches kgo.Fetches) bool {
+	var parts [writers][]*kgo.Record
+	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		least := 0
+		for i := range parts {
+			if len(parts[i]) < len(parts[least]) {
+				least = i
+			}
+		}
+		parts[least] = append(parts[least], p.Records...)
+	})
+	var wg sync.WaitGroup
+	var failed atomic.Bool
+	for _, records := range parts {
+		wg.Go(func() {
+			for part := range slices.Chunk(records, x.cfg.BatchSize) {
+				if !x.storeAll(ctx, part) {
+					failed.Store(true)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return !failed.Load()
+}
+
 // storeAll writes a batch, however long Postgres is away. It reports false only
 // if ctx ended before the batch was committed.
 func (x *Index) storeAll(ctx context.Context, records []*kgo.Record) bool {
 	b := x.rows(records)
+	again := false
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := x.store(ctx, b)
 		if err == nil {
@@ -152,6 +188,10 @@ func (x *Index) storeAll(ctx context.Context, records []*kgo.Record) bool {
 		}
 		if ctx.Err() != nil {
 			return false
+		}
+		if isRival(err) && !again {
+			again = true
+			continue // another process has written one of the letters: now it is seen
 		}
 		if badData(err) {
 			// A value that Postgres refuses must not stall the rest: find it.

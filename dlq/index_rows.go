@@ -129,6 +129,12 @@ func badData(err error) bool {
 	return pe.Code[:2] == "22" || pe.Code[:2] == "54" || pe.Code == "23514" || pe.Code == "23502"
 }
 
+// isRival reports whether a letter was there after all.
+func isRival(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == "23505"
+}
+
 func row(l *Letter, queue string, r *kgo.Record) letterRow {
 	w := letterRow{Letter: l, id: l.ID(), queue: queue, at: r}
 	w.key = clip(header(l.Headers, schemas.HeaderPartitionKey), schemas.MaxKey)

@@ -13,10 +13,14 @@ package dlq
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/schemas"
 )
 
 const insertResolutions = `
@@ -24,23 +28,22 @@ insert into perdure.resolutions as r (task_id, epoch, at)
 select distinct on (t) t, e, a from unnest($1::text[], $2::int[], $3::timestamptz[]) u(t, e, a) order by t, e desc
 on conflict (task_id) do update set epoch = excluded.epoch, at = excluded.at where excluded.epoch > r.epoch`
 
-const insertLetters = `
-insert into perdure.dead_letters (letter, state, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint, joined_from,
-  attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
-  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place)
-select letter, case when reason = 'blocked' then 'held' else 'open' end, nullif(task_id, ''), epoch, nullif(kind, ''), queue, nullif(key, ''), reason, error_class, message,
-  coalesce(a.root, fingerprint), case when a.root is not null then fingerprint end,
-  attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
-  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place
-from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-  $11::jsonb[], $12::bigint[], $13::text[], $14::text[], $15::bytea[], $16::jsonb[], $17::bytea[], $18::text[], $19::timestamptz[],
-  $20::text[], $21::int[], $22::bigint[], $23::text[], $24::int[], $25::bigint[], $26::timestamptz[], $27::bool[],
-  $28::bool[], $29::text[], $30::bigint[])
-  u(letter, task_id, epoch, kind, queue, key, reason, error_class, message, fingerprint,
-  attempts, run, release, catalog, record_key, headers, payload, content_type, deadline,
-  origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, cut, block, blocked_by, place)
-left join lateral (select perdure.group_of(g.fingerprint) as root from perdure.group_aliases g where g.fingerprint = u.fingerprint and g.into_group is not null) a on true
-on conflict (letter) do nothing`
+// What of a batch's letters is there already, and which of its causes people joined
+// to another. To have read aliases keeps them as they are until this commits (join.go).
+const (
+	knownLetters = `select letter from perdure.dead_letters where letter = any($1::text[])`
+	joinedCauses = `select fingerprint, perdure.group_of(fingerprint) from perdure.group_aliases where fingerprint = any($1::text[]) and into_group is not null`
+)
+
+var letterColumns = []string{"letter", "state", "task_id", "epoch", "kind", "queue", "key", "reason", "error_class", "message", "fingerprint", "joined_from",
+	"attempts", "run", "release", "catalog", "record_key", "headers", "payload", "content_type", "deadline",
+	"origin_topic", "origin_partition", "origin_offset", "dlq_topic", "dlq_partition", "dlq_offset", "died_at", "cut", "block", "blocked_by", "place"}
+
+// Of most tasks there is nothing to settle: one letter, and no resolution.
+const toSettle = `
+select t from unnest($1::text[]) t
+where exists (select from perdure.resolutions r where r.task_id = t)
+  or exists (select from perdure.dead_letters d where d.task_id = t offset 1)`
 
 // Rows are locked in one order, the letter's, as the replayer locks them.
 const settleResolved = `
@@ -102,16 +105,29 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 		db = x.session
 	}
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		if err := b.copyLetters(ctx, tx); err != nil {
+			return err
+		}
 		q := &pgx.Batch{}
-		tasks := b.queueResolved(q)
-		tasks = append(tasks, b.queueLetters(q)...)
+		b.queueResolved(q)
 		if x.session != nil && len(b.letters) > 0 {
 			q.Queue(restoreDecided, b.ids())
 		}
-		if len(tasks) > 0 {
-			q.Queue(settleResolved, tasks)
-			q.Queue(settleReplayed, tasks)
-			q.Queue(noteOutcomes, tasks)
+		var settle []string
+		if tasks := b.tasks(); len(tasks) > 0 {
+			q.Queue(toSettle, tasks).Query(func(rows pgx.Rows) (err error) {
+				settle, err = pgx.CollectRows(rows, pgx.RowTo[string])
+				return err
+			})
+		}
+		if err := tx.SendBatch(ctx, q).Close(); err != nil {
+			return fmt.Errorf("index %d letters, %d resolutions: %w", len(b.letters), len(b.resolved), err)
+		}
+		q = &pgx.Batch{}
+		if len(settle) > 0 {
+			q.Queue(settleResolved, settle)
+			q.Queue(settleReplayed, settle)
+			q.Queue(noteOutcomes, settle)
 		}
 		if x.session == nil { // an answer of long ago is not one to the lift that is under way now
 			b.queueAnswers(q)
@@ -120,14 +136,88 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 		if len(b.ended) > 0 { // last: whoever locks letters and keys does it in this order
 			q.Queue(releaseKeys, b.ended)
 		}
-		if q.Len() == 0 {
-			return nil
-		}
 		if err := tx.SendBatch(ctx, q).Close(); err != nil {
 			return fmt.Errorf("index %d letters, %d resolutions, %d events: %w", len(b.letters), len(b.resolved), len(b.events), err)
 		}
 		return nil
 	})
+}
+
+// tasks are those whose letters may be settled by this batch.
+func (b *batch) tasks() []string {
+	tasks := make([]string, 0, len(b.letters)+len(b.resolved))
+	for _, r := range b.resolved {
+		tasks = append(tasks, r.TaskID)
+	}
+	for i := range b.letters {
+		if t := b.letters[i].TaskID; t != "" {
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
+}
+
+// copyLetters writes the letters that are not there. Another process that writes one
+// of them meanwhile is waited for, and then the whole batch is tried again.
+func (b *batch) copyLetters(ctx context.Context, tx pgx.Tx) error {
+	if len(b.letters) == 0 {
+		return nil
+	}
+	causes := map[string]bool{}
+	for i := range b.letters {
+		causes[b.letters[i].Fingerprint] = true
+	}
+	joined := map[string]string{} // cause → group
+	written := map[string]bool{}  // letters that are there, or stand further ahead in the batch
+	q := &pgx.Batch{}
+	q.Queue(knownLetters, b.ids()).Query(func(rows pgx.Rows) error {
+		var letter string
+		_, err := pgx.ForEachRow(rows, []any{&letter}, func() error { written[letter] = true; return nil })
+		return err
+	})
+	q.Queue(joinedCauses, slices.Collect(maps.Keys(causes))).Query(func(rows pgx.Rows) error {
+		var fp, root string
+		_, err := pgx.ForEachRow(rows, []any{&fp, &root}, func() error { joined[fp] = root; return nil })
+		return err
+	})
+	if err := tx.SendBatch(ctx, q).Close(); err != nil {
+		return fmt.Errorf("look for %d letters: %w", len(b.letters), err)
+	}
+	i := 0
+	src := pgx.CopyFromFunc(func() ([]any, error) {
+		for ; i < len(b.letters); i++ {
+			if l := &b.letters[i]; !written[l.id] {
+				written[l.id] = true
+				return l.values(joined), nil
+			}
+		}
+		return nil, nil
+	})
+	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"perdure", "dead_letters"}, letterColumns, src); err != nil {
+		return fmt.Errorf("index %d letters: %w", len(b.letters), err)
+	}
+	return nil
+}
+
+// values are a letter's letterColumns.
+func (l *letterRow) values(joined map[string]string) []any {
+	state, group, own := schemas.LetterOpen, l.Fingerprint, any(nil)
+	if l.Reason == schemas.ReasonBlocked {
+		state = schemas.LetterHeld
+	}
+	if root, ok := joined[group]; ok {
+		group, own = root, l.Fingerprint
+	}
+	return []any{l.id, string(state), orNull(l.TaskID), int32(l.Epoch), orNull(l.Kind), l.queue, orNull(l.key), string(l.Reason), l.ErrorClass, l.Message, group, own,
+		l.attempts, l.Run, l.Release, l.Catalog, l.Key, l.headers, l.Value, l.contentType, l.deadline,
+		l.Origin.Topic, l.Origin.Partition, l.Origin.Offset, l.at.Topic, l.at.Partition, l.at.Offset, l.DiedAt, l.Cut, l.Block, l.BlockedBy, l.place}
+}
+
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
 }
 
 func (b *batch) ids() []string {
@@ -138,57 +228,16 @@ func (b *batch) ids() []string {
 	return ids
 }
 
-func (b *batch) queueResolved(q *pgx.Batch) (tasks []string) {
-	if len(b.resolved) == 0 {
-		return nil
+func (b *batch) queueResolved(q *pgx.Batch) {
+	n := len(b.resolved)
+	if n == 0 {
+		return
 	}
-	epochs, ats := make([]int32, len(b.resolved)), make([]time.Time, len(b.resolved))
+	tasks, epochs, ats := make([]string, n), make([]int32, n), make([]time.Time, n)
 	for i, r := range b.resolved {
-		tasks = append(tasks, r.TaskID)
-		epochs[i], ats[i] = int32(r.Epoch), sane(r.At)
+		tasks[i], epochs[i], ats[i] = r.TaskID, int32(r.Epoch), sane(r.At)
 	}
 	q.Queue(insertResolutions, tasks, epochs, ats)
-	return tasks
-}
-
-func (b *batch) queueLetters(q *pgx.Batch) (tasks []string) {
-	n := len(b.letters)
-	if n == 0 {
-		return nil
-	}
-	texts := make([][]string, 15) // one backing slice a text column
-	for i := range texts {
-		texts[i] = make([]string, n)
-	}
-	var (
-		epoch, originPart, dlqPart   = make([]int32, n), make([]int32, n), make([]int32, n)
-		run, originOffset, dlqOffset = make([]int64, n), make([]int64, n), make([]int64, n)
-		attempts, headers            = make([][]byte, n), make([][]byte, n)
-		recordKey, payload           = make([][]byte, n), make([][]byte, n)
-		died, cut                    = make([]time.Time, n), make([]bool, n)
-		deadline                     = make([]*time.Time, n)
-		block, place                 = make([]bool, n), make([]int64, n)
-	)
-	for i := range b.letters {
-		l := &b.letters[i]
-		for c, s := range [...]string{l.id, l.TaskID, l.Kind, l.queue, l.key, string(l.Reason), l.ErrorClass, l.Message,
-			l.Fingerprint, l.Release, l.Catalog, l.contentType, l.Origin.Topic, l.at.Topic, l.BlockedBy} {
-			texts[c][i] = s
-		}
-		epoch[i], originPart[i], dlqPart[i] = int32(l.Epoch), l.Origin.Partition, l.at.Partition
-		run[i], originOffset[i], dlqOffset[i] = l.Run, l.Origin.Offset, l.at.Offset
-		attempts[i], headers[i], recordKey[i], payload[i] = l.attempts, l.headers, l.Key, l.Value
-		died[i], cut[i], deadline[i] = l.DiedAt, l.Cut, l.deadline
-		block[i], place[i] = l.Block, l.place
-		if l.TaskID != "" {
-			tasks = append(tasks, l.TaskID)
-		}
-	}
-	q.Queue(insertLetters, texts[0], texts[1], epoch, texts[2], texts[3], texts[4], texts[5], texts[6], texts[7], texts[8],
-		attempts, run, texts[9], texts[10], recordKey, headers, payload, texts[11], deadline,
-		texts[12], originPart, originOffset, texts[13], dlqPart, dlqOffset, died, cut,
-		block, texts[14], place)
-	return tasks
 }
 
 func (b *batch) queueAnswers(q *pgx.Batch) {

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/testkit"
@@ -214,9 +213,8 @@ func TestAMergeWaitsForLettersThatAreBeingFiled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer filing.Rollback(context.Background()) //nolint:errcheck // it is committed, or the test has failed
-	q := &pgx.Batch{}
-	(&Index{queues: map[string]string{"dlq.payments": "payments"}, log: r.deps.Log}).rows([]*kgo.Record{rec}).queueLetters(q)
-	if err := filing.SendBatch(t.Context(), q).Close(); err != nil {
+	b3 := (&Index{queues: map[string]string{"dlq.payments": "payments"}, log: r.deps.Log}).rows([]*kgo.Record{rec})
+	if err := b3.copyLetters(t.Context(), filing); err != nil {
 		t.Fatal(err)
 	}
 	merged := make(chan error, 1)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -42,27 +43,45 @@ select f, x from (select f, x, row_number() over (partition by f order by x) as 
 where n + (select count(*) from perdure.group_texts g where g.fingerprint = f) <= $3
 on conflict do nothing`
 
+// texts are those that are written, as far as this process knows.
+type texts struct {
+	mu    sync.Mutex
+	known map[textSum]struct{}
+}
+
+func (t *texts) fresh(letters []letterRow) (fresh []groupText) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range letters {
+		l := &letters[i]
+		g := groupText{l.Fingerprint, causeText(l.ErrorClass, l.Message)}
+		if _, known := t.known[g.sum()]; !known {
+			fresh = append(fresh, g)
+		}
+	}
+	return fresh
+}
+
+func (t *texts) add(list []groupText) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known == nil || len(t.known)+len(list) > knownMost {
+		t.known = map[textSum]struct{}{}
+	}
+	for _, g := range list {
+		t.known[g.sum()] = struct{}{}
+	}
+}
+
 // fileTexts writes the texts of a batch's causes that are new. It is a statement of
 // its own, before the letters: a text without a letter harms nobody, and no two
 // batches wait for each other's.
 func (x *Index) fileTexts(ctx context.Context, b *batch) error {
-	var fresh []groupText
-	for i := range b.letters {
-		l := &b.letters[i]
-		g := groupText{l.Fingerprint, causeText(l.ErrorClass, l.Message)}
-		if _, known := x.texts[g.sum()]; !known {
-			fresh = append(fresh, g)
-		}
-	}
+	fresh := x.texts.fresh(b.letters)
 	if err := writeTexts(ctx, x.deps.DB, fresh); err != nil {
 		return err
 	}
-	if x.texts == nil || len(x.texts)+len(fresh) > knownMost {
-		x.texts = map[textSum]struct{}{}
-	}
-	for _, g := range fresh {
-		x.texts[g.sum()] = struct{}{}
-	}
+	x.texts.add(fresh)
 	return nil
 }
 
