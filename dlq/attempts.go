@@ -3,6 +3,7 @@ package dlq
 // What happened at each attempt: kept while a task waits, and in its letter.
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -112,6 +113,21 @@ func DecodeAttempts(b []byte) ([]Attempt, error) {
 		return nil, fmt.Errorf("dlq: history of attempts: %w", err)
 	}
 	return as, nil
+}
+
+// asWritten reports whether the encoded history is within all bounds, so that to encode
+// it again would change nothing of as.
+func asWritten(encoded []byte, as []Attempt) bool {
+	if len(as) == 0 || len(encoded) > MaxAttempts || !utf8.Valid(encoded) || bytes.Contains(encoded, []byte(`\u0000`)) {
+		return false
+	}
+	for i := range as {
+		a := &as[i]
+		if len(a.ErrorClass) > MaxErrorClass || len(a.Message) > MaxMessage || len(a.Stack) > maxStack || len(a.Fingerprint) > MaxErrorClass || len(a.Worker) > MaxErrorClass {
+			return false
+		}
+	}
+	return true
 }
 
 // clip makes s valid UTF-8 without NUL (Postgres holds neither in a text), at

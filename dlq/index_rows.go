@@ -3,9 +3,11 @@ package dlq
 // Record → row: what a batch writes.
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -149,7 +151,12 @@ func row(l *Letter, queue string, r *kgo.Record) letterRow {
 		w.deadline = &t
 	}
 	w.headers = encodeHeaders(l.Headers)
-	w.attempts = EncodeAttempts(l.Attempts, MaxAttempts)
+	if i := ownBlock(r); i >= 0 {
+		w.attempts = []byte(header(r.Headers[i:], schemas.HeaderAttempts))
+	}
+	if !asWritten(w.attempts, l.Attempts) {
+		w.attempts = EncodeAttempts(l.Attempts, MaxAttempts)
+	}
 	w.DiedAt = sane(l.DiedAt)
 	return w
 }
@@ -168,19 +175,56 @@ func encodeHeaders(hs []kgo.RecordHeader) []byte {
 	if len(hs) == 0 {
 		return nil
 	}
-	list := make([][]any, len(hs))
+	n := 2
+	for _, h := range hs {
+		n += len(h.Key) + base64.StdEncoding.EncodedLen(len(h.Value)) + len(`["",""],`)
+	}
+	b := append(make([]byte, 0, n), '[')
 	for i, h := range hs {
-		if utf8.ValidString(h.Key) && h.Key == clip(h.Key, len(h.Key)) {
-			list[i] = []any{h.Key, h.Value}
+		if i > 0 {
+			b = append(b, ',')
+		}
+		text := utf8.ValidString(h.Key) && strings.IndexByte(h.Key, 0) < 0
+		b = append(b, '[')
+		if text {
+			b = appendName(b, h.Key)
 		} else {
-			list[i] = []any{"", h.Value, []byte(h.Key)}
+			b = append(b, `""`...)
+		}
+		b = append(b, ',')
+		if h.Value == nil {
+			b = append(b, "null"...)
+		} else {
+			b = appendBase64(b, h.Value)
+		}
+		if !text {
+			b = appendBase64(append(b, ','), []byte(h.Key))
+		}
+		b = append(b, ']')
+	}
+	return append(b, ']')
+}
+
+func appendBase64(b, value []byte) []byte {
+	b = append(b, '"')
+	b = base64.StdEncoding.AppendEncode(b, value)
+	return append(b, '"')
+}
+
+// appendName adds a JSON string; most names need no escape.
+func appendName(b []byte, name string) []byte {
+	for i := range len(name) {
+		if c := name[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, err := json.Marshal(name)
+			if err != nil {
+				return append(b, `""`...) // strings always marshal
+			}
+			return append(b, quoted...)
 		}
 	}
-	b, err := json.Marshal(list)
-	if err != nil {
-		return nil // strings and bytes always marshal
-	}
-	return b
+	b = append(b, '"')
+	b = append(b, name...)
+	return append(b, '"')
 }
 
 // DecodeHeaders reads what the index keeps of a record's headers.
