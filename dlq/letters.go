@@ -140,6 +140,51 @@ func (s *Letters) page(ctx context.Context, all, some string, f *Filter, groups 
 	return s.db.Query(ctx, some, args...)
 }
 
+// Which groups have letters like these, how many, and how many letters there are in all.
+const groupsThatHave = `
+select fingerprint, sum(n)::bigint, (select coalesce(sum(n), 0)::bigint from perdure.groups_now)
+from perdure.groups_now
+where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or state = $3) and ($4 = '' or reason = $4) and ($5::text[] is null or fingerprint = any($5))
+group by fingerprint limit $6`
+
+// frequent: of letters that are at least so large a part of all, a page is soon found
+// among the others.
+const frequent = 1. / 50
+
+// pageGroups are the groups whose letters a page is read from, nil for all. What no
+// index has (a reason; two conditions at once) and few letters are, would otherwise be
+// looked for among all of them.
+func (s *Letters) pageGroups(ctx context.Context, f *Filter) ([]string, error) {
+	groups, err := s.groups(ctx, f)
+	conditions := 0
+	for _, c := range []string{f.Kind, f.Queue, f.State, f.Reason} {
+		if c != "" {
+			conditions++
+		}
+	}
+	indexed := groups == nil && conditions == 1 && f.Reason == ""
+	if err != nil || conditions == 0 || indexed || f.Key != "" || f.IDs != nil {
+		return groups, err
+	}
+	rows, err := s.db.Query(ctx, groupsThatHave, f.Kind, f.Queue, f.State, f.Reason, groups, maxTextGroups+1)
+	if err != nil {
+		return nil, fmt.Errorf("find failure groups: %w", err)
+	}
+	have := []string{}
+	var group string
+	var n, found, all int64
+	if _, err := pgx.ForEachRow(rows, []any{&group, &n, &all}, func() error {
+		have, found = append(have, group), found+n
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("find failure groups: %w", err)
+	}
+	if len(have) > maxTextGroups || groups == nil && float64(found) >= frequent*float64(all) && found > 0 {
+		return groups, nil
+	}
+	return have, nil
+}
+
 // Stands reports whether the later tasks of the letter's key wait for it.
 func (e *Entry) Stands() bool {
 	return e.Block && (e.State == string(schemas.LetterOpen) || e.State == string(schemas.LetterHeld) || e.State == string(schemas.LetterReplaying))
@@ -161,7 +206,7 @@ func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) 
 		}
 		before, beforeID = &t, id
 	}
-	groups, err := s.groups(ctx, &f)
+	groups, err := s.pageGroups(ctx, &f)
 	if err != nil {
 		return nil, "", err
 	}
