@@ -35,20 +35,20 @@ type Sample struct {
 }
 
 // Most unfinished letters first: that is where mending pays. Letters are counted as
-// they come (group_counts); of the groups that are shown the rest is read, by each
+// they come (group_rows); of the groups that are shown the rest is read, by each
 // state's end of the index dead_letters_fp.
 const listGroups = `
 with s as materialized (
-  select fingerprint, state, kind, queue, reason, release, n, last_seen from perdure.groups_now
-  where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3::text[] is null or fingerprint = any($3))
-    and ($4 = '' or state = $4) and ($5 = '' or reason = $5)),
-` + chosenGroups + `
-select g.fingerprint, g.letters, x.states, first.died_at, last.died_at, g.kinds, g.queues, g.reasons, g.releases,
+  select fingerprint, state, sum(n)::bigint as n, max(last_seen) as last_seen from perdure.group_rows
+  where ` + ofCounts + ` group by 1, 2 having sum(n) > 0),
+` + chosenGroups + `,
+v as materialized (` + groupValues + ` from perdure.group_rows c join p using (fingerprint) where ` + ofCounts + ` group by 1, 2, 3, 4, 5 having sum(n) > 0` + groupedValues + `)
+select g.fingerprint, g.letters, g.states, first.died_at, last.died_at, v.kinds, v.queues, v.reasons, v.releases,
   last.letter, last.error_class, last.message,
   (select count(*) from (
     select from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at > now() - interval '1 hour' ` + ofFilter + ` limit $9) h),
   ` + careOfGroup + `
-from p g join x using (fingerprint) cross join lateral (
+from p g join v using (fingerprint) cross join lateral (
   select d.died_at from unnest(g.has) u(state) cross join lateral (
     select died_at from perdure.dead_letters where fingerprint = g.fingerprint and state = u.state ` + ofFilter + ` order by died_at limit 1) d
   order by 1 limit 1) first
@@ -61,39 +61,43 @@ order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
 // From a time on, letters are counted one by one.
 const listGroupsSince = `
-with s as materialized (
+with d as materialized (
   select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen,
     count(*) filter (where died_at > now() - interval '1 hour') as hour
   from perdure.dead_letters
-  where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3::text[] is null or fingerprint = any($3))
-    and ($4 = '' or state = $4) and ($5 = '' or reason = $5) and died_at >= $10::timestamptz
-  group by 1, 2, 3, 4, 5, 6),
-` + chosenGroups + `
-select g.fingerprint, g.letters, x.states, f.first_seen, f.last_seen, g.kinds, g.queues, g.reasons, g.releases,
+  where ` + ofCounts + ` and died_at >= $10::timestamptz group by 1, 2, 3, 4, 5, 6),
+s as materialized (
+  select fingerprint, state, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen, sum(hour)::bigint as hour from d group by 1, 2),
+` + chosenGroups + `,
+v as materialized (` + groupValues + ` from d join p using (fingerprint) group by 1, 2, 3, 4, 5` + groupedValues + `)
+select g.fingerprint, g.letters, g.states, f.first_seen, g.last_seen, v.kinds, v.queues, v.reasons, v.releases,
   last.letter, last.error_class, last.message, least(f.hour, $9),
   ` + careOfGroup + `
-from p g join x using (fingerprint) join (
-  select fingerprint, min(s.first_seen) as first_seen, max(s.last_seen) as last_seen, sum(hour)::bigint as hour from s join p using (fingerprint) group by 1) f using (fingerprint)
+from p g join v using (fingerprint) join (
+  select fingerprint, min(first_seen) as first_seen, sum(hour)::bigint as hour from s group by 1) f using (fingerprint)
 cross join lateral (
-  select letter, error_class, message from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at = f.last_seen ` + ofFilter + `
+  select letter, error_class, message from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at = g.last_seen ` + ofFilter + `
   order by letter desc limit 1) last
 order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
 const (
 	chosenGroups = `
-t as materialized (select fingerprint, state, sum(n) as n from s group by 1, 2),
 g as materialized (
-  select fingerprint, sum(n)::bigint as letters, sum(n) filter (where state in ('open', 'held')) as unfinished, max(last_seen) as last_seen,
-    array_agg(distinct state) as has,
-    coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues,
-    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
+  select fingerprint, sum(n)::bigint as letters, coalesce(sum(n) filter (where state in ('open', 'held')), 0) as unfinished, max(last_seen) as last_seen,
+    array_agg(state) as has, jsonb_object_agg(state, n) as states
   from s group by 1),
 p as materialized (
-  select g.fingerprint, g.letters, coalesce(g.unfinished, 0) as unfinished, g.last_seen, g.has, g.kinds, g.queues, g.reasons, g.releases, c, perdure.group_state(c) as care
-  from g left join perdure.failure_groups c using (fingerprint)
+  select g.*, c, perdure.group_state(c) as care from g left join perdure.failure_groups c using (fingerprint)
   where ($7 = '' or perdure.group_state(c) = $7) and not ($8 and perdure.group_state(c) = 'muted')
-  order by g.unfinished desc nulls last, g.last_seen desc, g.fingerprint limit $6),
-x as materialized (select fingerprint, jsonb_object_agg(state, n) as states from t join p using (fingerprint) group by 1)`
+  order by unfinished desc, last_seen desc, fingerprint limit $6)`
+	groupValues = `
+  select fingerprint, coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues,
+    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
+  from (select fingerprint, kind, queue, reason, release`
+	groupedValues = `) r group by 1`
+
+	ofCounts = `($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3::text[] is null or fingerprint = any($3))
+    and ($4 = '' or state = $4) and ($5 = '' or reason = $5)`
 	ofFilter    = `and ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($5 = '' or reason = $5)`
 	careOfGroup = `g.care, (g.c).state_at, (g.c).until, coalesce((g.c).owner, ''), coalesce((g.c).note, ''), coalesce((g.c).runbook, ''), coalesce((g.c).who, ''), (g.c).changed_at`
 

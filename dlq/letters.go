@@ -142,10 +142,10 @@ func (s *Letters) page(ctx context.Context, all, some string, f *Filter, groups 
 
 // Which groups have letters like these, how many, and how many letters there are in all.
 const groupsThatHave = `
-select fingerprint, sum(n)::bigint, (select coalesce(sum(n), 0)::bigint from perdure.groups_now)
-from perdure.groups_now
+select fingerprint, sum(n)::bigint, (select coalesce(sum(n), 0)::bigint from perdure.group_rows)
+from perdure.group_rows
 where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or state = $3) and ($4 = '' or reason = $4) and ($5::text[] is null or fingerprint = any($5))
-group by fingerprint limit $6`
+group by fingerprint having sum(n) > 0 limit $6`
 
 // frequent: of letters that are at least so large a part of all, a page is soon found
 // among the others.

@@ -20,10 +20,12 @@ create table perdure.group_counts (
 -- that nobody who writes letters waits for another.
 create table perdure.group_changes (like perdure.group_counts);
 
+-- Both: of the same letters there may be several rows, whose sum counts.
+create view perdure.group_rows as
+select * from perdure.group_counts union all select * from perdure.group_changes;
 create view perdure.groups_now as
 select fingerprint, state, kind, queue, reason, release, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen
-from (select * from perdure.group_counts union all select * from perdure.group_changes) c
-group by 1, 2, 3, 4, 5, 6 having sum(n) > 0;
+from perdure.group_rows group by 1, 2, 3, 4, 5, 6 having sum(n) > 0;
 
 -- +goose StatementBegin
 create function perdure.count_letters() returns trigger language plpgsql as $$
@@ -115,4 +117,5 @@ drop trigger dead_letters_deleted on perdure.dead_letters;
 drop trigger dead_letters_truncated on perdure.dead_letters;
 drop function perdure.count_letters();
 drop view perdure.groups_now;
+drop view perdure.group_rows;
 drop table perdure.group_changes, perdure.group_counts;
