@@ -31,7 +31,7 @@ type Config struct {
 	Instance string        // names this process in the lease; required
 	Lease    time.Duration // by the database's clock; default 30s
 	Poll     time.Duration // how often it looks for a job; default 300ms
-	Slice    int           // letters of one job before the next has its turn; default 500
+	Slice    int           // letters of one job before the next has its turn; default 1000
 
 	Keep      time.Duration // of replays that are over and whose letters are gone; default 90 days
 	KeepAudit time.Duration // of the audit; default 400 days
@@ -75,7 +75,7 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 		cfg.Poll = 300 * time.Millisecond
 	}
 	if cfg.Slice <= 0 {
-		cfg.Slice = 500
+		cfg.Slice = 1000
 	}
 	if cfg.Keep <= 0 {
 		cfg.Keep = defaultKeep

@@ -45,7 +45,11 @@ func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err err
 // look judges the next letters of a plan, and moves none. Those of completed
 // tasks are closed, as in a run.
 func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err error) {
-	list, _, err := r.judged(ctx, j, j.looked, r.cfg.Slice)
+	n := r.cfg.Slice
+	if j.spec.Fixer == nil {
+		n *= 4 // they are only read
+	}
+	list, _, err := r.judged(ctx, j, j.looked, n)
 	if err != nil {
 		return 0, err
 	}
