@@ -68,8 +68,8 @@ func (c *CareChange) wrong(now time.Time) (list []api.FieldError) {
 const changeCare = `
 insert into perdure.failure_groups as c (fingerprint, state, until, owner, note, runbook, who, releases)
 values ($1, coalesce($2, 'open'), $3, coalesce($4, ''), coalesce($5, ''), coalesce($6, ''), $7,
-  case when $2 = 'resolved' then (select coalesce(array_agg(distinct release) filter (where release <> ''), '{}')
-    from perdure.groups_now where fingerprint = $1) else '{}' end)
+  case when $2 = 'resolved' then (select coalesce(array_agg(release), '{}')
+    from (select release from perdure.group_release_rows where fingerprint = $1 group by 1 having sum(n) > 0) r) else '{}' end)
 on conflict (fingerprint) do update set
   state = coalesce($2, c.state), owner = coalesce($4, c.owner), note = coalesce($5, c.note), runbook = coalesce($6, c.runbook),
   state_at = case when $2::text is null then c.state_at else clock_timestamp() end,

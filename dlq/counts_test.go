@@ -19,12 +19,17 @@ func (r *rig) counted() string {
 	var wrong *string
 	if err := r.db.QueryRow(r.t.Context(), `
 with d as (
-  select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen
-  from perdure.dead_letters group by 1, 2, 3, 4, 5, 6),
+  select fingerprint, state, coalesce(kind, '') as kind, queue, reason, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen
+  from perdure.dead_letters group by 1, 2, 3, 4, 5),
+e as (select fingerprint, release, count(*) as n from perdure.dead_letters where release <> '' group by 1, 2),
+f as (select fingerprint, release, sum(n) as n from perdure.group_release_rows group by 1, 2 having sum(n) > 0),
 both_ways as (
   select coalesce(d.fingerprint, c.fingerprint) || ' ' || coalesce(d.state, c.state) || format(': %s letters, %s counted', d.n, c.n) as what,
     d.n is distinct from c.n or d.first_seen < c.first_seen or d.last_seen > c.last_seen as wrong
-  from d full join perdure.groups_now c using (fingerprint, state, kind, queue, reason, release))
+  from d full join perdure.groups_now c using (fingerprint, state, kind, queue, reason)
+  union all
+  select coalesce(e.fingerprint, f.fingerprint) || ' of ' || coalesce(e.release, f.release) || format(': %s letters, %s counted', e.n, f.n), e.n is distinct from f.n
+  from e full join f using (fingerprint, release))
 select string_agg(what, '; ') from both_ways where wrong`).Scan(&wrong); err != nil {
 		r.t.Fatal(err)
 	}

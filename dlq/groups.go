@@ -20,7 +20,7 @@ type Group struct {
 	Kinds     []string       `json:"kinds"`
 	Queues    []string       `json:"queues"`
 	Reasons   []string       `json:"reasons"`
-	Releases  []string       `json:"releases"`
+	Releases  []string       `json:"releases" doc:"of all its letters, or, from a time on, of those since then"`
 	Sample    Sample         `json:"sample" doc:"the latest letter"`
 	LastHour  int64          `json:"last_hour" doc:"letters that died within the last hour; at most 10,000 are counted"`
 	Hours     []int64        `json:"hours,omitempty" doc:"letters that died in each of the last 24 hours, the oldest first; of one group alone"`
@@ -42,13 +42,18 @@ with s as materialized (
   select fingerprint, state, sum(n)::bigint as n, max(last_seen) as last_seen from perdure.group_rows
   where ` + ofCounts + ` group by 1, 2 having sum(n) > 0),
 ` + chosenGroups + `,
-v as materialized (` + groupValues + ` from perdure.group_rows c join p using (fingerprint) where ` + ofCounts + ` group by 1, 2, 3, 4, 5 having sum(n) > 0` + groupedValues + `)
-select g.fingerprint, g.letters, g.states, first.died_at, last.died_at, v.kinds, v.queues, v.reasons, v.releases,
+v as materialized (
+  select fingerprint, coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues, array_agg(distinct reason) as reasons
+  from (select fingerprint, kind, queue, reason from perdure.group_rows c join p using (fingerprint) where ` + ofCounts + ` group by 1, 2, 3, 4 having sum(n) > 0) r group by 1),
+w as materialized (
+  select fingerprint, array_agg(release order by release) as releases
+  from (select fingerprint, release from perdure.group_release_rows join p using (fingerprint) group by 1, 2 having sum(n) > 0) r group by 1)
+select g.fingerprint, g.letters, g.states, first.died_at, last.died_at, v.kinds, v.queues, v.reasons, coalesce(w.releases, '{}'),
   last.letter, last.error_class, last.message,
   (select count(*) from (
     select from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at > now() - interval '1 hour' ` + ofFilter + ` limit $9) h),
   ` + careOfGroup + `
-from p g join v using (fingerprint) cross join lateral (
+from p g join v using (fingerprint) left join w using (fingerprint) cross join lateral (
   select d.died_at from unnest(g.has) u(state) cross join lateral (
     select died_at from perdure.dead_letters where fingerprint = g.fingerprint and state = u.state ` + ofFilter + ` order by died_at limit 1) d
   order by 1 limit 1) first
@@ -69,7 +74,10 @@ with d as materialized (
 s as materialized (
   select fingerprint, state, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen, sum(hour)::bigint as hour from d group by 1, 2),
 ` + chosenGroups + `,
-v as materialized (` + groupValues + ` from d join p using (fingerprint) group by 1, 2, 3, 4, 5` + groupedValues + `)
+v as materialized (
+  select fingerprint, coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues,
+    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
+  from d join p using (fingerprint) group by 1)
 select g.fingerprint, g.letters, g.states, f.first_seen, g.last_seen, v.kinds, v.queues, v.reasons, v.releases,
   last.letter, last.error_class, last.message, least(f.hour, $9),
   ` + careOfGroup + `
@@ -90,15 +98,9 @@ p as materialized (
   select g.*, c, perdure.group_state(c) as care from g left join perdure.failure_groups c using (fingerprint)
   where ($7 = '' or perdure.group_state(c) = $7) and not ($8 and perdure.group_state(c) = 'muted')
   order by unfinished desc, last_seen desc, fingerprint limit $6)`
-	groupValues = `
-  select fingerprint, coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues,
-    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
-  from (select fingerprint, kind, queue, reason, release`
-	groupedValues = `) r group by 1`
-
 	ofCounts = `($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3::text[] is null or fingerprint = any($3))
     and ($4 = '' or state = $4) and ($5 = '' or reason = $5)`
-	ofFilter    = `and ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($5 = '' or reason = $5)`
+	ofFilter    = `and ($1 = '' or case kind when $1 then true end) and ($2 = '' or case queue when $2 then true end) and ($5 = '' or case reason when $5 then true end)` // as in pageOfGroups
 	careOfGroup = `g.care, (g.c).state_at, (g.c).until, coalesce((g.c).owner, ''), coalesce((g.c).note, ''), coalesce((g.c).runbook, ''), coalesce((g.c).who, ''), (g.c).changed_at`
 
 	// hourMost is how many letters of a group's last hour are counted.

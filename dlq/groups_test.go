@@ -50,6 +50,12 @@ func byHand(rows []deadRow, f Filter) map[string]*Group {
 			slices.Sort(*list)
 		}
 	}
+	releases := map[string][]string{} // of all a group's letters, but those before a time that is asked for
+	for _, d := range rows {
+		if rs := releases[d.group]; d.release != "" && !slices.Contains(rs, d.release) && (f.Since.IsZero() || f.takes(d)) {
+			releases[d.group] = append(rs, d.release)
+		}
+	}
 	for _, d := range rows {
 		if !f.takes(d) {
 			continue
@@ -65,7 +71,10 @@ func byHand(rows []deadRow, f Filter) map[string]*Group {
 		add(&g.Kinds, d.kind)
 		add(&g.Queues, d.queue)
 		add(&g.Reasons, d.reason)
-		add(&g.Releases, d.release)
+		g.Releases = slices.Sorted(slices.Values(releases[d.group]))
+		if g.Releases == nil {
+			g.Releases = []string{}
+		}
 		if d.died.Before(g.FirstSeen) {
 			g.FirstSeen = d.died
 		}

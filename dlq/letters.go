@@ -111,11 +111,14 @@ order by died_at desc, letter desc limit $10`
 
 // Of some groups: of each, in each state, a page by its own index; then the latest
 // of them. So a rare cause is found without passing over everybody else's letters.
+// A cause's letters are of one kind, queue and reason, mostly; Postgres takes these for
+// independent, expects few and sorts all. Of a CASE it expects half.
 const pageOfGroups = `
 select p.letter, p.died_at from unnest($11::text[]) g(fp) cross join unnest(array['open', 'held', 'replaying', 'resolved', 'discarded']) s(state)
 cross join lateral (
   select letter, died_at from perdure.dead_letters d
-  where d.fingerprint = g.fp and d.state = s.state and ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($4 = '' or reason = $4) and ($5 = '' or key = $5)
+  where d.fingerprint = g.fp and d.state = s.state and ($5 = '' or key = $5)
+    and ($1 = '' or case kind when $1 then true end) and ($2 = '' or case queue when $2 then true end) and ($4 = '' or case reason when $4 then true end)
     and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at <= $7 and (died_at, letter) < ($7, $8))
     and ($9::text[] is null or letter = any($9) or task_id = any($9))
   order by died_at desc, letter desc limit $10) p

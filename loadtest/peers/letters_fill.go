@@ -108,7 +108,8 @@ cross join lateral (select $6::timestamptz - interval '7 days' + i::float8 / $3 
 // countFilled is what the triggers would have done.
 const countFilled = `
 insert into perdure.group_counts
-select fingerprint, state, coalesce(kind, ''), queue, reason, release, count(*), min(died_at), max(died_at) from perdure.dead_letters group by 1, 2, 3, 4, 5, 6;
+select fingerprint, state, coalesce(kind, ''), queue, reason, count(*), min(died_at), max(died_at) from perdure.dead_letters group by 1, 2, 3, 4, 5;
+insert into perdure.group_releases select fingerprint, release, count(*) from perdure.dead_letters where release <> '' group by 1, 2;
 alter table perdure.dead_letters enable trigger user`
 
 // fillIndex puts n letters into an empty index.
@@ -150,7 +151,7 @@ func fillIndex(ctx context.Context, pool *pgxpool.Pool, n int) (err error) {
 	if _, err := pool.Exec(ctx, countFilled); err != nil {
 		return fmt.Errorf("count what was filled: %w", err)
 	}
-	if _, err := pool.Exec(ctx, `vacuum (analyze) perdure.dead_letters, perdure.group_counts`); err != nil {
+	if _, err := pool.Exec(ctx, `vacuum (analyze) perdure.dead_letters, perdure.group_counts, perdure.group_releases`); err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "%d letters filled and indexed in %s\n", n, time.Since(began).Round(time.Second))

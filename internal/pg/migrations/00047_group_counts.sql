@@ -10,22 +10,43 @@ create table perdure.group_counts (
   kind        text not null,  -- '' = none
   queue       text not null,
   reason      text not null,
-  release     text not null,
   n           bigint not null,
   first_seen  timestamptz,    -- the earliest death that was ever counted here, and the latest
   last_seen   timestamptz,
-  primary key (fingerprint, state, kind, queue, reason, release)
+  primary key (fingerprint, state, kind, queue, reason)
+);
+-- By release apart: each release has letters of many groups, in many states.
+create table perdure.group_releases (
+  fingerprint text not null,
+  release     text not null,
+  n           bigint not null,
+  primary key (fingerprint, release)
 );
 -- What changed since it was last added to the counts. Rows are only inserted, so
 -- that nobody who writes letters waits for another.
-create table perdure.group_changes (like perdure.group_counts);
-
+create table perdure.group_changes (
+  fingerprint text not null,
+  state       text not null,
+  kind        text not null,
+  queue       text not null,
+  reason      text not null,
+  release     text not null,  -- '' = none
+  n           bigint not null,
+  first_seen  timestamptz,
+  last_seen   timestamptz
+);
 -- Both: of the same letters there may be several rows, whose sum counts.
 create view perdure.group_rows as
-select * from perdure.group_counts union all select * from perdure.group_changes;
+select * from perdure.group_counts
+union all
+select fingerprint, state, kind, queue, reason, n, first_seen, last_seen from perdure.group_changes;
+create view perdure.group_release_rows as
+select * from perdure.group_releases
+union all
+select fingerprint, release, n from perdure.group_changes where release <> '';
 create view perdure.groups_now as
-select fingerprint, state, kind, queue, reason, release, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen
-from perdure.group_rows group by 1, 2, 3, 4, 5, 6 having sum(n) > 0;
+select fingerprint, state, kind, queue, reason, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen
+from perdure.group_rows group by 1, 2, 3, 4, 5 having sum(n) > 0;
 
 -- +goose StatementBegin
 create function perdure.count_letters() returns trigger language plpgsql as $$
@@ -47,7 +68,7 @@ begin
     select fingerprint, state, coalesce(kind, ''), queue, reason, release, -count(*)
     from old_letters group by 1, 2, 3, 4, 5, 6;
   else -- TRUNCATE
-    truncate perdure.group_counts, perdure.group_changes;
+    truncate perdure.group_counts, perdure.group_releases, perdure.group_changes;
   end case;
   return null;
 end $$;
@@ -62,8 +83,10 @@ create trigger dead_letters_truncated after truncate on perdure.dead_letters
   for each statement execute function perdure.count_letters();
 -- Nobody writes letters between the triggers and this: they hold the table until it is committed.
 insert into perdure.group_counts
-select fingerprint, state, coalesce(kind, ''), queue, reason, release, count(*), min(died_at), max(died_at)
-from perdure.dead_letters group by 1, 2, 3, 4, 5, 6;
+select fingerprint, state, coalesce(kind, ''), queue, reason, count(*), min(died_at), max(died_at)
+from perdure.dead_letters group by 1, 2, 3, 4, 5;
+insert into perdure.group_releases
+select fingerprint, release, count(*) from perdure.dead_letters where release <> '' group by 1, 2;
 
 -- Adds what changed to the counts, at most so many rows, and returns how many those
 -- were; 0 also where somebody else is at it.
@@ -76,13 +99,15 @@ begin
   end if;
   with d as (
     delete from perdure.group_changes where ctid = any (array(select ctid from perdure.group_changes limit most)) returning *),
-  s as (
-    select fingerprint, state, kind, queue, reason, release, sum(n) as n, min(first_seen) as first_seen, max(last_seen) as last_seen
-    from d group by 1, 2, 3, 4, 5, 6),
-  u as (
-    insert into perdure.group_counts as c select * from s
-    on conflict (fingerprint, state, kind, queue, reason, release) do update set
-      n = c.n + excluded.n, first_seen = least(c.first_seen, excluded.first_seen), last_seen = greatest(c.last_seen, excluded.last_seen))
+  c as (
+    insert into perdure.group_counts as c
+    select fingerprint, state, kind, queue, reason, sum(n), min(first_seen), max(last_seen) from d group by 1, 2, 3, 4, 5
+    on conflict (fingerprint, state, kind, queue, reason) do update set
+      n = c.n + excluded.n, first_seen = least(c.first_seen, excluded.first_seen), last_seen = greatest(c.last_seen, excluded.last_seen)),
+  r as (
+    insert into perdure.group_releases as r
+    select fingerprint, release, sum(n) from d where release <> '' group by 1, 2 having sum(n) <> 0
+    on conflict (fingerprint, release) do update set n = r.n + excluded.n)
   select count(*) into folded from d;
   return folded;
 end $$;
@@ -117,5 +142,6 @@ drop trigger dead_letters_deleted on perdure.dead_letters;
 drop trigger dead_letters_truncated on perdure.dead_letters;
 drop function perdure.count_letters();
 drop view perdure.groups_now;
+drop view perdure.group_release_rows;
 drop view perdure.group_rows;
-drop table perdure.group_changes, perdure.group_counts;
+drop table perdure.group_changes, perdure.group_releases, perdure.group_counts;
