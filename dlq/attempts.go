@@ -118,7 +118,7 @@ func DecodeAttempts(b []byte) ([]Attempt, error) {
 // asWritten reports whether the encoded history is within all bounds, so that to encode
 // it again would change nothing of as.
 func asWritten(encoded []byte, as []Attempt) bool {
-	if len(as) == 0 || len(encoded) == 0 || len(encoded) > MaxAttempts || !utf8.Valid(encoded) || bytes.Contains(encoded, []byte(`\u0000`)) {
+	if len(as) == 0 || len(encoded) == 0 || len(encoded) > MaxAttempts || !utf8.Valid(encoded) || bytes.Contains(encoded, []byte(`\u`)) { // of escapes jsonb takes fewer than Go
 		return false
 	}
 	for i := range as {

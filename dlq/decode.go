@@ -46,6 +46,11 @@ func Decode(r *kgo.Record) (*Letter, *Resolution, error) {
 	}
 }
 
+func isResolution(r *kgo.Record) bool {
+	i := ownBlock(r)
+	return i >= 0 && string(r.Headers[i].Value) == recordResolved
+}
+
 func decodeLetter(r *kgo.Record, orig, own []kgo.RecordHeader) (*Letter, error) {
 	if len(orig) == 0 {
 		orig = nil

@@ -25,7 +25,7 @@ const exportPage = 32
 func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) error {
 	var before *time.Time
 	var beforeID string
-	groups, err := s.pageGroups(ctx, &f)
+	groups, err := s.groups(ctx, &f) // not pageGroups: people may merge groups meanwhile
 	if err != nil {
 		return err
 	}

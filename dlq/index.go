@@ -146,11 +146,23 @@ func (x *Index) Run(ctx context.Context) error {
 const writers = 2
 
 // storeBeside shares what was fetched among the writers, and reports false if one of
-// them did not write its part. What is of one task, or of one key, is in one partition,
-// so no two of them write of the same.
+// them did not write its part. The letters of one task, or of one key, are in one
+// partition, so no two of them write of the same. A resolution may lie elsewhere (of a
+// record that its worker could not read again), so those are written first: whoever
+// writes a letter then sees its own.
 func (x *Index) storeBeside(ctx context.Context, fetches kgo.Fetches) bool {
+	var resolutions []*kgo.Record
 	var parts [writers][]*kgo.Record
 	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		if _, dead := x.queues[p.Topic]; dead {
+			p.Records = slices.DeleteFunc(slices.Clone(p.Records), func(r *kgo.Record) bool {
+				if isResolution(r) {
+					resolutions = append(resolutions, r)
+					return true
+				}
+				return false
+			})
+		}
 		least := 0
 		for i := range parts {
 			if len(parts[i]) < len(parts[least]) {
@@ -159,6 +171,11 @@ func (x *Index) storeBeside(ctx context.Context, fetches kgo.Fetches) bool {
 		}
 		parts[least] = append(parts[least], p.Records...)
 	})
+	for part := range slices.Chunk(resolutions, x.cfg.BatchSize) {
+		if !x.storeAll(ctx, part) {
+			return false
+		}
+	}
 	var wg sync.WaitGroup
 	var failed atomic.Bool
 	for _, records := range parts {
@@ -179,7 +196,7 @@ func (x *Index) storeBeside(ctx context.Context, fetches kgo.Fetches) bool {
 // if ctx ended before the batch was committed.
 func (x *Index) storeAll(ctx context.Context, records []*kgo.Record) bool {
 	b := x.rows(records)
-	again := false
+	again, cleaned := false, false
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := x.store(ctx, b)
 		if err == nil {
@@ -198,6 +215,11 @@ func (x *Index) storeAll(ctx context.Context, records []*kgo.Record) bool {
 			if len(records) > 1 {
 				half := len(records) / 2
 				return x.storeAll(ctx, records[:half]) && x.storeAll(ctx, records[half:])
+			}
+			if len(b.letters) == 1 && !cleaned {
+				cleaned = true // its history is kept as it was written where it looks like ours
+				b.letters[0].attempts = EncodeAttempts(b.letters[0].Attempts, MaxAttempts)
+				continue
 			}
 			b = x.plain(records[0], err)
 			continue

@@ -31,13 +31,15 @@ on conflict (task_id) do update set epoch = excluded.epoch, at = excluded.at whe
 // What of a batch's letters is there already, and which of its causes people joined
 // to another. To have read aliases keeps them as they are until this commits (join.go).
 const (
+	databaseTime = `select clock_timestamp()`
 	knownLetters = `select letter from perdure.dead_letters where letter = any($1::text[])`
 	joinedCauses = `select fingerprint, perdure.group_of(fingerprint) from perdure.group_aliases where fingerprint = any($1::text[]) and into_group is not null`
 )
 
 var letterColumns = []string{"letter", "state", "task_id", "epoch", "kind", "queue", "key", "reason", "error_class", "message", "fingerprint", "joined_from",
 	"attempts", "run", "release", "catalog", "record_key", "headers", "payload", "content_type", "deadline",
-	"origin_topic", "origin_partition", "origin_offset", "dlq_topic", "dlq_partition", "dlq_offset", "died_at", "cut", "block", "blocked_by", "place"}
+	"origin_topic", "origin_partition", "origin_offset", "dlq_topic", "dlq_partition", "dlq_offset", "died_at", "cut", "block", "blocked_by", "place",
+	"indexed_at", "changed_at"} // these two have defaults that would have COPY insert row by row
 
 // Of most tasks there is nothing to settle: one letter, and no resolution.
 const toSettle = `
@@ -114,7 +116,9 @@ func (x *Index) store(ctx context.Context, b *batch) error {
 			q.Queue(restoreDecided, b.ids())
 		}
 		var settle []string
-		if tasks := b.tasks(); len(tasks) > 0 {
+		if tasks := b.tasks(); x.session != nil {
+			settle = tasks // a restored letter may be settled without a resolution
+		} else if len(tasks) > 0 {
 			q.Queue(toSettle, tasks).Query(func(rows pgx.Rows) (err error) {
 				settle, err = pgx.CollectRows(rows, pgx.RowTo[string])
 				return err
@@ -169,7 +173,9 @@ func (b *batch) copyLetters(ctx context.Context, tx pgx.Tx) error {
 	}
 	joined := map[string]string{} // cause → group
 	written := map[string]bool{}  // letters that are there, or stand further ahead in the batch
+	var now time.Time
 	q := &pgx.Batch{}
+	q.Queue(databaseTime).QueryRow(func(row pgx.Row) error { return row.Scan(&now) })
 	q.Queue(knownLetters, b.ids()).Query(func(rows pgx.Rows) error {
 		var letter string
 		_, err := pgx.ForEachRow(rows, []any{&letter}, func() error { written[letter] = true; return nil })
@@ -188,7 +194,7 @@ func (b *batch) copyLetters(ctx context.Context, tx pgx.Tx) error {
 		for ; i < len(b.letters); i++ {
 			if l := &b.letters[i]; !written[l.id] {
 				written[l.id] = true
-				return l.values(joined), nil
+				return append(l.values(joined), now, now), nil
 			}
 		}
 		return nil, nil
@@ -199,7 +205,7 @@ func (b *batch) copyLetters(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// values are a letter's letterColumns.
+// values are a letter's letterColumns, but for the times.
 func (l *letterRow) values(joined map[string]string) []any {
 	state, group, own := schemas.LetterOpen, l.Fingerprint, any(nil)
 	if l.Reason == schemas.ReasonBlocked {

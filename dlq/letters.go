@@ -145,7 +145,7 @@ func (s *Letters) page(ctx context.Context, all, some string, f *Filter, groups 
 
 // Which groups have letters like these, how many, and how many letters there are in all.
 const groupsThatHave = `
-select fingerprint, sum(n)::bigint, (select coalesce(sum(n), 0)::bigint from perdure.group_rows)
+select fingerprint, sum(n)::bigint, max(last_seen), (select coalesce(sum(n), 0)::bigint from perdure.group_rows)
 from perdure.group_rows
 where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or state = $3) and ($4 = '' or reason = $4) and ($5::text[] is null or fingerprint = any($5))
 group by fingerprint having sum(n) > 0 limit $6`
@@ -154,11 +154,12 @@ group by fingerprint having sum(n) > 0 limit $6`
 // among the others.
 const frequent = 1. / 50
 
-// pageGroups are the groups whose letters a page is read from, nil for all. What no
-// index has (a reason; two conditions at once) and few letters are, would otherwise be
-// looked for among all of them.
-func (s *Letters) pageGroups(ctx context.Context, f *Filter) ([]string, error) {
-	groups, err := s.groups(ctx, f)
+// pageGroups are the groups whose letters a page is read from, nil for all, and a time
+// from which on none of its letters died, nil if that is not known. What no index has (a
+// reason; two conditions at once), and few letters are, would otherwise be looked for
+// among all of them.
+func (s *Letters) pageGroups(ctx context.Context, f *Filter) (groups []string, latest *time.Time, err error) {
+	groups, err = s.groups(ctx, f)
 	conditions := 0
 	for _, c := range []string{f.Kind, f.Queue, f.State, f.Reason} {
 		if c != "" {
@@ -167,25 +168,33 @@ func (s *Letters) pageGroups(ctx context.Context, f *Filter) ([]string, error) {
 	}
 	indexed := groups == nil && conditions == 1 && f.Reason == ""
 	if err != nil || conditions == 0 || indexed || f.Key != "" || f.IDs != nil {
-		return groups, err
+		return groups, nil, err
 	}
 	rows, err := s.db.Query(ctx, groupsThatHave, f.Kind, f.Queue, f.State, f.Reason, groups, maxTextGroups+1)
 	if err != nil {
-		return nil, fmt.Errorf("find failure groups: %w", err)
+		return nil, nil, fmt.Errorf("find failure groups: %w", err)
 	}
 	have := []string{}
 	var group string
+	var last *time.Time
 	var n, found, all int64
-	if _, err := pgx.ForEachRow(rows, []any{&group, &n, &all}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&group, &n, &last, &all}, func() error {
 		have, found = append(have, group), found+n
+		if last != nil && (latest == nil || last.After(*latest)) {
+			at := last.Add(time.Microsecond)
+			latest = &at
+		}
 		return nil
 	}); err != nil {
-		return nil, fmt.Errorf("find failure groups: %w", err)
+		return nil, nil, fmt.Errorf("find failure groups: %w", err)
 	}
-	if len(have) > maxTextGroups || groups == nil && float64(found) >= frequent*float64(all) && found > 0 {
-		return groups, nil
+	switch {
+	case len(have) > maxTextGroups: // there may be more, and later ones
+		return groups, nil, nil
+	case groups == nil && found > 0 && float64(found) >= frequent*float64(all):
+		return nil, latest, nil
 	}
-	return have, nil
+	return have, latest, nil
 }
 
 // Stands reports whether the later tasks of the letter's key wait for it.
@@ -209,9 +218,12 @@ func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) 
 		}
 		before, beforeID = &t, id
 	}
-	groups, err := s.pageGroups(ctx, &f)
+	groups, latest, err := s.pageGroups(ctx, &f)
 	if err != nil {
 		return nil, "", err
+	}
+	if before == nil {
+		before = latest
 	}
 	rows, err := s.page(ctx, listLetters, listOfGroups, &f, groups, before, beforeID, limit+1)
 	if err != nil {

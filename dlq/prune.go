@@ -34,8 +34,6 @@ delete from perdure.resolutions where task_id in (
   where at < now() - $1::interval
     and not exists (select from perdure.dead_letters d where d.task_id = r.task_id)
   limit $2)`
-	pruneCounts   = `delete from perdure.group_counts where n = 0`
-	pruneReleases = `delete from perdure.group_releases where n = 0`
 )
 
 // prune removes what is old until ctx ends, first at once.
@@ -70,10 +68,8 @@ func (x *Index) pruneOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, nothing := range []string{pruneCounts, pruneReleases} {
-		if _, err := x.deps.DB.Exec(ctx, nothing); err != nil {
-			return err
-		}
+	if _, err := x.deps.DB.Exec(ctx, `select perdure.prune_groups()`); err != nil {
+		return err
 	}
 	if err := x.pruneBy(ctx, pruneEvents, x.cfg.History, pruneChunk); err != nil {
 		return err

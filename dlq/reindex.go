@@ -75,6 +75,9 @@ func (x *Index) Reindex(ctx context.Context) (done Reindexed, err error) {
 			x.cfg.Progress(done.Records, total)
 		}
 	}
+	if _, err := x.deps.DB.Exec(ctx, `select perdure.recount_groups()`); err != nil {
+		return done, fmt.Errorf("dlq reindex: count failure groups anew: %w", err)
+	}
 	return done, nil
 }
 

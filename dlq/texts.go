@@ -50,12 +50,16 @@ type texts struct {
 }
 
 func (t *texts) fresh(letters []letterRow) (fresh []groupText) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	all, sums := make([]groupText, len(letters)), make([]textSum, len(letters))
 	for i := range letters {
 		l := &letters[i]
-		g := groupText{l.Fingerprint, causeText(l.ErrorClass, l.Message)}
-		if _, known := t.known[g.sum()]; !known {
+		all[i] = groupText{l.Fingerprint, causeText(l.ErrorClass, l.Message)}
+		sums[i] = all[i].sum()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, g := range all {
+		if _, known := t.known[sums[i]]; !known {
 			fresh = append(fresh, g)
 		}
 	}

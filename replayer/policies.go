@@ -182,7 +182,7 @@ with g as materialized (
 m as materialized (
   select fingerprint from g where exists (
     select from (
-      select error_class, message from perdure.dead_letters d where d.fingerprint = g.fingerprint ` + ofPolicy + ` order by died_at desc limit 100) l
+      select error_class, message from perdure.dead_letters d where d.fingerprint = g.fingerprint ` + ofPolicy + ` order by died_at desc limit 1000) l
     where error_class like $2 and message like $3))
 select m.fingerprint, (select count(*) from (select from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` limit $6) n),
   first.died_at, last.died_at, first.letter,

@@ -15,9 +15,9 @@ import (
 )
 
 // Who else has a letter is asked only while planning ($4): a run is told by the
-// compare-and-set. Its rows are found by the letter before anything else is asked of
-// them (offset 0): of a plan that was just frozen Postgres has no figures yet, and
-// would read all letters that are left in it, once for each.
+// compare-and-set. Rows are found by the letter before anything else is asked of them
+// (offset 0), each by itself: of a plan that was just frozen Postgres has no figures,
+// and by those of other plans it may read all letters that there are, for each slice.
 const nextLetters = `
 select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(d.epoch, 0), coalesce(d.kind, ''), coalesce(d.queue, ''),
   coalesce(d.state, ''), coalesce(d.reason, ''), coalesce(d.run, 0), coalesce(d.cut, false), coalesce(length(d.payload), 0),
@@ -25,8 +25,9 @@ select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(
   case when $4 then coalesce((
     select o.replay from (select replay, result from perdure.replay_letters where letter = rl.letter offset 0) o join perdure.replays r on r.replay = o.replay
     where o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end
-from perdure.replay_letters rl left join perdure.dead_letters d on d.letter = rl.letter
-where rl.replay = $1 and rl.n > $2 and rl.result = '' order by rl.n limit $3`
+from (select n, letter from perdure.replay_letters where replay = $1 and n > $2 and result = '' order by n limit $3) rl
+left join lateral (select * from perdure.dead_letters where letter = rl.letter offset 0) d on true
+order by rl.n`
 
 // slice moves or refuses the next letters of a job, at most n; left says that
 // there may be more.

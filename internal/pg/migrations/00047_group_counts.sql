@@ -1,7 +1,8 @@
 -- Failure groups are counted as letters come and change, not when somebody looks: of
 -- ten million letters that took longer than anybody waits (docs/decisions/0240).
--- And a letter costs less to write: fewer and smaller indexes, and no attempt to
--- compress what fits half a page.
+-- And a letter costs less to write: a smaller index, and no attempt to compress what
+-- fits half a page. The indexes that are in the way now go in 00048: their locks, taken
+-- here, would be waited for by those who wait for the triggers.
 
 -- +goose Up
 create table perdure.group_counts (
@@ -35,6 +36,8 @@ create table perdure.group_changes (
   first_seen  timestamptz,
   last_seen   timestamptz
 );
+-- It has no key, and rows go: a publication of all tables wants to be told how.
+alter table perdure.group_changes replica identity full;
 -- Both: of the same letters there may be several rows, whose sum counts.
 create view perdure.group_rows as
 select * from perdure.group_counts
@@ -82,11 +85,20 @@ create trigger dead_letters_deleted after delete on perdure.dead_letters
 create trigger dead_letters_truncated after truncate on perdure.dead_letters
   for each statement execute function perdure.count_letters();
 -- Nobody writes letters between the triggers and this: they hold the table until it is committed.
-insert into perdure.group_counts
-select fingerprint, state, coalesce(kind, ''), queue, reason, count(*), min(died_at), max(died_at)
-from perdure.dead_letters group by 1, 2, 3, 4, 5;
-insert into perdure.group_releases
-select fingerprint, release, count(*) from perdure.dead_letters where release <> '' group by 1, 2;
+-- Also for whoever has written letters around the triggers, as a restore may.
+-- +goose StatementBegin
+create function perdure.recount_groups() returns void language plpgsql as $$
+begin
+  lock table perdure.dead_letters in share row exclusive mode;
+  truncate perdure.group_counts, perdure.group_releases, perdure.group_changes;
+  insert into perdure.group_counts
+  select fingerprint, state, coalesce(kind, ''), queue, reason, count(*), min(died_at), max(died_at)
+  from perdure.dead_letters group by 1, 2, 3, 4, 5;
+  insert into perdure.group_releases
+  select fingerprint, release, count(*) from perdure.dead_letters where release <> '' group by 1, 2;
+end $$;
+-- +goose StatementEnd
+select perdure.recount_groups();
 
 -- Adds what changed to the counts, at most so many rows, and returns how many those
 -- were; 0 also where somebody else is at it.
@@ -113,9 +125,18 @@ begin
 end $$;
 -- +goose StatementEnd
 
+-- What is counted as none, and was once some.
+-- +goose StatementBegin
+create function perdure.prune_groups() returns void language plpgsql as $$
+begin
+  if pg_try_advisory_xact_lock(hashtextextended('perdure.fold_groups', 0)) then
+    delete from perdure.group_counts where n = 0;
+    delete from perdure.group_releases where n = 0;
+  end if;
+end $$;
+-- +goose StatementEnd
+
 create index dead_letters_fp on perdure.dead_letters (fingerprint, state, died_at);
-drop index perdure.dead_letters_groups;
-drop index perdure.dead_letters_open_groups;
 alter table perdure.dead_letters set (toast_tuple_target = 4080);
 
 -- +goose StatementBegin
@@ -131,16 +152,16 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-alter table perdure.dead_letters reset (toast_tuple_target);
-create index dead_letters_open_groups on perdure.dead_letters (kind, fingerprint, died_at) where state = 'open';
-create index dead_letters_groups on perdure.dead_letters (fingerprint, state, died_at) include (kind, queue, reason, release);
-drop index perdure.dead_letters_fp;
-drop function perdure.fold_groups(int);
 drop trigger dead_letters_inserted on perdure.dead_letters;
 drop trigger dead_letters_updated on perdure.dead_letters;
 drop trigger dead_letters_deleted on perdure.dead_letters;
 drop trigger dead_letters_truncated on perdure.dead_letters;
+drop index perdure.dead_letters_fp;
+alter table perdure.dead_letters reset (toast_tuple_target);
 drop function perdure.count_letters();
+drop function perdure.fold_groups(int);
+drop function perdure.prune_groups();
+drop function perdure.recount_groups();
 drop view perdure.groups_now;
 drop view perdure.group_release_rows;
 drop view perdure.group_rows;
