@@ -94,7 +94,7 @@ insert into perdure.dead_letters (letter, task_id, kind, queue, key, state, reso
 select 'main-1-' || i || '@0', 'main-1-' || i, c.kind, c.queue, k.key, s.state,
   case s.state when 'resolved' then 'completed' when 'discarded' then 'discard' else '' end,
   c.reason, c.class, replace(c.message, 'NNN', i::text), c.fingerprint, c.attempts::jsonb, 5, 'v' || floor(i * 20 / $3)::int, 'c0ffee',
-  convert_to(coalesce(k.key, 'main-1-' || i), 'UTF8'),
+  convert_to(coalesce(k.key, '-'), 'UTF8'),
   replace(replace(c.headers, $4, encode(convert_to('main-1-' || i, 'UTF8'), 'base64')), $5, encode(convert_to(coalesce(k.key, '-'), 'UTF8'), 'base64'))::jsonb,
   convert_to('{"n":"' || lpad(i::text, 10, '0') || '","d":"' || repeat(md5(i::text), 7) || '"}', 'UTF8'),
   'tasks.' || c.queue, i % 8, i, 'dlq.' || c.queue, i % 8, i, t.died, t.died + interval '1 second', i

@@ -205,10 +205,10 @@ func (b *lettersBench) runRate(ctx context.Context, srv servers) (table string, 
 		var between, high, low int
 		if err := r.pool.QueryRow(ctx, `with r as materialized (select done_at from perdure.replay_letters where replay = $1 and result = 'replayed'),
 l as (select done_at, count(*) as n from r group by done_at),
-s as (select floor(extract(epoch from date_trunc('milliseconds', done_at) - (select min(done_at) from r)))::int as s, count(*) as n
+s as (select floor(extract(epoch from done_at - (select min(done_at) from r)))::int as s, count(*) as n
   from r group by 1)
 select extract(epoch from max(done_at) - min(done_at))::float8, (sum(n) - (select count(*) from r where done_at <= (select min(done_at) + interval '10 ms' from r)))::int,
-  (select max(n) from s where s < $2 - 1)::int, (select min(n) from s where s < $2 - 1)::int from l`, id, b.seconds).Scan(&took, &between, &high, &low); err != nil {
+  (select max(n) from s where s < (select max(s) from s))::int, (select min(n) from s where s < (select max(s) from s))::int from l`, id).Scan(&took, &between, &high, &low); err != nil {
 			return "", err
 		}
 		off = append(off, 100*(float64(between)/took/float64(b.rate)-1))
