@@ -3,6 +3,7 @@ package main
 // `perdure dlq import`: any team's dead letters, back to where they came from.
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,8 +49,8 @@ perdure dlq import --topic orders-dlt --to orders-again --rate 50 --why "the sho
 			switch {
 			case f.topic == "":
 				return exit.Usage(errors.New("say --topic: which topic of dead letters"))
-			case o.Rate < 0:
-				return exit.Usage(errors.New("--rate is letters a second, more than 0"))
+			case o.Rate != 0 && !(o.Rate >= 0.001 && o.Rate <= 1e6): // not NaN either
+				return exit.Usage(errors.New("--rate is letters a second, from 0.001 to 1000000; 0 = as fast as it can"))
 			case yes && o.DryRun:
 				return exit.Usage(errors.New("say either --dry-run or --yes"))
 			case !yes && !o.DryRun:
@@ -74,15 +75,15 @@ perdure dlq import --topic orders-dlt --to orders-again --rate 50 --why "the sho
 			o.Notice = func(s string) { fmt.Fprintln(c.errOut, output.Safe(s)) }
 			rep, err := app.Import(ctx, cfg, o)
 			finish()
-			if errors.Is(err, imports.ErrBusy) || errors.Is(err, imports.ErrDestination) {
+			if errors.Is(err, imports.ErrBusy) || errors.Is(err, imports.ErrDestination) || errors.Is(err, imports.ErrTopicID) {
 				return exit.Refusal(err)
 			}
-			if rep == nil || err != nil && rep.Letters == 0 {
+			if rep == nil || err != nil && rep.Letters == 0 && rep.Settled == (imports.Settled{}) {
 				return f.explain(err)
 			}
 			printed := c.printer().One(rep, func(w io.Writer) { showImport(w, rep) })
 			switch {
-			case ctx.Err() != nil:
+			case errors.Is(err, context.Canceled):
 				err = fmt.Errorf("stopped after %s: the same command goes on", letters(int(rep.Sent)))
 			case err == nil:
 				err = nothingImported(rep)

@@ -24,6 +24,7 @@ var (
 	ErrNoTopic = errors.New("there is no such topic")
 	ErrGone    = errors.New("the record is not there any more")
 	ErrUnknown = errors.New("the letter does not say where its record lay")
+	ErrDenied  = errors.New("this user may not read it")
 )
 
 const (
@@ -126,9 +127,7 @@ func (c *Cluster) extent(ctx context.Context, topic string, since time.Time) (in
 		return info, nil, x, fmt.Errorf("offsets of %s: %w", topic, err)
 	}
 	x.Partitions = len(info.Partitions)
-	if info.ID != (kadm.TopicID{}) {
-		x.ID = info.ID.String()
-	}
+	x.ID = idOf(info)
 	for _, p := range info.Partitions.Numbers() {
 		start, _ := starts.Lookup(topic, p)
 		end, _ := stable.Lookup(topic, p)
@@ -140,6 +139,14 @@ func (c *Cluster) extent(ctx context.Context, topic string, since time.Time) (in
 		}
 	}
 	return info, spans, x, nil
+}
+
+// idOf is a topic's id, "" of an old broker.
+func idOf(info kadm.TopicDetail) string {
+	if info.ID == (kadm.TopicID{}) {
+		return ""
+	}
+	return info.ID.String()
 }
 
 func (c *Cluster) topic(ctx context.Context, topic string) (kadm.TopicDetail, error) {
@@ -183,7 +190,7 @@ func (c *Cluster) span(ctx context.Context, info kadm.TopicDetail, s span, isola
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			// Retention is faster than we are: what it deleted is no letter any more.
 			// The answer itself does not say where the partition begins now.
-			start, err := c.start(ctx, info.Topic, s.partition)
+			start, _, err := c.start(ctx, info.Topic, s.partition)
 			if err != nil {
 				return err
 			}
@@ -216,17 +223,17 @@ func (c *Cluster) span(ctx context.Context, info kadm.TopicDetail, s span, isola
 	return nil
 }
 
-// start is where a partition begins now.
-func (c *Cluster) start(ctx context.Context, topic string, partition int32) (int64, error) {
+// start is where a partition begins now, if it is there.
+func (c *Cluster) start(ctx context.Context, topic string, partition int32) (int64, bool, error) {
 	starts, err := c.adm.ListStartOffsets(ctx, topic)
 	if err == nil {
 		err = starts.Error()
 	}
 	if err != nil {
-		return 0, fmt.Errorf("offsets of %s: %w", topic, err)
+		return 0, false, fmt.Errorf("offsets of %s: %w", topic, err)
 	}
-	o, _ := starts.Lookup(topic, partition)
-	return o.Offset, nil
+	o, is := starts.Lookup(topic, partition)
+	return o.Offset, is, nil
 }
 
 // errAway is a broker that could not be asked.
@@ -264,14 +271,15 @@ func (c *Cluster) fetch(ctx context.Context, info kadm.TopicDetail, leader, part
 	return f, next, f.Err
 }
 
-// Record reads one record, committed or not: ErrGone if it is not there any more,
-// ErrNoTopic if its topic is not.
+// Record reads one record, committed or not: ErrGone if it is not there any more or
+// Kafka will never give it, ErrDenied if not to this user, ErrNoTopic if its topic
+// is not there. After any other error it is worth another try.
 func (c *Cluster) Record(ctx context.Context, topic string, partition int32, offset int64) (*kgo.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	info, err := c.topic(ctx, topic)
 	if err != nil {
-		return nil, err
+		return nil, final(info.Err, err)
 	}
 	p, is := info.Partitions[partition]
 	if !is {
@@ -282,14 +290,26 @@ func (c *Cluster) Record(ctx context.Context, topic string, partition int32, off
 	case errors.Is(err, kerr.OffsetOutOfRange), err == nil && (len(f.Records) == 0 || f.Records[0].Offset != offset):
 		return nil, fmt.Errorf("%s/%d at %d: %w", topic, partition, offset, ErrGone)
 	case err != nil:
-		return nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, err)
+		return nil, final(f.Err, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, err))
 	}
 	return f.Records[0], nil
 }
 
-// Original reads the record that a letter is about from where it failed. The
-// error is ErrGone or ErrNoTopic where it is not there, and ErrUnknown where the
-// letter does not say.
+// final is an error with what Kafka said of a topic or its record, if it would say
+// so again: it is denied, is no topic's name, or what lies there is broken. nil =
+// it said nothing.
+func final(said, err error) error {
+	switch {
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	case said == nil, kerr.IsRetriable(said), errors.Is(err, ErrNoTopic):
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrGone, err)
+}
+
+// Original reads the record that a letter is about from where it failed. Its
+// errors are Record's, and ErrUnknown where the letter does not say.
 func (c *Cluster) Original(ctx context.Context, l *Letter) (*kgo.Record, error) {
 	if l.Origin.Topic == "" || l.Origin.Offset < 0 {
 		return nil, ErrUnknown

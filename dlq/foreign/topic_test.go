@@ -268,9 +268,14 @@ func TestATailSaysWhetherItIsWhole(t *testing.T) {
 	r := newRig(t, 2)
 	r.produce(r.letters(0, 10, "x", time.Now()))
 	open := r.transaction("open", r.letters(0, 3, "perhaps", time.Now()))
+	info, err := r.c.topic(t.Context(), r.topic)
+	id := idOf(info)
+	if err != nil || id == "" {
+		t.Fatalf("%q, %v", id, err)
+	}
 	tail := func(partition int32, from int64, enough int) (n int, whole bool) {
 		t.Helper()
-		whole, err := r.c.Tail(t.Context(), r.topic, partition, from, func(*kgo.Record) bool { n++; return n == enough })
+		whole, err := r.c.Tail(t.Context(), Part{Topic: r.topic, ID: id, Partition: partition, From: from, Wait: time.Minute}, func(*kgo.Record) bool { n++; return n == enough })
 		if err != nil {
 			t.Error(err)
 		}
@@ -305,7 +310,11 @@ func TestATailSaysWhetherItIsWhole(t *testing.T) {
 	if n, whole := tail(0, 5, -1); n != 8 || !whole {
 		t.Errorf("from its beginning: %d, %v", n, whole)
 	}
-	if whole, err := r.c.Tail(t.Context(), r.topic+"-none", 0, 0, nil); whole || err != nil {
+	id = "of the topic before"
+	if n, whole := tail(0, 5, -1); n != 0 || whole {
+		t.Errorf("of another topic of this name: %d, %v", n, whole)
+	}
+	if whole, err := r.c.Tail(t.Context(), Part{Topic: r.topic + "-none"}, nil); whole || err != nil {
 		t.Errorf("of no topic: %v, %v", whole, err)
 	}
 }

@@ -23,6 +23,7 @@ import (
 // dest is a topic that letters want to go to.
 type dest struct {
 	name       string
+	id         string // "" = an old broker
 	partitions int32
 	limit      int // max.message.bytes
 	compacted  bool
@@ -54,8 +55,13 @@ func (r *run) aim(ctx context.Context, l *letter) (why Why, detail string, err e
 	from := l.rec
 	headers := l.Headers
 	if !l.Copied {
+		if why, detail = r.reserved(l.Origin.Topic); why != "" {
+			return why, "the letter holds no record, and that of its origin is not read: " + detail, nil
+		}
 		from, err = r.deps.Cluster.Original(ctx, &l.Letter)
 		switch {
+		case errors.Is(err, foreign.ErrDenied):
+			return NoPermission, "the letter holds no record: " + err.Error(), nil
 		case errors.Is(err, foreign.ErrGone), errors.Is(err, foreign.ErrNoTopic), errors.Is(err, foreign.ErrUnknown):
 			return Gone, "the letter holds no record: " + err.Error(), nil
 		case err != nil:
@@ -65,7 +71,11 @@ func (r *run) aim(ctx context.Context, l *letter) (why Why, detail string, err e
 	}
 	kept := make([]kgo.RecordHeader, 0, len(headers)+1)
 	for _, h := range headers {
-		if h.Key != schemas.HeaderImported { // of the time before
+		switch {
+		case h.Key == schemas.HeaderImported: // of the time before
+		case strings.HasPrefix(h.Key, "perdure_"):
+			return Perdures, "it has the header " + h.Key + ": it is a record of a Perdure, which alone may send it", nil
+		default:
 			kept = append(kept, h)
 		}
 	}
@@ -101,28 +111,33 @@ func (r *run) own(topic string) bool {
 		func(prefix string) bool { return strings.HasPrefix(topic, prefix) })
 }
 
+// reserved is why a topic is not for other systems' records, whoever may use it.
+func (r *run) reserved(name string) (why Why, detail string) {
+	switch {
+	case name == r.o.Topic:
+		return SameTopic, "it is the topic of dead letters itself"
+	case r.own(name):
+		return Perdures, fmt.Sprintf("the name of topic %s is one of Perdure's own (PERDURE_KAFKA_TOPIC_PREFIX=%q)", name, r.cfg.Names.Prefix)
+	case strings.HasPrefix(name, "__"):
+		return Internal, "topic " + name + " is Kafka's own"
+	}
+	return "", ""
+}
+
 // destination looks at a topic once.
 func (r *run) destination(ctx context.Context, name string) (*dest, error) {
 	if d := r.dests[name]; d != nil {
 		return d, nil
 	}
-	if len(r.dests) >= maxTopics {
-		return nil, fmt.Errorf("the letters came from more than %d topics: choose with --group or --origin", maxTopics)
-	}
 	d := &dest{name: name}
-	var err error
-	switch {
-	case name == r.o.Topic:
-		d.why, d.detail = SameTopic, "it is the topic of dead letters itself"
-	case r.own(name):
-		d.why, d.detail = Perdures, fmt.Sprintf("the name of topic %s is one of Perdure's own (PERDURE_KAFKA_TOPIC_PREFIX=%q)", name, r.cfg.Names.Prefix)
-	case strings.HasPrefix(name, "__"):
-		d.why, d.detail = Internal, "topic "+name+" is Kafka's own"
-	default:
-		err = r.ask(ctx, d)
+	if len(r.dests) >= r.cfg.topics {
+		d.why, d.detail = TooMany, fmt.Sprintf("the letters go to more than %d topics: choose with --group or --origin", r.cfg.topics)
+		return d, nil
 	}
-	if err != nil {
-		return nil, err
+	if d.why, d.detail = r.reserved(name); d.why == "" {
+		if err := r.ask(ctx, d); err != nil {
+			return nil, err
+		}
 	}
 	r.dests[name] = d
 	if d.why == "" {
@@ -157,6 +172,9 @@ func (r *run) ask(ctx context.Context, d *dest) error {
 		return nil
 	}
 	d.partitions, d.limit = int32(len(info.Partitions)), defaultLimit
+	if info.ID != (kadm.TopicID{}) {
+		d.id = info.ID.String()
+	}
 	configs, err := r.out.adm.DescribeTopicConfigs(ctx, d.name)
 	if err != nil && !errors.As(err, &denied) {
 		return fmt.Errorf("settings of topic %s: %w", d.name, err)

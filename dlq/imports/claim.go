@@ -83,11 +83,11 @@ func (s session) states(ctx context.Context, r *run, list []*letter) (map[place]
 // comes at the same moment: its row is there.
 const claimLetters = `
 with i as (
-  insert into perdure.imported as x (cluster, topic, topic_id, import, state, letter, partition, "offset", fingerprint, to_topic, to_partition, to_after)
+  insert into perdure.imported as x (cluster, topic, topic_id, import, state, letter, partition, "offset", fingerprint, to_topic, to_partition, to_after, to_topic_id)
   select $1, $2, $3, $4, 'sending', u.*
-  from unnest($5::text[], $6::int[], $7::bigint[], $8::text[], $9::text[], $10::int[], $11::bigint[]) u(letter, p, o, f, t, tp, ta) order by letter
+  from unnest($5::text[], $6::int[], $7::bigint[], $8::text[], $9::text[], $10::int[], $11::bigint[], $15::text[]) u(letter, p, o, f, t, tp, ta, ti) order by letter
   on conflict (letter) do update
-    set state = 'sending', import = $4, to_topic = excluded.to_topic, to_partition = excluded.to_partition, to_after = excluded.to_after,
+    set state = 'sending', import = $4, to_topic = excluded.to_topic, to_partition = excluded.to_partition, to_after = excluded.to_after, to_topic_id = excluded.to_topic_id,
       to_offset = null, at = clock_timestamp()
     where $12 and x.state = 'unknown'
   returning partition, "offset", to_topic),
@@ -103,12 +103,12 @@ select partition, "offset" from i`
 func (s session) claim(ctx context.Context, r *run, list []*letter) (mine []*letter, err error) {
 	n := len(list)
 	partitions, offsets := make([]int32, n), make([]int64, n)
-	groups, topics, to, after := make([]string, n), make([]string, n), make([]int32, n), make([]int64, n)
+	groups, topics, topicIDs, to, after := make([]string, n), make([]string, n), make([]string, n), make([]int32, n), make([]int64, n)
 	for i, l := range list {
 		partitions[i], offsets[i] = l.partition, l.offset
-		groups[i], topics[i], to[i], after[i] = l.Fingerprint, l.dest.name, l.rec.Partition, l.after
+		groups[i], topics[i], topicIDs[i], to[i], after[i] = l.Fingerprint, l.dest.name, l.dest.id, l.rec.Partition, l.after
 	}
-	rows, err := s.c.Query(ctx, claimLetters, append(r.here(), r.report.Import, r.ids(list), partitions, offsets, groups, topics, to, after, r.o.Again, r.o.Who, r.o.Why)...)
+	rows, err := s.c.Query(ctx, claimLetters, append(r.here(), r.report.Import, r.ids(list), partitions, offsets, groups, topics, to, after, r.o.Again, r.o.Who, r.o.Why, topicIDs)...)
 	got := map[place]bool{}
 	var p place
 	if err == nil {
@@ -147,10 +147,11 @@ func (s session) mark(ctx context.Context, r *run, sent, not []*letter) error {
 	return nil
 }
 
-// A topic that was made anew has another id; of the one before nothing is left.
+// A topic that was made anew has another id; of the one before nothing is left. No
+// id says nothing of another.
 const pruneLetters = `
-delete from perdure.imported x where cluster = $1 and topic = $2 and (topic_id <> $3
-  or exists (select from unnest($4::int[], $5::bigint[]) u(p, o) where x.partition = u.p and x."offset" < u.o))`
+delete from perdure.imported x where cluster = $1 and topic = $2 and (topic_id <> $3 and topic_id <> '' and $3 <> ''
+  or topic_id = $3 and exists (select from unnest($4::int[], $5::bigint[]) u(p, o) where x.partition = u.p and x."offset" < u.o))`
 
 func (s session) prune(ctx context.Context, r *run, partitions []int32, starts []int64) error {
 	if _, err := s.c.Exec(ctx, pruneLetters, append(r.here(), partitions, starts)...); err != nil {
@@ -159,11 +160,25 @@ func (s session) prune(ctx context.Context, r *run, partitions []int32, starts [
 	return nil
 }
 
+// told is ErrTopicID if the topic's id is told now and was not when letters of it
+// were sent, or the reverse: a broker was upgraded, or the topic made anew, and in
+// the first case its letters would go again.
+func (s session) told(ctx context.Context, r *run) error {
+	var other bool
+	err := s.c.QueryRow(ctx, `select exists (select from perdure.imported where cluster = $1 and topic = $2 and (topic_id = '') <> ($3 = ''))`, r.here()...).Scan(&other)
+	switch {
+	case err != nil:
+		return fmt.Errorf("postgres: look for letters of another topic id: %w", err)
+	case !other:
+		return nil
+	}
+	return fmt.Errorf("%w: its id is %q now, and brokers told one then or now, not both times; only you know whether it was made anew: see docs/replaying.md", ErrTopicID, r.topicID)
+}
+
 // inDoubt is a letter that a run had claimed when it ended.
 type inDoubt struct {
 	place
-	run string
-	to  target
+	to target
 	// where its destination ended before it was sent
 	after int64
 	// what is found out
@@ -173,20 +188,20 @@ type inDoubt struct {
 
 // target is a partition that letters went to.
 type target struct {
-	topic     string
+	topic, id string
 	partition int32
 }
 
 // doubts are all letters that are in doubt, and how many seconds the youngest
 // claim still has until it may be looked for.
 func (s session) doubts(ctx context.Context, r *run) (list []*inDoubt, wait float64, err error) {
-	rows, err := s.c.Query(ctx, `select partition, "offset", import, to_topic, to_partition, to_after,
+	rows, err := s.c.Query(ctx, `select partition, "offset", to_topic, to_topic_id, to_partition, to_after,
   extract(epoch from at + $4::interval - clock_timestamp())::float8 from perdure.imported where `+lettersHere+` and state = 'sending'`,
 		append(r.here(), r.cfg.Settle)...)
 	if err == nil {
 		var x inDoubt
 		var left float64
-		_, err = pgx.ForEachRow(rows, []any{&x.partition, &x.offset, &x.run, &x.to.topic, &x.to.partition, &x.after, &left}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&x.partition, &x.offset, &x.to.topic, &x.to.id, &x.to.partition, &x.after, &left}, func() error {
 			one := x
 			one.at = -1
 			list, wait = append(list, &one), max(wait, left)

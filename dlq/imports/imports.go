@@ -46,6 +46,9 @@ type Config struct {
 	// for, longer than Deliver by what a broker may keep a request; 0 = 20 s.
 	Deliver, Settle time.Duration
 	Parcel          int // letters that are claimed and sent together; 0 = 500
+	// Replicas is how long a search waits for replicas that are behind; 0 = a minute.
+	Replicas time.Duration
+	topics   int // destinations of one run; 0 = 1000
 }
 
 // Deps is what an Importer works with; all stay the caller's.
@@ -75,6 +78,12 @@ func New(cfg Config, deps Deps) *Importer {
 	if cfg.Parcel <= 0 {
 		cfg.Parcel = 500
 	}
+	if cfg.Replicas <= 0 {
+		cfg.Replicas = time.Minute
+	}
+	if cfg.topics <= 0 {
+		cfg.topics = 1000
+	}
 	return &Importer{cfg: cfg, deps: deps, busy: lockWait}
 }
 
@@ -83,12 +92,11 @@ var (
 	ErrBusy        = errors.New("another import of this topic is under way")
 	ErrDestination = errors.New("nothing can be sent to this topic")
 	ErrInDoubt     = errors.New("letters are in doubt")
+	ErrTopicID     = errors.New("whether this is the topic of earlier imports cannot be told")
 )
 
 const (
-	parcel      = 500     // letters that are claimed and sent together
-	parcelBytes = 8 << 20 // likewise, unless one letter is larger
-	maxTopics   = 1000    // destinations of one run
+	parcelBytes = 8 << 20 // of the letters of a parcel, unless one is larger
 	asked       = 1000    // letters that the database is asked about at once
 )
 
@@ -121,9 +129,10 @@ var errLimit = errors.New("the limit is reached")
 
 // Run does what o says. Its report is whole up to an error. The error is ErrBusy
 // where another process imports this topic now, ErrDestination where Order.To
-// cannot be sent to, foreign.ErrNoTopic where there is no dead-letter topic, and
-// ErrInDoubt where Kafka did not answer in time. Ended by ctx, it ends after the
-// parcel that is under way.
+// cannot be sent to, foreign.ErrNoTopic where there is no dead-letter topic,
+// ErrTopicID where the topic's id is told now and was not before or the reverse,
+// and ErrInDoubt where Kafka did not answer in time. Ended by ctx, it ends after
+// the parcel that is under way.
 func (i *Importer) Run(ctx context.Context, o Order) (*Report, error) {
 	r := &run{Importer: i, o: o, dests: map[string]*dest{}, report: &Report{
 		Topic: o.Topic, Cluster: i.deps.ID, DryRun: o.DryRun, to: map[string]*Destination{}, refused: map[Why]*Refused{}}}
@@ -164,8 +173,8 @@ func (i *Importer) Run(ctx context.Context, o Order) (*Report, error) {
 		if o.Begun != nil {
 			o.Begun(x)
 		}
-		if o.DryRun {
-			return nil
+		if err := r.db.told(ctx, r); err != nil || o.DryRun {
+			return err
 		}
 		if err := r.settle(ctx); err != nil {
 			return err

@@ -3,7 +3,6 @@ package imports
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -27,9 +26,7 @@ func TestWhatCannotBeSentIsRefusedWithItsReason(t *testing.T) {
 	r.topic(compacted, 1, "cleanup.policy", "compact")
 	r.topic(tasks, 1)
 	r.produce(&kgo.Record{Topic: r.orders, Partition: 2, Key: []byte("k"), Value: []byte("0"), Headers: h("x", "y")})
-	shared := func(topic string, offset int) *kgo.Record {
-		return &kgo.Record{Headers: h("__dlq.errors.topic", topic, "__dlq.errors.partition", "2", "__dlq.errors.offset", fmt.Sprint(offset), "__dlq.errors.message", "m")}
-	}
+	shared := func(topic string, offset int) *kgo.Record { return shared(topic, 2, offset) }
 	own := dlq.Encode(&dlq.Letter{Key: []byte("k"), Value: []byte("v"), Headers: h("ce_id", "main-1-1"), Origin: dlq.Origin{Topic: r.orders}, Reason: schemas.ReasonPermanent})
 	var want []Why
 	add := func(why Why, rec *kgo.Record) {

@@ -47,7 +47,8 @@ const (
 	NoTopic      Why = "no_topic"         // its destination is not there
 	Internal     Why = "internal_topic"   // its destination is Kafka's own
 	SameTopic    Why = "dead_letters"     // its destination is the topic of dead letters itself
-	NoPermission Why = "no_permission"    // this user may not write there
+	NoPermission Why = "no_permission"    // this user may not write there, or not read its record
+	TooMany      Why = "too_many_topics"  // its destination is one too many for one run
 	Gone         Why = "gone"             // the record was not copied, and is not at its origin any more
 	TooLarge     Why = "too_large"        // for its destination
 	NoKey        Why = "no_key"           // a compacted topic takes none without a key

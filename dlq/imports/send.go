@@ -58,6 +58,16 @@ var errLate = errors.New("no answer from Kafka in time")
 func (s *sender) send(ctx context.Context, list []*letter, began time.Time) {
 	ctx, cancel := context.WithDeadline(ctx, began.Add(s.within))
 	defer cancel()
+	s.try(ctx, list)
+	// Kafka refuses the batch of one bad record, and with it its neighbours.
+	for _, l := range list {
+		if refusedFor(l.result) != "" && ctx.Err() == nil {
+			s.try(ctx, []*letter{l})
+		}
+	}
+}
+
+func (s *sender) try(ctx context.Context, list []*letter) {
 	var mu sync.Mutex
 	left, over := len(list), make(chan struct{})
 	results := make([]error, len(list))

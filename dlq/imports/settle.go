@@ -8,11 +8,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/perdure/perdure/dlq/foreign"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -47,25 +49,30 @@ func (r *run) settle(ctx context.Context) error {
 // What is not found was not sent, if all of it could be read: no compaction may
 // have taken it, nor retention, nor anybody who deleted records.
 func (r *run) lookFor(ctx context.Context, to target, list []*inDoubt) error {
+	// By place alone: whichever run sent it, it was sent.
 	missing := make(map[string]*inDoubt, len(list))
 	from := list[0].after
 	for _, x := range list {
-		missing[x.run+" "+x.in(r.o.Topic)] = x
+		missing[x.in(r.o.Topic)] = x
 		from = min(from, x.after)
 	}
-	whole, err := r.deps.Cluster.Tail(ctx, to.topic, to.partition, from, func(rec *kgo.Record) bool {
+	part := foreign.Part{Topic: to.topic, ID: to.id, Partition: to.partition, From: from, Wait: r.cfg.Replicas}
+	whole, err := r.deps.Cluster.Tail(ctx, part, func(rec *kgo.Record) bool {
 		for _, h := range rec.Headers {
 			if h.Key != schemas.HeaderImported {
 				continue
 			}
-			if x := missing[string(h.Value)]; x != nil {
+			_, at, _ := strings.Cut(string(h.Value), " ")
+			if x := missing[at]; x != nil && rec.Offset >= x.after {
 				x.at = rec.Offset
-				delete(missing, string(h.Value))
+				delete(missing, at)
 			}
 		}
 		return len(missing) == 0
 	})
 	switch {
+	case errors.Is(err, foreign.ErrBehind):
+		return fmt.Errorf("%w: %d were under way when an import ended, and cannot be looked for yet; they stay as they are: %w", ErrInDoubt, len(list), err)
 	case errors.Is(err, kerr.TopicAuthorizationFailed): // and never will be read by this user
 	case err != nil:
 		return fmt.Errorf("look for letters in doubt: %w", err)

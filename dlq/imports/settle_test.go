@@ -189,6 +189,10 @@ func TestWhatNobodyCanTellIsLeftToAPerson(t *testing.T) {
 				r.deleteTo(r.orders, p, 3)
 			}
 		},
+		"topic made anew": func(r *rig) {
+			testkit.DeleteTopic(r.t, r.cl, r.orders)
+			r.topic(r.orders, 3)
+		},
 		"topic gone": func(r *rig) { testkit.DeleteTopic(r.t, r.cl, r.orders) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,6 +13,7 @@ create table perdure.imported (
   import       text not null,          -- the run, as in the audit's column replay and in the header of what was sent
   fingerprint  text not null,
   to_topic     text not null,
+  to_topic_id  text not null,          -- one that is made anew holds nothing of what was sent; '' = an old broker
   to_partition int not null,
   to_after     bigint not null,        -- where that partition ended before: what was sent lies there or behind
   to_offset    bigint,                 -- where it lies; null = not known
