@@ -64,7 +64,7 @@ func TestALagOfASharedQueueThatStandsStillIsNudged(t *testing.T) {
 	rec := &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte("v")}
 	g.produce(rec, &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte("v")})
 	member, err := kgo.NewClient(kgo.SeedBrokers(g.kafka.Brokers...), kgo.ShareGroup(g.names.ShareGroup("mail")), kgo.ConsumeTopics(topic),
-		kgo.ShareMaxRecords(1), kgo.ShareMaxRecordsStrict())
+		kgo.ClientID(kafka.Nudgeable("worker")), kgo.ShareMaxRecords(1), kgo.ShareMaxRecordsStrict())
 	if err != nil {
 		t.Fatal(err)
 	}

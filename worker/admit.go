@@ -85,9 +85,13 @@ func (p *pipeline) admitNew(asg *assignment, r *kgo.Record) {
 }
 
 // isNudge reports whether a record is no task, but there to be acknowledged: of a
-// shared queue, and maybe left from the time when the queue was one.
+// shared queue, and maybe left from the time when the queue was one. What has more than
+// the header is not, whoever wrote it: nothing is acknowledged without a trace.
 func isNudge(r *kgo.Record) bool {
-	return slices.ContainsFunc(r.Headers, func(h kgo.RecordHeader) bool { return h.Key == schemas.HeaderNudge })
+	has := func(name string) bool {
+		return slices.ContainsFunc(r.Headers, func(h kgo.RecordHeader) bool { return h.Key == name })
+	}
+	return len(r.Value) == 0 && has(schemas.HeaderNudge) && !has(schemas.HeaderID)
 }
 
 // enter sends a delivery whose key's turn it is to where it belongs now.

@@ -90,7 +90,9 @@ func (w *Worker) reenterShared() {
 
 // sharedOpts are those of a share group's consumer.
 func (w *Worker) sharedOpts(in *intake) []kgo.Opt {
+	id, _ := w.producer.OptValue(kgo.ClientID).(string)
 	return append(append([]kgo.Opt(nil), w.deps.Kafka...),
+		kgo.ClientID(kafka.Nudgeable(id)),
 		kgo.ShareGroup(in.group),
 		kgo.ConsumeTopics(in.topic),
 		kgo.ShareMaxRecords(int32(min(sharedFetch, max(w.cfg.Concurrency/2, 1)))),

@@ -136,7 +136,8 @@ func TestANudgeIsAcknowledgedAndNoTask(t *testing.T) {
 		t.Run(delivery, func(t *testing.T) {
 			t.Parallel()
 			// A partitioned queue has some from the time when it was shared.
-			w := newWorld(t, strings.Replace(sharedCatalog, "delivery: shared", "delivery: "+delivery, 1))
+			w := newWorld(t, strings.Replace(sharedCatalog, "delivery: shared", "delivery: "+delivery, 1),
+				func(w *world) { w.opts = append(w.opts, kgo.ClientID("of-tests")) })
 			l := newLedger()
 			topic := w.names.Tasks("jobs")
 			var recs []*kgo.Record
@@ -156,6 +157,11 @@ func TestANudgeIsAcknowledgedAndNoTask(t *testing.T) {
 			})
 			l.doneWithin(t, len(ids))
 			if delivery == "shared" {
+				group := w.names.ShareGroup("jobs")
+				groups, err := kadm.NewClient(w.cl).DescribeShareGroups(t.Context(), group)
+				if members := groups[group].Members; err != nil || len(members) != 1 || members[0].ClientID != kafka.Nudgeable("of-tests") {
+					t.Errorf("the relay takes them for older: %+v %v", members, err)
+				}
 				w.acceptedAll()
 			} else {
 				w.committedAll("jobs")
@@ -170,6 +176,30 @@ func TestANudgeIsAcknowledgedAndNoTask(t *testing.T) {
 				t.Errorf("%v records are in hand", n)
 			}
 		})
+	}
+}
+
+func TestWhatOnlyLooksLikeANudgeBecomesALetter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sharedCatalog)
+	nudge := kgo.RecordHeader{Key: schemas.HeaderNudge, Value: []byte("1")}
+	id := kgo.RecordHeader{Key: schemas.HeaderID, Value: []byte("a-task")}
+	topic := w.names.Tasks("jobs")
+	if err := w.cl.ProduceSync(t.Context(),
+		&kgo.Record{Topic: topic, Key: []byte("a"), Value: []byte("{}"), Headers: []kgo.RecordHeader{nudge}},
+		&kgo.Record{Topic: topic, Key: []byte("b"), Headers: []kgo.RecordHeader{nudge, id}},
+		&kgo.Record{Topic: topic, Key: []byte("c"), Headers: []kgo.RecordHeader{nudge}},
+	).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	w.start("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
+		worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+	})
+	w.lettersWithin("jobs", 2)
+	w.acceptedAll()
+	if letters := w.letters("jobs"); len(letters) != 2 {
+		t.Errorf("%d letters", len(letters))
 	}
 }
 

@@ -26,7 +26,7 @@ func TestSoakALagThatIsTooHighIsMended(t *testing.T) {
 	topic, group := s.Names.Tasks("slow"), s.Names.ShareGroup("slow")
 	accepted := make(chan struct{}, 100)
 	for range 4 {
-		member := client(t, append(opts, kgo.ShareGroup(group), kgo.ConsumeTopics(topic), kgo.ShareMaxRecords(1), kgo.ShareMaxRecordsStrict(),
+		member := client(t, append(opts, kgo.ClientID(kafka.Nudgeable("w")), kgo.ShareGroup(group), kgo.ConsumeTopics(topic), kgo.ShareMaxRecords(1), kgo.ShareMaxRecordsStrict(),
 			kgo.ShareAckCallback(func(_ *kgo.Client, results kgo.ShareAckResults) {
 				if err := results.Error(); err != nil {
 					t.Errorf("an answer was not taken: %v", err)

@@ -37,7 +37,7 @@ func TestALagThatStandsStillIsNudgedOnce(t *testing.T) {
 		}
 	}
 	look("nobody was ever there", 0)
-	member := client(t, append(opts, kgo.ShareGroup(group), kgo.ConsumeTopics(topic))...)
+	member := client(t, append(opts, kgo.ClientID(kafka.Nudgeable("new")), kgo.ShareGroup(group), kgo.ConsumeTopics(topic))...)
 	var held []*kgo.Record
 	for len(held) < 3 {
 		fetches := member.PollRecords(deadline(t), 10)
@@ -67,6 +67,18 @@ func TestALagThatStandsStillIsNudgedOnce(t *testing.T) {
 		t.Fatalf("one of three is in hand: %+v", p)
 	}
 	look("one was acknowledged since", 0)
+	older := client(t, append(opts, kgo.ClientID("old"), kgo.ShareGroup(group), kgo.ConsumeTopics(topic))...)
+	members := func() int {
+		n, err := kafka.ShareMembers(deadline(t), adm, group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	eventually(t, "both are members", func() bool { return members() == 2 })
+	look("an older worker does not know what it is", 0)
+	older.Close()
+	eventually(t, "the older one is gone", func() bool { return members() == 1 })
 	look("nothing happened since", 1)
 	for range 4 {
 		look("it may be a task of hours", 0)

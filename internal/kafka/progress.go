@@ -74,15 +74,20 @@ func ShareProgress(ctx context.Context, adm *kadm.Client, group, topic string) (
 
 // ShareMembers is the number of workers in a share group.
 func ShareMembers(ctx context.Context, adm *kadm.Client, group string) (int, error) {
+	members, err := shareMembers(ctx, adm, group)
+	return len(members), err
+}
+
+func shareMembers(ctx context.Context, adm *kadm.Client, group string) ([]kadm.ShareGroupMember, error) {
 	groups, err := adm.DescribeShareGroups(ctx, group)
 	if err == nil {
 		err = groups[group].Err
 	}
 	if errors.Is(err, kerr.GroupIDNotFound) {
-		return 0, nil
+		return nil, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("kafka: members of share group %s: %w", group, err)
+		return nil, fmt.Errorf("kafka: members of share group %s: %w", group, err)
 	}
-	return len(groups[group].Members), nil
+	return groups[group].Members, nil
 }
