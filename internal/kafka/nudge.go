@@ -160,7 +160,7 @@ func send(ctx context.Context, cl *kgo.Client, recs []*kgo.Record) error {
 			if err != nil {
 				return err
 			}
-		case <-ctx.Done(): // not done for one that is in flight
+		case <-ctx.Done(): // whatever the client does with one that is in flight
 			return context.Cause(ctx)
 		}
 	}

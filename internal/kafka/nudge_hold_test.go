@@ -83,7 +83,8 @@ func TestANudgeThatKafkaDoesNotAnswerHoldsUpNothing(t *testing.T) {
 	}
 	defer c.Close()
 	asked, end := make(chan struct{}), make(chan struct{})
-	defer close(end)
+	answer := sync.OnceFunc(func() { close(end) })
+	defer answer()
 	var first sync.Once // others are answered
 	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 		first.Do(func() {
@@ -122,6 +123,7 @@ func TestANudgeThatKafkaDoesNotAnswerHoldsUpNothing(t *testing.T) {
 	if n := cl.BufferedProduceRecords(); n != 0 {
 		t.Errorf("%d records stay with the client that has others", n)
 	}
+	answer() // to nobody
 	if err := send(t.Context(), cl, []*kgo.Record{{Topic: "t", Partition: 1}}); err != nil {
 		t.Errorf("the next: %v", err)
 	}
