@@ -103,8 +103,8 @@ p as materialized (
 	ofFilter    = `and ($1 = '' or case kind when $1 then true end) and ($2 = '' or case queue when $2 then true end) and ($5 = '' or case reason when $5 then true end)` // as in pageOfGroups
 	careOfGroup = `g.care, (g.c).state_at, (g.c).until, coalesce((g.c).owner, ''), coalesce((g.c).note, ''), coalesce((g.c).runbook, ''), coalesce((g.c).who, ''), (g.c).changed_at`
 
-	// hourMost is how many letters of a group's last hour are counted.
-	hourMost = 10_000
+	// MostInLastHour is how many letters of a group's last hour are counted.
+	MostInLastHour = 10_000
 )
 
 // Groups returns at most limit groups of the letters that f chooses (IDs and
@@ -114,7 +114,7 @@ func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, err
 	if err != nil {
 		return nil, err
 	}
-	sql, args := listGroups, []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, groups, f.State, f.Reason, limit, f.Care, f.HideMuted, hourMost}
+	sql, args := listGroups, []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, groups, f.State, f.Reason, limit, f.Care, f.HideMuted, MostInLastHour}
 	if !f.Since.IsZero() {
 		sql, args = listGroupsSince, append(args, f.Since)
 	}

@@ -209,7 +209,7 @@ func TestPagesOfManyLettersDoNotReadThemAll(t *testing.T) {
 	}
 	pages := regexp.MustCompile(`shared hit=(\d+)(?: read=(\d+))?`)
 	for _, kind := range []string{"", "k"} {
-		rows, err := r.db.Query(t.Context(), "explain (analyze, buffers) "+listGroups, kind, "", nil, "", "", 100, "", false, hourMost)
+		rows, err := r.db.Query(t.Context(), "explain (analyze, buffers) "+listGroups, kind, "", nil, "", "", 100, "", false, MostInLastHour)
 		if err != nil {
 			t.Fatal(err)
 		}

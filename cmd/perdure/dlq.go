@@ -230,7 +230,7 @@ perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 			}
 			return output.Table(c.printer(), answer.Groups, "no dead letters", []string{"GROUP", "LETTERS", "OPEN", "LAST HOUR", "CARE", "KINDS", "REASONS", "LAST SEEN", "ERROR"},
 				func(g dlq.Group) []string {
-					return []string{g.Group, strconv.FormatInt(g.Letters, 10), strconv.Itoa(g.States["open"]), strconv.FormatInt(g.LastHour, 10), inCare(&g.Care), strings.Join(g.Kinds, ","),
+					return []string{g.Group, strconv.FormatInt(g.Letters, 10), strconv.Itoa(g.States["open"]), lastHour(&g), inCare(&g.Care), strings.Join(g.Kinds, ","),
 						strings.Join(g.Reasons, ","), g.LastSeen.Local().Format(time.DateTime), output.Cut(g.Sample.ErrorClass+": "+g.Sample.Message, 60)}
 				})
 		},
@@ -240,6 +240,14 @@ perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 	limitVar(cmd.Flags(), &limit, "limit", "at most this many groups")
 	other.flags(cmd)
 	return cmd
+}
+
+// lastHour is how many letters of a group died within the last hour, as far as they are counted.
+func lastHour(g *dlq.Group) string {
+	if g.LastHour >= dlq.MostInLastHour {
+		return fmt.Sprintf("%d+", dlq.MostInLastHour)
+	}
+	return strconv.FormatInt(g.LastHour, 10)
 }
 
 // inCare is the state of a group's care, and whose it is, in a word or two.

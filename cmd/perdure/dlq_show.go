@@ -49,7 +49,7 @@ func groupOf(ctx context.Context, cl *apiclient.Client, fingerprint string) stri
 	if err := cl.Get(ctx, apiclient.Path("failure-groups", fingerprint), nil, &g); err != nil {
 		return ""
 	}
-	parts := []string{fmt.Sprintf("%s, %d open, %d in the last hour", letters(int(g.Letters)), g.States["open"], g.LastHour)}
+	parts := []string{fmt.Sprintf("%s, %d open, %s in the last hour", letters(int(g.Letters)), g.States["open"], lastHour(&g))}
 	for _, s := range []string{inCare(&g.Care), g.Care.Note, g.Care.Runbook} {
 		if s != "" {
 			parts = append(parts, s)

@@ -72,3 +72,11 @@ func TestEachLetterHasANextStep(t *testing.T) {
 		}
 	}
 }
+
+func TestTheLastHourIsSaidToBeMoreWhereItMayBe(t *testing.T) {
+	for n, want := range map[int64]string{0: "0", dlq.MostInLastHour - 1: "9999", dlq.MostInLastHour: "10000+"} {
+		if got := lastHour(&dlq.Group{LastHour: n}); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
