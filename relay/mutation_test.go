@@ -328,6 +328,13 @@ func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 	testkit.Eventually(t, time.Minute, func() (bool, string) { // whose commits would flush too
 		return one[bool](g, `select to_regclass('perdure.outbox_p0000000016') is not null`), "the first upkeep is not done"
 	})
+	var before string
+	testkit.Eventually(t, time.Minute, func() (bool, string) { // and is over: it commits more than that
+		now := one[string](g, `select pg_current_wal_insert_lsn()::text from pg_sleep(0.3)`)
+		same := now == before
+		before = now
+		return same, "the server is not at rest"
+	})
 	armed.Store(true)
 	tx := g.begin()
 	if _, err := tx.Exec(t.Context(), `set local synchronous_commit = off`); err != nil {
