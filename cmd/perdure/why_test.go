@@ -93,7 +93,7 @@ func (s *whyWorld) why(id, state, cause, command string, words ...string) {
 		if err := json.Unmarshal([]byte(out), &v); err != nil {
 			return false, out + errOut
 		}
-		return v.Cause == cause && v.Command == command, out
+		return v.Cause == cause && v.Command == command && v.State == state, out
 	})
 	if v.TaskID != id || v.State != state {
 		s.t.Errorf("%s is %q, want %s", v.TaskID, v.State, state)
