@@ -251,6 +251,25 @@ func (g *rig) revive(server *embedded.Postgres) {
 	old.Close()
 }
 
+// unrenewed is a relay whose lease is not renewed within a test: a renewal's
+// commit would flush what a crash is to take back.
+func unrenewed(c *Config) { c.LeaseTTL = time.Hour }
+
+// atRest waits until the relay's first upkeep is over, whose commits would flush too.
+func (g *rig) atRest() {
+	g.t.Helper()
+	testkit.Eventually(g.t, time.Minute, func() (bool, string) {
+		return one[bool](g, `select to_regclass('perdure.outbox_p0000000016') is not null`), "the first upkeep is not done"
+	})
+	var before string
+	testkit.Eventually(g.t, time.Minute, func() (bool, string) { // it commits more than that
+		now := one[string](g, `select pg_current_wal_insert_lsn()::text from pg_sleep(0.3)`)
+		same := now == before
+		before = now
+		return same, "the server is not at rest"
+	})
+}
+
 // xidsUsedAgain: transactions that a crash takes back give their ids to others.
 func xidsUsedAgain(t *testing.T, m mutation) []string {
 	g, server := newOwnRig(t, "15")
@@ -271,11 +290,12 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 			return nil
 		}
 	}
-	r := g.relay("a", nil)
+	r := g.relay("a", unrenewed)
 	remember(r)
 	run := g.run(r)
 	g.enqueue("x", 1)
 	g.drained(time.Minute)
+	g.atRest()
 	before := one[int64](g, `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`)
 	conn, err := pgx.Connect(t.Context(), g.url)
 	if err != nil {
@@ -301,6 +321,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 	if now := one[int64](g, `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); now >= before+300 {
 		t.Fatalf("no transaction id is used again: %d before, %d now", before, now)
 	}
+	g.exec(`update perdure.relay_lease set until = clock_timestamp()`)
 	g.enqueue("x", 2)
 	r = g.relay("a", nil)
 	remember(r)
@@ -312,7 +333,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 // between the acknowledgements and the cursor's commit.
 func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 	g, server := newOwnRig(t, "15")
-	r := g.relay("a", func(c *Config) { c.LeaseTTL = time.Hour }) // no renewal flushes between
+	r := g.relay("a", unrenewed)
 	m.apply(t, &r.sql)
 	crashed := make(chan error, 1)
 	var armed atomic.Bool
@@ -325,16 +346,7 @@ func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
 	run := g.run(r)
 	g.enqueue("x", 0)
 	g.drained(time.Minute)
-	testkit.Eventually(t, time.Minute, func() (bool, string) { // whose commits would flush too
-		return one[bool](g, `select to_regclass('perdure.outbox_p0000000016') is not null`), "the first upkeep is not done"
-	})
-	var before string
-	testkit.Eventually(t, time.Minute, func() (bool, string) { // and is over: it commits more than that
-		now := one[string](g, `select pg_current_wal_insert_lsn()::text from pg_sleep(0.3)`)
-		same := now == before
-		before = now
-		return same, "the server is not at rest"
-	})
+	g.atRest()
 	armed.Store(true)
 	tx := g.begin()
 	if _, err := tx.Exec(t.Context(), `set local synchronous_commit = off`); err != nil {
