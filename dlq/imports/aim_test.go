@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -50,11 +49,7 @@ func TestWhatIsReadFromItsOriginIsCheckedToo(t *testing.T) {
 }
 
 func TestAnOriginThatThisUserMayNotReadRefusesItsLetters(t *testing.T) {
-	may := func(name string, op kmsg.ACLOperation) kfake.ACL {
-		return kfake.ACL{Resource: kmsg.ACLResourceTypeTopic, Name: name, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: op, Allow: true}
-	}
-	c := faked(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "boss", "secret"),
-		kfake.User("PLAIN", "ann", "secret", may("orders-dlt", kmsg.ACLOperationRead), may("orders", kmsg.ACLOperationWrite)))
+	c := guarded(t, may("orders-dlt", kmsg.ACLOperationRead), may("orders", kmsg.ACLOperationWrite))
 	r := newRigAt(t, "", c.ListenAddrs(), login("boss"))
 	r.topic("hidden", 1)
 	r.produce(&kgo.Record{Topic: "hidden", Value: []byte("x")}, &kgo.Record{Topic: r.orders, Value: []byte("x")})

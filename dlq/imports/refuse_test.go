@@ -120,13 +120,20 @@ func login(user string) kgo.Opt {
 	return kgo.SASL(plain.Auth{User: user, Pass: "secret"}.AsMechanism())
 }
 
+func may(topic string, op kmsg.ACLOperation) kfake.ACL {
+	return kfake.ACL{Resource: kmsg.ACLResourceTypeTopic, Name: topic, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: op, Allow: true}
+}
+
+// guarded is a Kafka on which the user boss may do everything and ann what is given.
+func guarded(t *testing.T, ann ...kfake.ACL) *kfake.Cluster {
+	t.Helper()
+	return faked(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "boss", "secret"),
+		kfake.User("PLAIN", "ann", "secret", ann...))
+}
+
 // It is found out before anything is claimed.
 func TestWithoutPermissionNothingIsClaimed(t *testing.T) {
-	may := func(name string, op kmsg.ACLOperation) kfake.ACL {
-		return kfake.ACL{Resource: kmsg.ACLResourceTypeTopic, Name: name, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: op, Allow: true}
-	}
-	c := faked(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "boss", "secret"),
-		kfake.User("PLAIN", "ann", "secret", may("orders-dlt", kmsg.ACLOperationRead), may("orders", kmsg.ACLOperationRead)))
+	c := guarded(t, may("orders-dlt", kmsg.ACLOperationRead), may("orders", kmsg.ACLOperationRead))
 	r := newRigAt(t, "", c.ListenAddrs(), login("boss"))
 	r.topic("secret", 1)
 	r.letters(0, 0, 3)

@@ -99,51 +99,20 @@ func TestAGroupThatMayNotBeSetStopsTheStart(t *testing.T) {
 }
 
 func TestShareProgressKnowsWhatIsLeft(t *testing.T) {
-	server := testkit.Kafka(t)
-	cl := client(t, kgo.SeedBrokers(server.Brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	adm, cat := kadm.NewClient(cl), parse(t, sharedText)
-	s := kafka.Settings{Names: kafka.Names{Prefix: server.Prefix}, History: time.Hour, MaxReplication: 1, Requests: cl}
-	ensure(t, adm, cat, s)
-	topic, group := s.Names.Tasks("slow"), s.Names.ShareGroup("slow")
-	if got, err := kafka.ShareProgress(deadline(t), adm, group, topic); err != nil || got[0].Below > 0 {
-		t.Errorf("before anybody joins: %+v %v", got, err)
+	q := newSharedQueue(t)
+	if p := q.at(); p.Below > 0 {
+		t.Errorf("before anybody joins: %+v", p)
 	}
-	for range 4 {
-		if err := cl.ProduceSync(deadline(t), &kgo.Record{Topic: topic, Partition: 0, Value: []byte("x")}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	worker := client(t, kgo.SeedBrokers(server.Brokers...), kgo.ShareGroup(group), kgo.ConsumeTopics(topic))
-	var held []*kgo.Record
-	for len(held) < 4 {
-		fetches := worker.PollRecords(deadline(t), 10)
-		if err := fetches.Err(); err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, fetches.Records()...)
-	}
-	answer := func(rs ...*kgo.Record) {
-		for _, r := range rs {
-			r.Ack(kgo.AckAccept)
-		}
-		if err := worker.FlushAcks(deadline(t)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	at := func() kafka.Progress {
-		got, err := kafka.ShareProgress(deadline(t), adm, group, topic)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return got[0]
-	}
-	answer(held[1], held[2])
-	if p := at(); p.Below != 0 || p.Left == 0 {
+	q.produce(4)
+	worker := q.member()
+	held := q.take(worker, 4)
+	q.accept(worker, held[1], held[2])
+	if p := q.at(); p.Below != 0 || p.Left == 0 {
 		t.Errorf("the first is in hand: %+v", p)
 	}
-	answer(held[0], held[3])
-	eventually(t, "all is finished", func() bool { return at().Below == 4 })
-	if n, err := kafka.ShareMembers(deadline(t), adm, group); err != nil || n != 1 {
+	q.accept(worker, held[0], held[3])
+	eventually(t, "all is finished", func() bool { return q.at().Below == 4 })
+	if n, err := kafka.ShareMembers(deadline(t), q.adm, q.group); err != nil || n != 1 {
 		t.Errorf("%d members: %v", n, err)
 	}
 }
