@@ -96,8 +96,9 @@ func scanReplay(r pgx.CollectableRow) (Replay, error) {
 	return x, nil
 }
 
-// unlimited is about what a replayer moves a second where no rate holds it.
-const unlimited = 10_000
+// unlimited is about what a replayer moves a second where no rate holds it
+// (docs/performance.md).
+const unlimited = 4_000
 
 // expected is how long the letters that are left take to be sent.
 func expected(r *Replay, ramped time.Duration) Duration {
