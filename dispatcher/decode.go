@@ -16,6 +16,7 @@ import (
 
 	"github.com/perdure/perdure/dispatcher/client"
 	"github.com/perdure/perdure/internal/api"
+	"github.com/perdure/perdure/internal/jsonscan"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -88,8 +89,21 @@ func (d *taskDecoder) fail(field, format string, args ...any) {
 }
 
 // eachMember calls do for the members of the one object that b is, twice for one
-// that stands there twice. Case counts, unlike in encoding/json.
+// that stands there twice. Case counts, unlike in encoding/json. A value is a part
+// of b or a copy of it.
 func eachMember(b []byte, do func(name string, value json.RawMessage)) *api.Problem {
+	var room [len(taskFields)]jsonscan.Member
+	if members, ok := jsonscan.Members(room[:0], b); ok {
+		for _, m := range members {
+			do(m.Name, m.Value)
+		}
+		return nil
+	}
+	return eachToken(b, do)
+}
+
+// eachToken does the same by encoding/json, which says what is wrong.
+func eachToken(b []byte, do func(name string, value json.RawMessage)) *api.Problem {
 	d := json.NewDecoder(bytes.NewReader(b))
 	open, err := d.Token()
 	if err != nil {
@@ -151,7 +165,7 @@ func (d *taskDecoder) field(name string, value json.RawMessage) {
 		return
 	}
 	if name == "payload" {
-		d.task.Payload = client.Raw(value)
+		d.task.Payload = client.Raw(bytes.Clone(value))
 		return
 	}
 	if string(value) == "null" {
@@ -183,9 +197,11 @@ func (d *taskDecoder) field(name string, value json.RawMessage) {
 }
 
 func (d *taskDecoder) text(name string, value json.RawMessage, into *string) {
-	if json.Unmarshal(value, into) != nil {
+	if value[0] != '"' {
 		d.fail(name, "must be a string")
+		return
 	}
+	*into = jsonscan.Text(value)
 }
 
 func (d *taskDecoder) time(name string, value json.RawMessage, into *time.Time) {

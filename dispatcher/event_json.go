@@ -128,5 +128,5 @@ func (d *eventDecoder) data() []byte {
 		}
 		return []byte(text)
 	}
-	return d.json
+	return bytes.Clone(d.json)
 }

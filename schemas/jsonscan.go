@@ -7,46 +7,25 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/perdure/perdure/internal/jsonscan"
 )
 
 // MaxDepth is the deepest nesting of a JSON payload.
-const MaxDepth = 100
+const MaxDepth = jsonscan.MaxDepth
 
 // scanJSON says why b is not JSON of at most MaxDepth levels, "" if it is.
 func scanJSON(b []byte) string {
-	if validJSON(b) {
+	if jsonscan.Valid(b) {
 		return ""
 	}
-	if deeper(b, MaxDepth) {
+	if jsonscan.Deeper(b, MaxDepth) {
 		return fmt.Sprintf("is nested deeper than %d levels", MaxDepth)
 	}
 	if !json.Valid(b) {
 		return "is not valid JSON" + where(b)
 	}
 	return ""
-}
-
-// deeper reports whether brackets outside strings nest deeper than limit. It
-// need not be right about text that is not JSON.
-func deeper(b []byte, limit int) bool {
-	depth := 0
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '"':
-			for i++; i < len(b) && b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-		case '{', '[':
-			if depth++; depth > limit {
-				return true
-			}
-		case '}', ']':
-			depth--
-		}
-	}
-	return false
 }
 
 // where names the byte at which b stops being JSON.

@@ -1,26 +1,97 @@
-package schemas
+// Package jsonscan walks JSON text without building anything of it. It gives the
+// same answers as encoding/json, with a bound on the nesting and at a tenth of the
+// cost: strings, most of any payload, are passed eight bytes at a time. Every
+// enqueue pays for this.
+package jsonscan
 
-// Is it JSON? The same answer as encoding/json.Valid gives, with a bound on its
-// nesting and at a tenth of the cost: strings, most of any payload, are passed
-// eight bytes at a time. Every enqueue pays for this.
+import (
+	"encoding/binary"
+	"encoding/json"
+)
 
-import "encoding/binary"
+// MaxDepth is the deepest nesting of a value.
+const MaxDepth = 100
 
-// validJSON reports whether b is one JSON value of at most MaxDepth levels. No
+// Valid reports whether b is one JSON value of at most MaxDepth levels. No
 // recursion, no allocation.
-func validJSON(b []byte) bool {
+func Valid(b []byte) bool {
+	i := passValue(b, skipSpace(b, 0))
+	return i >= 0 && skipSpace(b, i) == len(b)
+}
+
+// Member is one of an object's.
+type Member struct {
+	Name  string
+	Value []byte // a part of the object's text, without space around it
+}
+
+// Members appends the members of the one object that b is, in their order, and one
+// that stands there twice twice. ok is false where b is no object, is no JSON, or
+// has a value deeper than MaxDepth.
+func Members(to []Member, b []byte) (members []Member, ok bool) {
+	i := skipSpace(b, 0)
+	if i >= len(b) || b[i] != '{' {
+		return to, false
+	}
+	if i = skipSpace(b, i+1); i < len(b) && b[i] == '}' {
+		return to, skipSpace(b, i+1) == len(b)
+	}
+	for i < len(b) && b[i] == '"' {
+		from := i
+		if i = passString(b, i); i < 0 {
+			return to, false
+		}
+		name := Text(b[from:i])
+		if i = skipSpace(b, i); i >= len(b) || b[i] != ':' {
+			return to, false
+		}
+		from = skipSpace(b, i+1)
+		if i = passValue(b, from); i < 0 {
+			return to, false
+		}
+		to = append(to, Member{name, b[from:i:i]})
+		if i = skipSpace(b, i); i >= len(b) {
+			return to, false
+		}
+		if b[i] == '}' {
+			return to, skipSpace(b, i+1) == len(b)
+		}
+		if b[i] != ',' {
+			return to, false
+		}
+		i = skipSpace(b, i+1)
+	}
+	return to, false
+}
+
+// Text is the string that a valid JSON string stands for.
+func Text(quoted []byte) string {
+	inner := quoted[1 : len(quoted)-1]
+	for _, c := range inner {
+		if c == '\\' || c >= 0x80 { // an escape, or what may not be UTF-8
+			var s string
+			_ = json.Unmarshal(quoted, &s) // it is valid
+			return s
+		}
+	}
+	return string(inner)
+}
+
+// passValue returns what comes after the value that begins at i, -1 if it is none
+// or nests deeper than MaxDepth.
+func passValue(b []byte, i int) int {
 	var object [MaxDepth + 1]bool // what each open level is
-	depth, i := 0, skipSpace(b, 0)
+	depth := 0
 	for {
 		// A value begins at i.
 		if i >= len(b) {
-			return false
+			return -1
 		}
 		open := false
 		switch c := b[i]; c {
 		case '{', '[':
 			if depth++; depth > MaxDepth {
-				return false
+				return -1
 			}
 			object[depth] = c == '{'
 			open = true
@@ -38,15 +109,11 @@ func validJSON(b []byte) bool {
 		}
 		// What follows, up to the next value: commas, names, closing brackets.
 		for {
-			if i < 0 {
-				return false
+			if i < 0 || depth == 0 {
+				return i
 			}
-			i = skipSpace(b, i)
-			if depth == 0 {
-				return i == len(b)
-			}
-			if i >= len(b) {
-				return false
+			if i = skipSpace(b, i); i >= len(b) {
+				return -1
 			}
 			c := b[i]
 			closing := object[depth] && c == '}' || !object[depth] && c == ']'
@@ -57,25 +124,48 @@ func validJSON(b []byte) bool {
 			}
 			if !open {
 				if c != ',' {
-					return false
+					return -1
 				}
 				i = skipSpace(b, i+1)
 			}
 			if object[depth] {
 				if i >= len(b) || b[i] != '"' {
-					return false
+					return -1
 				}
 				if i = passString(b, i); i < 0 {
-					return false
+					return -1
 				}
 				if i = skipSpace(b, i); i >= len(b) || b[i] != ':' {
-					return false
+					return -1
 				}
 				i = skipSpace(b, i+1)
 			}
 			break
 		}
 	}
+}
+
+// Deeper reports whether brackets outside strings nest deeper than limit. It
+// need not be right about text that is not JSON.
+func Deeper(b []byte, limit int) bool {
+	depth := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			if depth++; depth > limit {
+				return true
+			}
+		case '}', ']':
+			depth--
+		}
+	}
+	return false
 }
 
 func skipSpace(b []byte, i int) int {
