@@ -49,6 +49,7 @@ type rig struct {
 	cat   *schemas.Catalog
 	cl    *kgo.Client
 	adm   *kadm.Client
+	bin   string // where the server's own programs are, once asked
 }
 
 func newRig(t testing.TB) *rig {

@@ -30,11 +30,19 @@ import (
 	"github.com/perdure/perdure/schemas"
 )
 
+// binary is one of the server's own programs. It asks the server once.
+func (g *rig) binary(name string) string {
+	g.t.Helper()
+	if g.bin == "" {
+		g.bin = one[string](g, `select setting from pg_config where name = 'BINDIR'`)
+	}
+	return filepath.Join(g.bin, name)
+}
+
 // tool runs one of the server's own programs.
 func (g *rig) tool(in []byte, name string, args ...string) []byte {
 	g.t.Helper()
-	dir := one[string](g, `select setting from pg_config where name = 'BINDIR'`)
-	cmd := exec.Command(filepath.Join(dir, name), args...)
+	cmd := exec.Command(g.binary(name), args...)
 	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(in), &stderr
 	out, err := cmd.Output()
@@ -84,8 +92,7 @@ func (g *rig) start(server *embedded.Postgres, dir string) {
 		g.t.Fatal(err)
 	}
 	owner := info.Sys().(*syscall.Stat_t)
-	bin := one[string](g, `select setting from pg_config where name = 'BINDIR'`)
-	cmd := exec.Command(filepath.Join(bin, "postgres"), "-D", dir, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+	cmd := exec.Command(g.binary("postgres"), "-D", dir, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
 		"-c", "max_connections=200", "-c", "max_prepared_transactions=20")
 	cmd.Dir = dir
 	if os.Getuid() == 0 {
