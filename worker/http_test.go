@@ -1,12 +1,15 @@
 package worker_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,8 +19,6 @@ import (
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker"
-
-	"context"
 )
 
 const httpCatalog = `
@@ -130,39 +131,88 @@ func TestConflictUsesNoAttempt(t *testing.T) {
 
 func TestServeRunsFromTheEnvironment(t *testing.T) {
 	w := newWorld(t, catalogText)
+	l := newLedger()
+	stop := w.serveFromEnvironment(t, catalogText, nil, ledgered(l))
+	w.sendJobs(5)
+	l.doneWithin(t, 5)
+	w.committedAll("jobs")
+	stop()
+}
+
+// serveFromEnvironment runs worker.Serve until stop is called, or the test ends.
+func (w *world) serveFromEnvironment(t *testing.T, catalog string, more map[string]string, setup func(*worker.Worker)) (stop func()) {
+	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "catalog.yaml")
-	if err := os.WriteFile(file, []byte(catalogText), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(catalog), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{
+	env := map[string]string{
 		"CATALOG": file, "DATA_DIR": dir, "REDIS_ADDRS": w.redis, "REDIS_KEY_PREFIX": w.keys,
 		"KAFKA_BROKERS": strings.Join(w.kafka.Brokers, ","), "KAFKA_TOPIC_PREFIX": w.names.Prefix,
 		"POSTGRES_URL": "", "LOG_LEVEL": "error",
-	} {
+	}
+	maps.Copy(env, more)
+	for name, value := range env {
 		t.Setenv("PERDURE_"+name, value)
 	}
-	l := newLedger()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	var log strings.Builder
 	go func() {
 		done <- worker.Serve(ctx, &log, func(wk *worker.Worker) error {
-			ledgered(l)(wk)
+			setup(wk)
 			return nil
 		})
 	}()
-	w.sendJobs(5)
-	l.doneWithin(t, 5)
-	w.committedAll("jobs")
-	cancel()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Errorf("Serve: %v\n%s", err, log.String())
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Serve: %v\n%s", err, log.String())
+			}
+		case <-time.After(wait):
+			t.Error("Serve did not stop")
 		}
-	case <-time.After(wait):
-		t.Fatal("Serve did not stop")
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// TestTheEnvironmentSaysHowManyHandlersRunAtOnce: fewer than the default, and more.
+func TestTheEnvironmentSaysHowManyHandlersRunAtOnce(t *testing.T) {
+	catalog := strings.Replace(catalogText, "timeout: 2s", "timeout: 2m", 1)
+	for _, n := range []int64{3, worker.DefaultConcurrency + 6} {
+		t.Run(strconv.FormatInt(n, 10), func(t *testing.T) {
+			w := newWorld(t, catalog)
+			w.sendJobs(100)
+			var running, most, ended atomic.Int64
+			open := make(chan struct{})
+			w.serveFromEnvironment(t, catalog, map[string]string{"CONCURRENCY": strconv.FormatInt(n, 10)}, func(wk *worker.Worker) {
+				worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error {
+					defer ended.Add(1)
+					defer running.Add(-1)
+					if now := running.Add(1); now > most.Load() {
+						most.Store(now)
+					}
+					<-open
+					return nil
+				})
+			})
+			testkit.Eventually(t, wait, func() (bool, string) {
+				got := running.Load()
+				return got >= n, fmt.Sprintf("%d run at once, want %d", got, n)
+			})
+			close(open)
+			testkit.Eventually(t, wait, func() (bool, string) {
+				got := ended.Load()
+				return got == 100, fmt.Sprintf("%d of 100 have ended", got)
+			})
+			if got := most.Load(); got != n {
+				t.Errorf("%d ran at once, want %d", got, n)
+			}
+		})
 	}
 }
 

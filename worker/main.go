@@ -95,7 +95,9 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, group *s
 	health := service.NewHealth()
 	pingRedis := func(ctx context.Context) error { return service.ExplainRedis(cfg, claims.Ping(ctx, rdb, where)) }
 	health.Check("redis", pingRedis)
-	w, err := New(Config{Instance: instance.Name, NameHeld: instance.Held(), Release: cfg.Release}, Deps{
+	w, err := New(Config{
+		Instance: instance.Name, NameHeld: instance.Held(), Release: cfg.Release, Concurrency: int(cfg.Concurrency),
+	}, Deps{
 		Catalog: cat, Names: names, Kafka: opts, Claims: store, Log: log, Registry: health.Registry(),
 	})
 	if err != nil {

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -108,6 +111,52 @@ func TestTokensOpenOnlyWhatTheirVerbsSay(t *testing.T) {
 		if tt.path == "/metrics" && !strings.Contains(string(body), "perdure_dispatcher_outbox_limit_tasks 12345") {
 			t.Error("PERDURE_OUTBOX_LIMIT did not reach the dispatcher")
 		}
+	}
+}
+
+// TestTheBinarysWorkerRunsAsManyAtOnceAsItIsTold: `perdure up` and `perdure
+// worker` make theirs in the same place.
+func TestTheBinarysWorkerRunsAsManyAtOnceAsItIsTold(t *testing.T) {
+	const n = 3
+	var running, most, ended atomic.Int64
+	open := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		defer ended.Add(1)
+		defer running.Add(-1)
+		if now := running.Add(1); now > most.Load() {
+			most.Store(now)
+		}
+		<-open
+	}))
+	t.Cleanup(srv.Close)
+	cfg := realConfig(t)
+	cfg.Concurrency = n
+	text := fmt.Sprintf("version: 1\nqueues:\n  hello: {partitions: 1}\nkinds:\n  hello.world: {queue: hello, executor: {http: {url: %q}}}\n", srv.URL)
+	if err := os.WriteFile(cfg.Catalog, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	url := runUp(t, cfg, io.Discard)
+	const tasks = 20
+	for range tasks {
+		resp, err := http.Post(url+"/v1/tasks", "application/json", strings.NewReader(`{"kind":"hello.world","payload":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusAccepted {
+			t.Fatal(resp.Status, err)
+		}
+	}
+	until := func(what string, have *atomic.Int64, want int64) {
+		testkit.Eventually(t, 2*time.Minute, func() (bool, string) {
+			got := have.Load()
+			return got >= want, fmt.Sprintf("%d %s, want %d", got, what, want)
+		})
+	}
+	until("run at once", &running, n)
+	close(open)
+	until("have ended", &ended, tasks)
+	if got := most.Load(); got != n {
+		t.Errorf("%d ran at once, want %d", got, n)
 	}
 }
 

@@ -70,10 +70,11 @@ func (p *process) addWorker(queues []string) error {
 		return err
 	}
 	w, err := worker.New(worker.Config{
-		Instance: p.instance,
-		NameHeld: p.nameHeld,
-		Queues:   queues,
-		Release:  p.cfg.Release,
+		Instance:    p.instance,
+		NameHeld:    p.nameHeld,
+		Queues:      queues,
+		Release:     p.cfg.Release,
+		Concurrency: int(p.cfg.Concurrency),
 	}, worker.Deps{
 		Catalog:  p.catalog,
 		Names:    p.names,

@@ -22,6 +22,8 @@ type Config struct {
 	Instance string `envconfig:"PERDURE_INSTANCE" desc:"name of this process, unique in the fleet, the same after a restart"`
 	Release  string `envconfig:"PERDURE_RELEASE" desc:"version of the user's code, kept with each failure"`
 
+	Concurrency int64 `envconfig:"PERDURE_CONCURRENCY" default:"64" desc:"attempts that one worker runs at once, over all its kinds; 1 to 100000"`
+
 	History   time.Duration `envconfig:"PERDURE_HISTORY" default:"168h" desc:"how long relayed outbox rows, the relay log and task events are kept"`
 	LogFormat string        `envconfig:"PERDURE_LOG_FORMAT" desc:"text or json; default text on a terminal, else json"`
 	LogLevel  string        `envconfig:"PERDURE_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`

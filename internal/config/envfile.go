@@ -125,7 +125,7 @@ func unquote(s string) string {
 // ForOthers is what another process on this host needs to know to work with
 // the servers that c names: everything that is not a process's own.
 func (c Config) ForOthers() []EnvLine {
-	own := []string{"PERDURE_HTTP_ADDR", "PERDURE_DATA_DIR", "PERDURE_INSTANCE", "PERDURE_RELEASE",
+	own := []string{"PERDURE_HTTP_ADDR", "PERDURE_DATA_DIR", "PERDURE_INSTANCE", "PERDURE_RELEASE", "PERDURE_CONCURRENCY",
 		"PERDURE_LOG_FORMAT", "PERDURE_LOG_LEVEL", "PERDURE_API_TOKENS_FILE", "PERDURE_API_TOKEN"}
 	var lines []EnvLine
 	for _, v := range c.variables() {

@@ -17,6 +17,9 @@ import (
 // saslMechanisms are the ones that KAFKA_SASL_MECHANISM may name.
 var saslMechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"}
 
+// maxConcurrency is what schemas allows a kind, too.
+const maxConcurrency = 100_000
+
 // validate returns everything that is wrong, never a secret's value.
 func (c *Config) validate() []error {
 	var errs []error
@@ -28,6 +31,9 @@ func (c *Config) validate() []error {
 	}
 	if c.History < time.Hour {
 		wrong("HISTORY", "%s is too short: at least 1h", c.History)
+	}
+	if c.Concurrency < 1 || c.Concurrency > maxConcurrency {
+		wrong("CONCURRENCY", "%d attempts at once: 1 to %d", c.Concurrency, maxConcurrency)
 	}
 	if c.OutboxLimit < 0 {
 		wrong("OUTBOX_LIMIT", "%d is negative; 0 is no limit", c.OutboxLimit)
