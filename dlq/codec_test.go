@@ -305,6 +305,17 @@ func TestEventRoundTrip(t *testing.T) {
 	}
 }
 
+// TestEventDataIsKeptUpToItsBound: whatever it is made of.
+func TestEventDataIsKeptUpToItsBound(t *testing.T) {
+	for _, c := range []string{"<", ">", "&", "x", "\u2028", "\u00e9"} {
+		data := `"` + strings.Repeat(c, (MaxEventData-2)/len(c)) + `"`
+		e, err := DecodeEvent(EncodeEvent(&Event{TaskID: "main-1-5", Type: EventResult, At: time.Unix(1e9, 0), Data: json.RawMessage(data)}))
+		if err != nil || string(e.Data) != data {
+			t.Errorf("%q: %d bytes became %d, %v", c, len(data), len(e.Data), err)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	seed := Encode(fullLetter())
 	for _, h := range seed.Headers {

@@ -3,6 +3,7 @@ package dlq
 // Events: what happened to a task off the happy path, on events.<queue>.
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,12 +63,22 @@ func EncodeEvent(e *Event) *kgo.Record {
 	if len(c.Data) > MaxEventData || !json.Valid(c.Data) {
 		c.Data = nil
 	}
-	b, err := json.Marshal(&c)
+	b, err := eventJSON(&c)
 	if err != nil { // a time outside the years 0 to 9999
 		c.At = time.Unix(0, 0).UTC()
-		b, _ = json.Marshal(&c)
+		b, _ = eventJSON(&c)
 	}
 	return &kgo.Record{Key: []byte(c.TaskID), Value: b, Timestamp: e.At}
+}
+
+// eventJSON leaves <, > and & as they are: escaped, data within its bound would
+// come to six times as much, and be dropped by DecodeEvent.
+func eventJSON(e *Event) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(e)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // DecodeEvent reads what EncodeEvent wrote. Types that this version does not
