@@ -110,10 +110,15 @@ func TestTheTableOfAnswers(t *testing.T) {
 		for i, effects := range []schemas.Effects{schemas.EffectsIdempotent, schemas.EffectsOnce} {
 			r := one(t, schemas.Kind{Timeout: time.Second, Effects: effects}, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Location", "http://127.0.0.1:1/elsewhere")
+				w.Header().Set("Retry-After", "7")
 				w.WriteHeader(status)
 			})
 			if r.Outcome != want[i] {
 				t.Errorf("%d, %s: %v, want %v", status, effects, r.Outcome, want[i])
+			}
+			// Whatever is retried is retried when the endpoint wants it.
+			if after := r.After > 0; after != (want[i] == retry) {
+				t.Errorf("%d, %s: Retry-After became %v", status, effects, r.After)
 			}
 		}
 	}

@@ -44,7 +44,7 @@ func (e *Executor) judge(res *http.Response, body []byte) execution.Result {
 	if r.Message == "" {
 		r.Message = res.Status
 	}
-	if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable {
+	if outcome == execution.Retry {
 		r.After = retryAfter(res.Header.Get("Retry-After"), time.Now())
 	}
 	return r
