@@ -1,7 +1,8 @@
 package worker
 
-// A breaker an endpoint: opened by answers that say that the endpoint itself is
-// wrong or being deployed, not the task.
+// A breaker a kind: opened by answers that say that its endpoint is wrong or
+// being deployed, not the task. Kinds share none, even at one URL: it may have
+// routes for some and 404 for others, and each signs with a secret of its own.
 
 import "time"
 

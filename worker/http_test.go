@@ -109,6 +109,48 @@ func TestAMisconfiguredEndpointOpensItsBreakerAndCostsNoAttempt(t *testing.T) {
 	}
 }
 
+func TestAWrongPathHoldsUpNoOtherKindOfTheSameServer(t *testing.T) {
+	var refused, served atomic.Int64
+	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Ce-Type") == "wrong.run" {
+			refused.Add(1)
+			rw.WriteHeader(404)
+			return
+		}
+		served.Add(1)
+	})
+	for name, path := range map[string]string{"another path": "/no/such/path", "the same URL": "/run"} {
+		t.Run(name, func(t *testing.T) {
+			refused.Store(0)
+			served.Store(0)
+			wrong := fmt.Sprintf("  wrong.run: {queue: jobs, executor: {http: {url: %q}}}\n", url+path)
+			w := newWorld(t, fmt.Sprintf(httpCatalog, url)+wrong)
+			a := w.start("a", func(c *worker.Config) { c.Concurrency = 4 }, nil)
+			for range 50 {
+				w.send(w.task("wrong.run", job{}))
+			}
+			testkit.Eventually(t, wait, func() (bool, string) {
+				return a.count(t, "perdure_worker_breaker_open", "wrong.run") == 1, "its breaker is closed"
+			})
+			// Each pause of an open breaker is twice the last: with a breaker in common
+			// these would wait for minutes, or close it, and those above never wait.
+			began, probes := time.Now(), refused.Load()
+			w.sendJobs(50)
+			testkit.Eventually(t, wait, func() (bool, string) { return served.Load() == 50, fmt.Sprint(served.Load(), " served") })
+			took := time.Since(began)
+			if took > 10*time.Second {
+				t.Errorf("50 tasks of the kind whose path is right took %v", took)
+			}
+			if n := refused.Load() - probes; n > 2+int64(took/time.Second) {
+				t.Errorf("%d requests went to the wrong path meanwhile: its breaker does not hold", n)
+			}
+			if n := a.count(t, "perdure_worker_breaker_open", "wrong.run"); n != 1 {
+				t.Error("the wrong kind's breaker was closed by another's answers")
+			}
+		})
+	}
+}
+
 func TestConflictUsesNoAttempt(t *testing.T) {
 	var posts atomic.Int64
 	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {

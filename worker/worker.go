@@ -157,7 +157,6 @@ func (w *Worker) prepare() error {
 			errs = append(errs, fmt.Errorf("queue %s: the catalog has no such queue", q))
 		}
 	}
-	breakers := map[string]*breaker{}
 	dependencies := map[string]*limit{}
 	errs = append(errs, missingHandlers(w.unhandled(queues)))
 	for name, k := range w.deps.Catalog.Kinds {
@@ -183,10 +182,7 @@ func (w *Worker) prepare() error {
 				errs = append(errs, err)
 				continue
 			}
-			if breakers[x.Endpoint()] == nil {
-				breakers[x.Endpoint()] = &breaker{endpoint: x.Endpoint()}
-			}
-			run.exec, run.breaker = x, breakers[x.Endpoint()]
+			run.exec, run.breaker = x, &breaker{endpoint: x.URL()}
 		}
 		w.kinds[name] = run
 	}

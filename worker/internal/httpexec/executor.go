@@ -46,8 +46,10 @@ func New(kind *schemas.Kind, transport http.RoundTripper, getenv func(string) st
 	return e, nil
 }
 
-// Endpoint names what the breaker of this executor guards: scheme and host.
-func (e *Executor) Endpoint() string { return e.url.Scheme + "://" + e.url.Host }
+// URL is where tasks are posted to, without what may be secret in it.
+func (e *Executor) URL() string { return e.host() + e.url.EscapedPath() }
+
+func (e *Executor) host() string { return e.url.Scheme + "://" + e.url.Host }
 
 // Execute posts the payload and judges the answer.
 func (e *Executor) Execute(ctx context.Context, a *execution.Attempt) execution.Result {

@@ -91,7 +91,7 @@ func (e *Executor) table(res *http.Response) execution.Outcome {
 // judgeError reads the lack of an answer. begun: headers were written, so the
 // endpoint may have acted.
 func (e *Executor) judgeError(ctx context.Context, err error, begun bool) execution.Result {
-	r := execution.Result{Outcome: execution.Retry, Class: errorClass(err), Message: e.Endpoint() + ": " + err.Error()}
+	r := execution.Result{Outcome: execution.Retry, Class: errorClass(err), Message: e.host() + ": " + err.Error()}
 	var dns *net.DNSError
 	switch {
 	case begun:
@@ -107,7 +107,7 @@ func (e *Executor) judgeError(ctx context.Context, err error, begun bool) execut
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		r.Class, r.Message = "timeout", e.Endpoint()+" did not answer in time"
+		r.Class, r.Message = "timeout", e.host()+" did not answer in time"
 	case ctx.Err() != nil:
 		r.Class = "cancelled"
 	}
