@@ -6,6 +6,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/perdure/perdure/internal/claims"
@@ -17,8 +18,10 @@ const (
 	// cancelAge is how long a task runs before it is looked up: most end sooner,
 	// and cost nothing.
 	cancelAge = 200 * time.Millisecond
-	// cancelMost bounds a look: the rest is looked up next time.
-	cancelMost = 1000
+	// cancelBatch bounds a pipeline of a look, so that claims need not wait behind it.
+	cancelBatch = 1000
+	// cancelMost bounds a look: more are looked up in turns, each as often as the others.
+	cancelMost = 10 * cancelBatch
 )
 
 // stepCancel hands the running tasks to cancelLoop, and ends those of its answer.
@@ -30,21 +33,29 @@ func (p *pipeline) stepCancel(now time.Time) {
 		return
 	}
 	p.nextCancel = now.Add(cancelEvery)
-	var running []*tryOut
+	if len(p.cancelLooks) > 0 {
+		return // Redis still answers for the last look
+	}
+	if running := p.toLookUp(now); len(running) > 0 {
+		p.cancelLooks <- running // has room: only the loop puts into it
+	}
+}
+
+// toLookUp returns the running tasks whose turn it is: all, or those that were
+// not among the last ones.
+func (p *pipeline) toLookUp(now time.Time) (running []*tryOut) {
 	for d, a := range p.claimed {
-		if a != nil && !d.cancelled && now.Sub(d.started) >= cancelAge {
-			if running = append(running, a); len(running) == cancelMost {
-				break
-			}
+		if a == nil || d.cancelled || a.looked == p.looks || now.Sub(d.started) < cancelAge {
+			continue
 		}
+		if len(running) == cancelMost {
+			return running
+		}
+		a.looked = p.looks
+		running = append(running, a)
 	}
-	if len(running) == 0 {
-		return
-	}
-	select {
-	case p.cancelLooks <- running:
-	default: // Redis still answers for the last look
-	}
+	p.looks++ // everybody had a turn
+	return running
 }
 
 // cancel ends an attempt's context. Its handler has as long to see that as after
@@ -70,16 +81,23 @@ func (w *Worker) cancelLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		held := make([]claims.Hold, len(running))
-		for i, a := range running {
-			held[i] = claims.Hold{TaskID: a.attempt.Task.ID, Run: a.attempt.Run}
+		for batch := range slices.Chunk(running, cancelBatch) {
+			w.lookUp(ctx, batch)
 		}
-		asked, err := w.deps.Claims.CancelAsked(ctx, held)
-		for i, a := range running {
-			if err == nil && asked[i] { // else the beat says that Redis is away; what runs goes on
-				w.p.cancelled.put(a)
-			}
-		}
-		w.signs(ctx, running)
 	}
+}
+
+// lookUp asks about one batch.
+func (w *Worker) lookUp(ctx context.Context, running []*tryOut) {
+	held := make([]claims.Hold, len(running))
+	for i, a := range running {
+		held[i] = claims.Hold{TaskID: a.attempt.Task.ID, Run: a.attempt.Run}
+	}
+	asked, err := w.deps.Claims.CancelAsked(ctx, held)
+	for i, a := range running {
+		if err == nil && asked[i] { // else the beat says that Redis is away; what runs goes on
+			w.p.cancelled.put(a)
+		}
+	}
+	w.signs(ctx, running)
 }

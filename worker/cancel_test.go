@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -117,4 +119,60 @@ func TestACancelledHandlerThatIgnoresItsContextIsAbandoned(t *testing.T) {
 	if len(w.letters("jobs")) != 0 {
 		t.Error("a cancelled task left a letter")
 	}
+}
+
+// TestACancelEndsOneOfManyRunningTasks: a look at what is cancelled leaves nobody out.
+func TestACancelEndsOneOfManyRunningTasks(t *testing.T) {
+	const running, every = 3000, 10
+	w := newWorld(t, strings.Replace(longCatalog, "timeout: 60s", "timeout: 10m", 1))
+	var mu sync.Mutex
+	began, ended := 0, map[string]time.Time{}
+	release := make(chan struct{})
+	// A kind alone with work may have half of the slots.
+	w.start("a", func(c *worker.Config) { c.Concurrency = 2 * running }, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
+			mu.Lock()
+			began++
+			mu.Unlock()
+			select {
+			case <-release:
+			case <-ctx.Done():
+				mu.Lock()
+				ended[task.ID] = time.Now()
+				mu.Unlock()
+			}
+			return ctx.Err()
+		})
+		worker.Handle(wk, "job.once", func(context.Context, *worker.Task[job]) error { return nil })
+	})
+	ids := w.sendJobs(running)
+	testkit.Eventually(t, wait, func() (bool, string) {
+		mu.Lock()
+		defer mu.Unlock()
+		return began == running, fmt.Sprint(began, " run")
+	})
+	store, asked := w.store(), map[string]time.Time{}
+	for i := 0; i < running; i += every {
+		asked[ids[i]] = time.Now()
+		if c, err := store.Cancel(t.Context(), ids[i]); err != nil || !c.Cancel {
+			t.Fatalf("cancel: %+v, %v", c, err)
+		}
+	}
+	testkit.Eventually(t, wait, func() (bool, string) {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(ended) == running/every, fmt.Sprint(len(ended), " have ended")
+	})
+	var longest time.Duration
+	for id, at := range asked {
+		if ended[id].IsZero() {
+			t.Errorf("%s was cancelled and has not ended", id)
+		}
+		longest = max(longest, ended[id].Sub(at))
+	}
+	if longest > 3*time.Second { // a second, and the patience of a busy machine
+		t.Errorf("a context ended %v after the cancel", longest)
+	}
+	close(release)
+	w.committedAll("jobs")
 }

@@ -32,6 +32,7 @@ type tryOut struct {
 	seen   time.Time     // the last patrol
 	quiet  time.Duration // without a sign, as far as patrols saw
 	signs  int64         // cancelLoop's: those that Redis counted
+	looked uint64        // the loop's: the round in which it was looked up
 }
 
 // States of a try.

@@ -12,7 +12,7 @@ import (
 	"github.com/perdure/perdure/worker/internal/execution"
 )
 
-// tellMost bounds how many tasks' progress one look tells; the rest is told next time.
+// tellMost bounds how many tasks' progress one batch of a look tells; the rest is told next time.
 const tellMost = 64
 
 const classUnheard = "heartbeat timeout"

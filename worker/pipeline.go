@@ -73,6 +73,7 @@ type pipeline struct {
 	patrol     time.Time     // next look at running attempts
 	nextCommit time.Time     // zero = nothing to commit
 	nextCancel time.Time     // next look at whether running tasks are cancelled
+	looks      uint64        // rounds of such looks, from one: in each, every running task has its turn
 	nextOldest time.Time     // next look at who holds the low watermarks
 	nextRoom   time.Time     // next look at lines that stand at an ask
 	recent     []doneMark    // completed lately, for a Redis that is lost

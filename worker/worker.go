@@ -335,7 +335,7 @@ func (w *Worker) closeClients() {
 func newPipeline(w *Worker) *pipeline {
 	wake := make(chan struct{}, 1)
 	p := &pipeline{
-		Worker: w, wake: wake, slots: w.cfg.Concurrency,
+		Worker: w, wake: wake, slots: w.cfg.Concurrency, looks: 1,
 		lines: map[string]*keyLine{}, claimed: map[*delivery]*tryOut{},
 	}
 	p.arrived.wake, p.answers.wake, p.finished.wake = wake, wake, wake
