@@ -74,6 +74,7 @@ func (p *pipeline) waitsFor(d *delivery, letter string) {
 // beside does what one key's line waits for, beside the loop, and goes on with
 // then, on the loop; again and again until it succeeds. d is held meanwhile.
 func (p *pipeline) beside(d *delivery, what string, do func(context.Context) error, then func(time.Time)) {
+	p.away[d] = "its key waits for this: " + what
 	p.executors.Add(1)
 	go func() {
 		defer p.executors.Done()

@@ -30,6 +30,7 @@ type hopResult struct {
 // produce sends d.hop; the delivery is acknowledged once Kafka has it.
 func (p *pipeline) produce(d *delivery) {
 	w := p.Worker
+	p.away[d] = "its next record is being written to " + d.hop[0].Topic
 	for _, r := range d.hop {
 		// One record a delivery today; the last answer would not speak for more.
 		p.producer.TryProduce(p.produceCtx, r, func(_ *kgo.Record, err error) {

@@ -6,8 +6,13 @@ package worker
 
 import "time"
 
-// oldestEvery is how often the oldest record of each partition is looked at.
-const oldestEvery = time.Second
+const (
+	// oldestEvery is how often the oldest record of each partition is looked at.
+	oldestEvery = time.Second
+	// oldestUnfound is how long one that is to be named is looked for: between two
+	// stages a delivery is nowhere for a moment.
+	oldestUnfound = 10 * oldestEvery
+)
 
 // oldest is what the loop knows of a partition's oldest record.
 type oldest struct {
@@ -47,8 +52,7 @@ func (p *pipeline) stepOldest(now time.Time) {
 			held := a.oldest.look(offset, found, now)
 			longest = max(longest, held)
 			if held >= p.cfg.HeldAlarm && !a.oldest.said {
-				a.oldest.said = true
-				p.sayOldest(a, held)
+				a.oldest.said = p.sayOldest(a, held)
 			}
 		}
 		in.mu.Unlock()
@@ -59,14 +63,21 @@ func (p *pipeline) stepOldest(now time.Time) {
 	}
 }
 
-func (p *pipeline) sayOldest(a *assignment, held time.Duration) {
+// sayOldest reports whether it said anything: if not, it is to be called again.
+func (p *pipeline) sayOldest(a *assignment, held time.Duration) bool {
 	d, where := p.find(a, a.oldest.offset)
+	if d == nil && held < p.cfg.HeldAlarm+oldestUnfound {
+		return false
+	}
 	if d == nil {
-		return // on its way from one stage to the next: it does not stand
+		p.log.Warn("a record holds its partition's low watermark, and this worker does not know where it stands",
+			"queue", a.intake.queue, "partition", a.partition, "offset", a.oldest.offset, "held", held.Round(time.Second))
+		return true
 	}
 	p.log.Warn("a task holds its partition's low watermark: others go on, but restarts read from here",
 		"task_id", d.task.ID, "kind", d.task.Kind, "queue", a.intake.queue, "attempt", d.attempt, "run", d.run,
 		"partition", a.partition, "offset", a.oldest.offset, "where", where, "held", held.Round(time.Second), "err", d.why.Message)
+	return true
 }
 
 // find looks for a record's delivery, wherever it stands. It looks at everything,
@@ -79,6 +90,26 @@ func (p *pipeline) find(a *assignment, offset int64) (*delivery, string) {
 				return d, "its outcome is being written to Redis"
 			}
 			return d, "it runs"
+		}
+	}
+	for d, what := range p.away {
+		if is(d) {
+			return d, what
+		}
+	}
+	for _, in := range []struct {
+		list []*delivery
+		what string
+	}{
+		{p.asked, "Redis is asked whether it may run"},
+		{p.suspects, "it waits to run alone"},
+		{p.doubts, "its reconcile hook is to be asked"},
+		{a.unready, "its partition's blocks are being read"},
+	} {
+		for _, d := range in.list {
+			if is(d) {
+				return d, in.what
+			}
 		}
 	}
 	for _, d := range p.waiting {
@@ -96,15 +127,10 @@ func (p *pipeline) find(a *assignment, offset int64) (*delivery, string) {
 			}
 		}
 	}
-	for _, d := range p.suspects {
-		if is(d) {
-			return d, "it waits to run alone"
-		}
-	}
 	for _, line := range p.lines {
 		for _, d := range line.queue {
 			if is(d) {
-				return d, "another task of its key goes first, or its next record is being written to Kafka"
+				return d, "another task of its key goes first"
 			}
 		}
 	}

@@ -5,11 +5,20 @@ package worker_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
@@ -71,6 +80,63 @@ func TestATaskThatHoldsItsPartitionIsNamedAndStopsNothing(t *testing.T) {
 	}
 	close(release)
 	w.committedAll("jobs")
+}
+
+// TestATaskWhoseLetterKafkaDoesNotTakeIsNamed: it waits in the producer, where no
+// stage has it.
+func TestATaskWhoseLetterKafkaDoesNotTakeIsNamed(t *testing.T) {
+	cluster, onCluster := onControlled(t)
+	w := newWorld(t, onePartition, onCluster)
+	mend := w.takesNothing(cluster, w.names.DLQ("jobs"))
+	var log lockedBuffer
+	w.log = slog.New(slog.NewTextHandler(&log, nil))
+	w.opts = []kgo.Opt{kgo.MetadataMinAge(50 * time.Millisecond)}
+	w.start("a", func(c *worker.Config) { c.HeldAlarm = time.Second }, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return worker.Permanent(errors.New("no")) })
+	})
+	id := w.sendJobs(1)[0]
+	testkit.Eventually(t, wait, func() (bool, string) {
+		lines := log.lines("low watermark")
+		return len(lines) > 0, "nothing was said"
+	})
+	if lines := log.lines("low watermark"); len(lines) != 1 || !strings.Contains(lines[0], "task_id="+id) || !strings.Contains(lines[0], "is being written to "+w.names.DLQ("jobs")) {
+		t.Errorf("log: %s", lines)
+	}
+	mend()
+	w.lettersWithin("jobs", 1)
+	w.committedAll("jobs")
+}
+
+// takesNothing has a topic's producers told to try again, until mend is called.
+func (w *world) takesNothing(cluster *kfake.Cluster, topic string) (mend func()) {
+	w.Helper()
+	details, err := kadm.NewClient(w.cl).ListTopics(w.Context(), topic)
+	if err != nil {
+		w.Fatal(err)
+	}
+	id := details[topic].ID
+	var mended atomic.Bool
+	cluster.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := kreq.(*kmsg.ProduceRequest)
+		is := func(t kmsg.ProduceRequestTopic) bool { return t.Topic == topic || t.TopicID == id }
+		if mended.Load() || !slices.ContainsFunc(req.Topics, is) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, rt := range req.Topics {
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic, st.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewProduceResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = rp.Partition, kerr.NotEnoughReplicas.Code
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	return func() { mended.Store(true) }
 }
 
 const stuckCatalog = `

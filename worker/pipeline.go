@@ -77,6 +77,8 @@ type pipeline struct {
 	nextOldest time.Time     // next look at who holds the low watermarks
 	nextRoom   time.Time     // next look at lines that stand at an ask
 	recent     []doneMark    // completed lately, for a Redis that is lost
+
+	away map[*delivery]string // held, and in none of the above: what it waits for, for alarms
 }
 
 type doneMark struct {
@@ -140,7 +142,7 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 		earlier(p.patrol)
 		earlier(p.nextCancel)
 	}
-	if p.running > 0 || len(p.waiting) > 0 || p.ready.size > 0 {
+	if p.busy > 0 || len(p.waiting) > 0 || p.ready.size > 0 {
 		earlier(p.nextOldest)
 	}
 	if p.asks > 0 && !p.stopping {
@@ -169,6 +171,7 @@ func (p *pipeline) hold(d *delivery) {
 func (p *pipeline) letGo(d *delivery) {
 	p.busy--
 	d.asg.busy--
+	delete(p.away, d)
 	p.isolated(d, time.Now())
 	if d.asg.draining && d.asg.busy == 0 && d.asg.drained != nil {
 		close(d.asg.drained)

@@ -145,6 +145,7 @@ func (p *pipeline) consultNext(now time.Time) {
 			continue
 		}
 		p.consulting++
+		p.away[d] = "its reconcile hook is asked"
 		p.executors.Add(1)
 		t := d.task // a hook that ignores its context may read it for longer
 		go p.consult(d, &reconcile.Question{Task: &t, Attempt: d.attempt, Run: d.run})

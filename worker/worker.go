@@ -336,7 +336,7 @@ func newPipeline(w *Worker) *pipeline {
 	wake := make(chan struct{}, 1)
 	p := &pipeline{
 		Worker: w, wake: wake, slots: w.cfg.Concurrency, looks: 1,
-		lines: map[string]*keyLine{}, claimed: map[*delivery]*tryOut{},
+		lines: map[string]*keyLine{}, claimed: map[*delivery]*tryOut{}, away: map[*delivery]string{},
 	}
 	p.arrived.wake, p.answers.wake, p.finished.wake = wake, wake, wake
 	p.settled.wake, p.hopped.wake, p.orders.wake, p.cancelled.wake = wake, wake, wake, wake

@@ -20,6 +20,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dlq"
@@ -96,6 +97,19 @@ func withFakeKafka() option {
 			}
 		})
 		w.kafka = testkit.KafkaServer{Brokers: k.Brokers(), Version: "kfake"}
+	}
+}
+
+// onControlled takes a kfake of the test's own, which can be told how to answer.
+func onControlled(t *testing.T) (*kfake.Cluster, option) {
+	t.Helper()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	return cluster, func(w *world) {
+		w.kafka = testkit.KafkaServer{Brokers: cluster.ListenAddrs(), Version: "kfake"}
 	}
 }
 
