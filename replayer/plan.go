@@ -43,25 +43,30 @@ func (e *SpecError) Error() string {
 	return b.String()
 }
 
+// ofPatterns has cases so that Postgres does not take a group's letters for few.
+const ofPatterns = `
+  and ($10 = '' or case when kind like $10 then true end) and ($11 = '' or case when error_class like $11 then true end)
+  and ($12 = '' or case when message like $12 then true end)`
+
 // Letters named by id are taken in whatever state they are, so that the job can
 // say why it refuses one; an id that nothing has stays as it was written.
 const chooseIDs = `
 select distinct coalesce(d.letter, i) as letter, d.died_at
 from unnest($1::text[]) i left join lateral (
-  select letter, died_at, kind, queue, fingerprint, reason, key, epoch from perdure.dead_letters d where d.letter = i or d.task_id = i
+  select letter, died_at, kind, queue, fingerprint, reason, key, epoch, error_class, message from perdure.dead_letters d where d.letter = i or d.task_id = i
   order by d.letter = i desc, d.state = 'open' desc, d.epoch desc limit 1) d on true
 where ($2 = '' or d.fingerprint = $2) and ($3 = '' or d.kind = $3) and ($4 = '' or d.queue = $4)
   and ($5 = '' or d.reason = $5) and ($6 = '' or d.key = $6)
-  and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9)`
+  and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9)` + ofPatterns
 
 const choose = `
 select letter, died_at from perdure.dead_letters d
 where state = 'open' and ($2 = '' or fingerprint = $2) and ($3 = '' or kind = $3) and ($4 = '' or queue = $4)
   and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
-  and ($7::timestamptz is null or died_at >= $7) and ($8::timestamptz is null or died_at < $8) and ($9 = 0 or epoch < $9) and $1::text[] is null`
+  and ($7::timestamptz is null or died_at >= $7) and ($8::timestamptz is null or died_at < $8) and ($9 = 0 or epoch < $9) and $1::text[] is null` + ofPatterns
 
-const freezeRest = ` order by died_at nulls last, letter limit $10)
-insert into perdure.replay_letters (replay, letter, n) select $11, letter, row_number() over (order by died_at nulls last, letter) from c`
+const freezeRest = ` order by died_at nulls last, letter limit $13)
+insert into perdure.replay_letters (replay, letter, n) select $14, letter, row_number() over (order by died_at nulls last, letter) from c`
 
 // With a condition the letters pass through here.
 const chooseWhole = ` order by died_at nulls last, letter)
@@ -164,7 +169,11 @@ func (s *Selector) args() []any {
 	if len(s.IDs) > 0 {
 		ids = s.IDs
 	}
-	return []any{ids, s.Group, s.Kind, s.Queue, s.Reason, s.Key, timeOrNil(s.Since), timeOrNil(s.Until), s.MaxReplays}
+	kind, kinds := s.Kind, "" // a kind alone is looked up
+	if strings.Contains(kind, "*") {
+		kind, kinds = "", like(kind)
+	}
+	return []any{ids, s.Group, kind, s.Queue, s.Reason, s.Key, timeOrNil(s.Since), timeOrNil(s.Until), s.MaxReplays, kinds, like(s.Class), like(s.Message)}
 }
 
 func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, where *filter) error {

@@ -5,6 +5,7 @@ package replayer
 // limits, and switches itself off when it makes nothing better.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,17 +195,22 @@ order by first.died_at, m.fingerprint limit 1000`
 
 const (
 	// The cases keep Postgres from the guess that few of a cause's letters are of its kind, reason and class.
-	ofPolicy = `and state = 'open' and case when reason <> 'unknown' and kind like $1 and ($4 = '' or reason = $4) and epoch < $5 then true end`
+	ofPolicy = `and state = 'open' and case when reason <> 'unknown' and coalesce(kind, '') like $1 and ($4 = '' or reason = $4) and epoch < $5 then true end`
 	matched  = ofPolicy + ` and case when error_class like $2 and message like $3 then true end`
 
 	// policyMost is how many letters of a group a policy counts, and acts on at once.
 	policyMost = 100_000
 )
 
+func matchArgs(pol *schemas.Policy) []any {
+	w := &pol.When
+	return []any{cmp.Or(like(w.Kind), "%"), cmp.Or(like(w.Class), "%"), cmp.Or(like(w.Message), "%"), w.Reason, pol.MaxReplays}
+}
+
 // matching are the groups of a policy, the oldest cause first. Each strike
 // doubles how long a group must be quiet.
 func matching(ctx context.Context, db *pgxpool.Pool, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
-	rows, err := db.Query(ctx, matchGroups, like(pol.When.Kind), like(pol.When.Class), like(pol.When.Message), pol.When.Reason, pol.MaxReplays, policyMost)
+	rows, err := db.Query(ctx, matchGroups, append(matchArgs(pol), policyMost)...)
 	if err != nil {
 		return nil, fmt.Errorf("find groups: %w", err)
 	}
@@ -228,11 +234,8 @@ func matching(ctx context.Context, db *pgxpool.Pool, pol *schemas.Policy, strike
 	return list, nil
 }
 
-// like turns a pattern with * into LIKE's; "" matches all.
+// like turns a pattern with * into LIKE's; "" stays.
 func like(pattern string) string {
-	if pattern == "" {
-		return "%"
-	}
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`).Replace(pattern)
 }
 
@@ -294,7 +297,7 @@ func (p *Policies) act(ctx context.Context, pol *schemas.Policy, s *standing, g 
 		return err
 	}
 	id, err := p.jobs.Plan(ctx, Plan{Who: who, Why: why, Start: true, Spec: Spec{
-		Selector: Selector{Group: g.Group, Reason: pol.When.Reason, MaxReplays: pol.MaxReplays},
+		Selector: Selector{Group: g.Group, Kind: pol.When.Kind, Class: pol.When.Class, Message: pol.When.Message, Reason: pol.When.Reason, MaxReplays: pol.MaxReplays},
 		Where:    pol.Where, Limit: int(n), Rate: pol.Rate, Ramp: Duration(pol.Ramp),
 		Canary: Canary{Letters: pol.Canary, Success: pol.Success}, Fixer: fixerNamed(pol.Fixer),
 	}})
@@ -311,20 +314,19 @@ func (p *Policies) act(ctx context.Context, pol *schemas.Policy, s *standing, g 
 // at all.
 const disposeLetters = `
 with p as materialized (
-  select letter from perdure.dead_letters where fingerprint = $1 and state = 'open' and reason <> 'unknown' and epoch < $2 and ($3 = '' or reason = $3)
-  order by letter limit $4 for update),
+  select letter from perdure.dead_letters where fingerprint = $6 ` + matched + ` order by letter limit $7 for update),
 l as (
-  update perdure.dead_letters d set state = $5, resolved_by = case when $5 = 'discarded' then 'discard' else '' end, changed_at = clock_timestamp()
+  update perdure.dead_letters d set state = $8, resolved_by = case when $8 = 'discarded' then 'discard' else '' end, changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id, d.reason),
-k as materialized (select perdure.release_unique(array_agg(task_id) filter (where reason <> 'undecodable')) from l where $5 = 'discarded')
-insert into perdure.audit (who, what, letter, why) select $6, $7, letter, $8 from l cross join k`
+k as materialized (select perdure.release_unique(array_agg(task_id) filter (where reason <> 'undecodable')) from l where $8 = 'discarded')
+insert into perdure.audit (who, what, letter, why) select $9, $10, letter, $11 from l cross join k`
 
 // dispose discards or holds letters, some at a time.
 func (p *Policies) dispose(ctx context.Context, pol *schemas.Policy, who, why string, g PolicyGroup, n int64) error {
 	state := map[string]schemas.LetterState{"discard": schemas.LetterDiscarded, "hold": schemas.LetterHeld}[pol.Action]
 	for n > 0 {
 		slice := min(n, 1000)
-		tag, err := p.deps.DB.Exec(ctx, disposeLetters, g.Group, pol.MaxReplays, pol.When.Reason, slice, string(state), who, "letter."+pol.Action, why)
+		tag, err := p.deps.DB.Exec(ctx, disposeLetters, append(matchArgs(pol), g.Group, slice, string(state), who, "letter."+pol.Action, why)...)
 		if err != nil {
 			return fmt.Errorf("%s group %s: %w", pol.Action, g.Group, err)
 		}

@@ -11,23 +11,25 @@ import (
 )
 
 // Selector says which open letters a replay takes. Fields are joined by and;
-// a selector without any must say All.
+// a selector without any must say All. In kind, class and message * is any text.
 type Selector struct {
-	IDs    []string  `json:"ids,omitempty" maxItems:"10000" doc:"letters (<task id>@<epoch>) or task ids"`
-	Group  string    `json:"group,omitempty" doc:"fingerprint of a failure group"`
-	Kind   string    `json:"kind,omitempty"`
-	Queue  string    `json:"queue,omitempty"`
-	Reason string    `json:"reason,omitempty"`
-	Key    string    `json:"key,omitempty"`
-	Since  time.Time `json:"since,omitzero" doc:"died at or after"`
-	Until  time.Time `json:"until,omitzero" doc:"died before"`
+	IDs     []string  `json:"ids,omitempty" maxItems:"10000" doc:"letters (<task id>@<epoch>) or task ids"`
+	Group   string    `json:"group,omitempty" doc:"fingerprint of a failure group"`
+	Kind    string    `json:"kind,omitempty" doc:"* is any text"`
+	Queue   string    `json:"queue,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	Class   string    `json:"class,omitempty" doc:"of the error; * is any text"`
+	Message string    `json:"message,omitempty" doc:"of the error, as it is in the letter; * is any text"`
+	Key     string    `json:"key,omitempty"`
+	Since   time.Time `json:"since,omitzero" doc:"died at or after"`
+	Until   time.Time `json:"until,omitzero" doc:"died before"`
 	// MaxReplays leaves out tasks that were replayed as often already.
 	MaxReplays int  `json:"max_replays,omitempty" minimum:"0" doc:"leave out tasks that were replayed so often; 0 = take them too"`
 	All        bool `json:"all,omitempty" doc:"every open letter"`
 }
 
 func (s *Selector) empty() bool {
-	return len(s.IDs) == 0 && s.Group == "" && s.Kind == "" && s.Queue == "" && s.Reason == "" && s.Key == "" &&
+	return len(s.IDs) == 0 && s.Group == "" && s.Kind == "" && s.Queue == "" && s.Reason == "" && s.Class == "" && s.Message == "" && s.Key == "" &&
 		s.Since.IsZero() && s.Until.IsZero() && !s.All
 }
 
@@ -76,7 +78,7 @@ func (s *Spec) complete() []api.FieldError {
 		wrong = append(wrong, api.FieldError{Pointer: pointer, Detail: fmt.Sprintf(format, args...)})
 	}
 	if s.Selector.empty() {
-		say("#/selector", "give ids, group, kind, queue, reason, key, since or until; or all: true")
+		say("#/selector", "give ids, group, kind, queue, reason, class, message, key, since or until; or all: true")
 	}
 	if s.Limit < 0 {
 		say("#/limit", "must not be negative")
