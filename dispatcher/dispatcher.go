@@ -37,6 +37,7 @@ type Config struct {
 	OutboxLimit int64
 
 	now        func() time.Time // of rates and days; nil is time.Now
+	maxBodies  int64            // 0 is maxBodies
 	lineWait   time.Duration    // 0 is lineWait
 	streamIdle time.Duration    // 0 is streamIdle
 }
@@ -64,6 +65,7 @@ type Dispatcher struct {
 	db      DB
 	cat     *schemas.Catalog
 	log     *slog.Logger
+	bodies  bodies
 	intake  *intake
 	gate    *admission.Gate
 	scaling *scaling
@@ -75,15 +77,16 @@ func New(cfg Config, deps Deps) (*Dispatcher, error) {
 	if deps.DB == nil || deps.Catalog == nil || deps.Log == nil {
 		return nil, errors.New("dispatcher: DB, Catalog and Log are required")
 	}
+	cfg.maxBodies = cmp.Or(cfg.maxBodies, maxBodies)
 	cfg.lineWait, cfg.streamIdle = cmp.Or(cfg.lineWait, lineWait), cmp.Or(cfg.streamIdle, streamIdle)
 	var adm *kadm.Client
 	if deps.Kafka != nil {
 		adm = kadm.NewClient(deps.Kafka)
 	}
-	d := &Dispatcher{cfg: cfg, db: deps.DB, cat: deps.Catalog, log: deps.Log, intake: newIntake(keyedOf(deps.DB)),
+	d := &Dispatcher{cfg: cfg, db: deps.DB, cat: deps.Catalog, log: deps.Log, bodies: bodies{most: cfg.maxBodies}, intake: newIntake(cfg.maxBodies/leastBody, keyedOf(deps.DB)),
 		gate:    admission.New(admission.Config{OutboxLimit: cfg.OutboxLimit, Now: cfg.now}, deps.DB, deps.Log),
 		scaling: newScaling(deps.DB, deps.Catalog, adm, kafka.Names{Prefix: cfg.TopicPrefix})}
-	m, err := newMetrics(deps.Metrics, func() float64 { return float64(d.intake.waiting.Load()) }, d.gate)
+	m, err := newMetrics(deps.Metrics, func() float64 { return float64(d.bodies.held.Load()) }, d.gate)
 	if err != nil {
 		return nil, fmt.Errorf("dispatcher: metrics: %w", err)
 	}

@@ -14,3 +14,9 @@ func (c Config) WithWaits(line, idle time.Duration) Config {
 	c.lineWait, c.streamIdle = line, idle
 	return c
 }
+
+// WithMaxBodies changes how many bytes of posts there may be at once.
+func (c Config) WithMaxBodies(n int64) Config {
+	c.maxBodies = n
+	return c
+}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/perdure/perdure/dispatcher/client"
@@ -21,8 +20,6 @@ const (
 	gatherBytes  = 8 << 20          // of payload, about
 	writers      = 4                // batches written at once
 	keyedAtOnce  = 16               // keyed posts at once, if there are more connections
-	maxWaiting   = 64 << 20         // bytes of payload that may wait; more is refused
-	maxPosts     = 8192             // posts that may wait for a batch
 	writeTimeout = 10 * time.Second // of one batch
 )
 
@@ -35,16 +32,15 @@ type post struct {
 
 // intake accepts single tasks. Its writers are those of run.
 type intake struct {
-	posts   chan *post
-	waiting atomic.Int64 // bytes
+	posts   chan *post // as many as bodies lets in
 	slots   chan struct{}
 	keys    keyLocks
 	done    chan struct{} // closed when run returns
 	metrics *metrics
 }
 
-func newIntake(keyed int) *intake {
-	return &intake{posts: make(chan *post, maxPosts), slots: make(chan struct{}, keyed), done: make(chan struct{}), keys: keyLocks{held: map[string]chan struct{}{}}}
+func newIntake(posts int64, keyed int) *intake {
+	return &intake{posts: make(chan *post, posts), slots: make(chan struct{}, keyed), done: make(chan struct{}), keys: keyLocks{held: map[string]chan struct{}{}}}
 }
 
 // run writes what is posted until ctx ends and all that was posted is answered.
@@ -117,7 +113,6 @@ func (in *intake) commit(ctx context.Context, c *client.Client, batch []*post) {
 		out = in.apart(ctx, c, tasks, err)
 	}
 	for i, p := range batch {
-		in.waiting.Add(-int64(p.size))
 		p.out <- out[i]
 	}
 }
@@ -146,15 +141,10 @@ func (in *intake) accept(ctx context.Context, c *client.Client, t client.Task) (
 	}
 	raw, _ := t.Payload.(client.Raw)
 	p := &post{task: t, size: len(raw) + 512, out: make(chan client.Outcome, 1)}
-	if in.waiting.Add(int64(p.size)) > maxWaiting {
-		in.waiting.Add(-int64(p.size))
-		return client.Ref{}, errOverloaded
-	}
 	select {
-	case in.posts <- p:
-	default:
-		in.waiting.Add(-int64(p.size))
-		return client.Ref{}, errOverloaded
+	case in.posts <- p: // there is room for all that bodies lets in
+	case <-in.done:
+		return client.Ref{}, errStopping
 	}
 	select {
 	case o := <-p.out:

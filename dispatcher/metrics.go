@@ -23,7 +23,7 @@ func newMetrics(reg prometheus.Registerer, waiting func() float64, more ...prome
 		refused:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perdure_dispatcher_refused_tasks_total", Help: "Tasks not accepted, by problem."}, []string{"problem"}),
 		batch:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "perdure_dispatcher_batch_tasks", Help: "Tasks of one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
 		commit:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "perdure_dispatcher_commit_seconds", Help: "Time to write and commit one transaction.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
-		waiting:   prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "perdure_dispatcher_waiting_bytes", Help: "Payload bytes that wait to be written."}, waiting),
+		waiting:   prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "perdure_dispatcher_waiting_bytes", Help: "Bytes of posts that are not answered yet; of each 8 KiB at least, of NDJSON none."}, waiting),
 	}
 	if reg == nil {
 		return m, nil

@@ -5,9 +5,7 @@ package dispatcher
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -97,10 +95,11 @@ func (d *Dispatcher) post(ctx context.Context, in *request) (*rawAnswer, error) 
 			}
 		}}, nil
 	}
-	body, p := readBody(w, r)
+	body, done, p := d.bodies.read(w, r)
 	if p != nil {
-		return nil, p
+		return nil, d.refused(p)
 	}
+	defer done()
 	if p := d.gate.Closed(); p != nil { // only now: who still sends would not hear it
 		return nil, d.refused(p)
 	}
@@ -175,22 +174,6 @@ func mediaType(h http.Header) (string, *api.Problem) {
 		return refuse("of the formats of CloudEvents only JSON is accepted: " + oneEvent + " or " + eventBatch)
 	}
 	return refuse("Content-Type must be " + jsonTask + ", " + ndjson + ", " + oneEvent + " or " + eventBatch + "; any, with a CloudEvent's ce- headers")
-}
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *api.Problem) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // not supported: then without
-	if r.ContentLength > maxArrayBytes {
-		return nil, tooLarge()
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxArrayBytes))
-	var over *http.MaxBytesError
-	if errors.As(err, &over) {
-		return nil, tooLarge()
-	}
-	if err != nil {
-		return nil, api.NewProblem(http.StatusBadRequest, "incomplete", "the body broke off")
-	}
-	return body, nil
 }
 
 func tooLarge() *api.Problem {
