@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -31,7 +32,8 @@ const token = "shop-token-0123456789"
 
 // badNetwork is on the way to the API: it refuses the first two posts as a busy
 // dispatcher does, and lets the first stream through but loses its answer. Once
-// over is set it refuses all posts until midnight, as at a quota.
+// over is set it refuses all posts until midnight, as at a quota. Once half is set,
+// two lines of the next stream's answer come, and nothing of those after it.
 type badNetwork struct {
 	api    http.Handler
 	mu     sync.Mutex
@@ -42,6 +44,8 @@ type badNetwork struct {
 	tokens []string
 	over   bool
 	late   int // posts after over was set
+	half   bool
+	halved bool
 }
 
 func (n *badNetwork) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -53,12 +57,22 @@ func (n *badNetwork) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	n.lost = n.lost || lose
 	n.tokens = append(n.tokens, r.Header.Get("Authorization"))
+	half, halved := n.half && r.Header.Get("Content-Type") == "application/x-ndjson", n.halved
+	n.halved = n.halved || half
 	over := n.over
 	if over {
 		n.late++
 	}
 	n.mu.Unlock()
 	switch {
+	case halved && half:
+		panic(http.ErrAbortHandler)
+	case half:
+		whole := httptest.NewRecorder()
+		n.api.ServeHTTP(whole, r)
+		for _, line := range strings.SplitAfter(whole.Body.String(), "\n")[:2] {
+			_, _ = io.WriteString(w, line) // of a client that is there
+		}
 	case over:
 		api.WriteProblem(w, api.NewProblem(http.StatusTooManyRequests, "quota-exceeded", "until midnight").WithRetryAfter(time.Hour))
 	case post == 1:
@@ -159,6 +173,7 @@ func judge(t *testing.T, program string, args ...string) {
 		Type      string
 		Status    int
 		Errors    []schemas.FieldError
+		Key       string `json:"idempotency_key"`
 	}
 	run := func() (one answer, all, each []answer, refused answer) {
 		cmd := exec.CommandContext(ctx, program, append(args, "Ada", "Bo", "Cy")...)
@@ -213,6 +228,12 @@ func judge(t *testing.T, program string, args ...string) {
 		if err := db.QueryRow(ctx, `select count(*) from perdure.outbox`).Scan(&n); err != nil || n != 7 {
 			t.Errorf("%d tasks, %v: want 7", n, err)
 		}
+	}
+	network.mu.Lock()
+	network.half = true
+	network.mu.Unlock()
+	if _, _, each, _ := run(); each[0].ID != ids[4] || each[1].Status != 422 || each[2].Status != 503 || each[2].Key != "each-Bo" || each[3].Key != "each-Cy" || each[0].Key+each[1].Key != "" {
+		t.Errorf("half an answer: %+v", each)
 	}
 	network.mu.Lock()
 	network.over = true

@@ -43,12 +43,19 @@ class Client:
 
     def enqueue_each(self, tasks):
         """Every one that is right: an answer each, in their order. One that was
-        refused has "status", "errors" and the rest of a problem instead of "id"."""
+        refused has "status", "errors" and the rest of a problem instead of "id"; one
+        that may have been accepted after all its "idempotency_key", too: send it
+        again with that."""
         tasks = [keyed(t) for t in tasks]
         answers, todo = [None] * len(tasks), list(range(len(tasks)))
-        for _ in range(self.tries):
-            body = "".join(json.dumps(tasks[i]) + "\n" for i in todo)
-            for line in self._post("application/x-ndjson", body).splitlines():
+        for n in range(self.tries):
+            try:
+                lines = self._post("application/x-ndjson", "".join(json.dumps(tasks[i]) + "\n" for i in todo)).splitlines()
+            except (Refused, OSError, http.client.HTTPException) as e:
+                if n == 0 and isinstance(e, Refused):
+                    raise
+                break
+            for line in lines:
                 answer = json.loads(line)
                 i = todo[answer["line"] - 1]
                 answers[i] = {**answer, "line": i + 1}
@@ -57,7 +64,10 @@ class Client:
             if not todo:
                 return answers
             time.sleep(WAIT)
-        raise TimeoutError(f"{len(todo)} of {len(tasks)} tasks got no answer in {self.tries} tries")
+        for i in todo:
+            unknown = {"line": i + 1, "status": 503, "detail": "no answer: it may have been accepted"}
+            answers[i] = {**(answers[i] or unknown), "idempotency_key": tasks[i]["idempotency_key"]}
+        return answers
 
     def _post(self, media, body):
         headers = {"Content-Type": media}

@@ -8,21 +8,25 @@
 export type Task = {
   kind: string;
   payload?: unknown;
+  payload_base64?: string; // instead, with its content_type
+  content_type?: string;
   queue?: string;
   key?: string;
   idempotency_key?: string;
+  unique_key?: string;
   run_at?: string;
   deadline?: string;
   headers?: Record<string, string>;
 };
 
-export type Accepted = { id: string; seq: number; state: string; replayed?: boolean };
+export type Accepted = { id: string; seq: number; state: string; replayed?: boolean; duplicate?: boolean };
 
 // Problem is RFC 9457; errors[].pointer says where.
 export type Problem = { status: number; type?: string; detail?: string; next?: string; errors?: { pointer: string; detail: string }[] };
 
-// Line answers one task of enqueueEach: id where it was accepted, else a problem.
-export type Line = { line: number } & Partial<Accepted> & Partial<Problem>;
+// Line answers one task of enqueueEach: id where it was accepted, else a problem;
+// idempotency_key where it may have been accepted after all: send it again with that.
+export type Line = { line: number; idempotency_key?: string } & Partial<Accepted> & Partial<Problem>;
 
 // after is when it may be taken, in seconds, where the API says so.
 export class Refused extends Error {
@@ -68,8 +72,14 @@ export class Client {
     const answers: (Line | undefined)[] = tasks.map(() => undefined);
     let todo = [...tasks.keys()];
     for (let n = 0; n < this.tries; n++) {
-      const body = todo.map((i) => JSON.stringify(tasks[i]) + "\n").join("");
-      for (const text of (await this.post("application/x-ndjson", body)).split("\n")) {
+      let lines: string[];
+      try {
+        lines = (await this.post("application/x-ndjson", todo.map((i) => JSON.stringify(tasks[i]) + "\n").join(""))).split("\n");
+      } catch (e) {
+        if (n === 0 && e instanceof Refused) throw e;
+        break;
+      }
+      for (const text of lines) {
         if (text === "") continue;
         const answer: Line = JSON.parse(text);
         const i = todo[answer.line - 1];
@@ -80,7 +90,11 @@ export class Client {
       if (todo.length === 0) return answers as Line[];
       await sleep(wait);
     }
-    throw new Error(`${todo.length} of ${tasks.length} tasks got no answer in ${this.tries} tries`);
+    for (const i of todo) {
+      const unknown = { line: i + 1, status: 503, detail: "no answer: it may have been accepted" };
+      answers[i] = { ...(answers[i] ?? unknown), idempotency_key: tasks[i].idempotency_key };
+    }
+    return answers as Line[];
   }
 
   private async post(media: string, body: string): Promise<string> {
