@@ -33,7 +33,7 @@ build: ## bin/perdure, one static binary
 .PHONY: test
 test: ## all tests, on the real servers that this machine can run (PKGS=./relay/... for some)
 ifeq ($(PKGS),$(ALL))
-test: models
+test: models peers
 endif
 test: on-servers
 
@@ -41,8 +41,12 @@ test: on-servers
 models: ## the explored models and the walks beside them: too slow under -race, and of one goroutine
 	$(GO) test -count=1 -run '^Test(ModelHolds|EveryMutationIsCaught|StoreWalksAsTheSpecification)$$' ./internal/claims ./internal/blocks
 
+.PHONY: peers
+peers: ## what judges the comparison with others, a module of its own; its tables need servers, see their tests
+	$(GO) -C loadtest/peers test -race -count=1 -vet=off -short .
+
 .PHONY: on-servers
-on-servers: ## make test without the models
+on-servers: ## make test without the models and the peers
 	$(BROKER) .ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
 
 .PHONY: lint

@@ -14,9 +14,12 @@ import (
 )
 
 // measured runs a command whose table goes into a file, and returns that file.
-// Without real servers it is skipped, unless they are required.
+// Without real servers it is skipped, unless they are required, and with -short.
 func measured(t *testing.T, name string, args ...string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs servers: not with -short")
+	}
 	for ours, theirs := range map[string]string{"PERDURE_POSTGRES_URL": "PERDURE_TEST_POSTGRES", "PERDURE_REDIS_ADDRS": "PERDURE_TEST_REDIS", "PERDURE_KAFKA_BROKERS": "PERDURE_TEST_KAFKA"} {
 		addr := os.Getenv(theirs)
 		if addr == "" {
