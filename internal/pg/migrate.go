@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,6 +42,12 @@ type Migration struct {
 // the others wait, until ctx ends. url must not go through a transaction
 // pooler, because the lock is the session's.
 func Migrate(ctx context.Context, url, source string) error {
+	return MigrateTo(ctx, url, source, math.MaxInt64)
+}
+
+// MigrateTo is [Migrate] that stops behind a version: where an older release left
+// the database, for a test of what comes after it.
+func MigrateTo(ctx context.Context, url, source string, version int64) error {
 	if !schemas.ValidSource(source) {
 		return fmt.Errorf("migrate: %q cannot name a source: want 1 to 32 of [a-z0-9-], with a letter or digit at both ends (PERDURE_SOURCE)", source)
 	}
@@ -55,7 +62,7 @@ func Migrate(ctx context.Context, url, source string) error {
 		if err != nil {
 			return err
 		}
-		if _, err := p.Up(ctx); err != nil {
+		if _, err := p.UpTo(ctx, version); err != nil {
 			return fmt.Errorf("migrate: %w", err)
 		}
 		if _, err := db.ExecContext(ctx, `insert into perdure.source (source) values ($1) on conflict do nothing`, source); err != nil {
