@@ -23,6 +23,8 @@ type load struct {
 	g    *rig
 	url  func() string
 	stop atomic.Bool
+	hang atomic.Bool  // what is prepared is not ended
+	away atomic.Bool  // nobody connects again
 	done atomic.Int64 // transactions that were answered
 	wg   sync.WaitGroup
 }
@@ -49,15 +51,19 @@ func (l *load) reach(n int64) {
 }
 
 // produce connects again after every failure: what became of the transaction
-// that failed is unknown to it, and irrelevant: the database is the truth.
+// that failed is unknown to it, and irrelevant: the database is the truth. But it
+// may still commit, so what comes after it has other keys.
 func (l *load) produce(p int, rng *rand.Rand) {
 	n := 0
-	for !l.stop.Load() {
+	for life := 0; !l.stop.Load(); life++ {
+		for l.away.Load() && !l.stop.Load() {
+			time.Sleep(time.Millisecond)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		conn, err := pgx.Connect(ctx, l.url())
 		if err == nil {
 			for err == nil && !l.stop.Load() {
-				n, err = l.one(ctx, conn, p, n, rng)
+				n, err = l.one(ctx, conn, fmt.Sprintf("k%d-%d", p, life), n, rng)
 				l.done.Add(1)
 				if ctx.Err() != nil {
 					break
@@ -72,14 +78,14 @@ func (l *load) produce(p int, rng *rand.Rand) {
 var errRollback = errors.New("rolled back on purpose")
 
 // one runs one transaction and returns the next number to use.
-func (l *load) one(ctx context.Context, conn *pgx.Conn, p, n int, rng *rand.Rand) (int, error) {
-	key := fmt.Sprintf("k%d-%d", p, rng.IntN(3))
+func (l *load) one(ctx context.Context, conn *pgx.Conn, keys string, n int, rng *rand.Rand) (int, error) {
+	key := fmt.Sprintf("%s-%d", keys, rng.IntN(3))
 	sync := "on"
 	if rng.IntN(3) == 0 {
 		sync = "off"
 	}
 	prepare, commitPrepared := rng.IntN(10) == 0, rng.IntN(3) > 0
-	gid := fmt.Sprintf("t%d-%d-%d", p, n, rng.Uint64())
+	gid := fmt.Sprintf("t%s-%d-%d", keys, n, rng.Uint64())
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "set local synchronous_commit = "+sync); err != nil {
 			return err
@@ -122,6 +128,9 @@ func (l *load) one(ctx context.Context, conn *pgx.Conn, p, n int, rng *rand.Rand
 		return nil
 	})
 	if prepare && err == nil {
+		for l.hang.Load() && !l.stop.Load() {
+			time.Sleep(time.Millisecond)
+		}
 		end := "commit prepared '"
 		if !commitPrepared {
 			end = "rollback prepared '"
@@ -134,9 +143,10 @@ func (l *load) one(ctx context.Context, conn *pgx.Conn, p, n int, rng *rand.Rand
 	return n, err
 }
 
-// settlePrepared ends transactions that a crash left prepared.
-func (g *rig) settlePrepared() {
-	rows, err := g.db.Query(context.Background(), `select gid from pg_prepared_xacts`)
+// prepared are the transactions that somebody prepared and nobody ended.
+func (g *rig) prepared() []string {
+	g.t.Helper()
+	rows, err := g.db.Query(context.Background(), `select gid from pg_prepared_xacts where database = current_database() order by gid`)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -144,8 +154,18 @@ func (g *rig) settlePrepared() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	for _, gid := range gids { // committed now, they would break their producer's promise
-		g.exec("rollback prepared '" + gid + "'")
+	return gids
+}
+
+// settlePrepared commits every second of them, and rolls the others back.
+func (g *rig) settlePrepared(gids []string) {
+	g.t.Helper()
+	for i, gid := range gids {
+		end := "commit"
+		if i%2 > 0 {
+			end = "rollback"
+		}
+		g.exec(end + " prepared '" + gid + "'")
 	}
 }
 
@@ -157,13 +177,15 @@ func TestNothingIsLostUnderSavepointsPreparedAndLateCommits(t *testing.T) {
 			l := g.load(8, uint64(chunk), func() string { return g.url })
 			l.reach(1200)
 			l.end()
-			g.settlePrepared()
+			g.settlePrepared(g.prepared())
 			g.right(30 * time.Second)
 		})
 	}
 }
 
-// The relay is killed between acknowledgement and cursor, Postgres anywhere.
+// The relay is killed between acknowledgement and cursor, Postgres anywhere. What
+// was prepared before a crash is ended long after it; one transaction stays open over
+// a round of relays' deaths, another until the crash ends it.
 func TestNothingIsLostWhenServersAndRelaysAreKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills servers for 20 s")
@@ -173,6 +195,7 @@ func TestNothingIsLostWhenServersAndRelaysAreKilled(t *testing.T) {
 	url.Store(g.url)
 	l := g.load(8, 1, func() string { return url.Load().(string) })
 	errKilled := errors.New("killed between acknowledgement and cursor")
+	var left []string
 	for round := range 3 {
 		r := g.relay("a", func(c *Config) { c.Chunk = 20; c.LeaseTTL = time.Second })
 		passes := 0
@@ -182,22 +205,41 @@ func TestNothingIsLostWhenServersAndRelaysAreKilled(t *testing.T) {
 			}
 			return nil
 		}
+		open, never := g.begin(), g.begin()
+		g.enqueueIn(open, fmt.Sprint("k-open-", round), 1)
+		g.enqueueIn(never, fmt.Sprint("k-never-", round), 1)
 		run := g.run(r)
-		l.reach(l.done.Load() + 400)
+		testkit.Eventually(t, time.Minute, active(r)) // so that they come late
+		l.reach(l.done.Load() + 200)
+		g.settlePrepared(left)
+		l.reach(l.done.Load() + 200)
+		g.commit(open)
+		g.enqueue(fmt.Sprint("k-open-", round), 2)
+		l.hang.Store(true)
+		testkit.Eventually(t, time.Minute, func() (bool, string) {
+			n := len(g.prepared())
+			return n >= 4, fmt.Sprintf("%d transactions are prepared", n)
+		})
+		l.away.Store(true) // who connects before left is read would end its own
 		if err := server.Kill(); err != nil {
 			t.Fatal(err)
 		}
+		l.hang.Store(false)
 		run.cancel()
 		if err := run.wait(); err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
 		g.revive(server)
+		if left = g.prepared(); len(left) < 4 {
+			t.Fatalf("round %d: %d prepared transactions survived", round, len(left))
+		}
 		url.Store(g.url)
+		l.away.Store(false)
 	}
 	g.run(g.relay("b", nil))
 	l.reach(l.done.Load() + 200)
 	l.end()
-	g.settlePrepared()
+	g.settlePrepared(g.prepared()) // also the last crash's
 	g.right(30 * time.Second)
 }
 

@@ -169,7 +169,7 @@ func TestRelayGoesOnWhenItsConnectionsAreCut(t *testing.T) {
 		g.exec(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'perdure-relay' and datname = current_database()`)
 	}
 	l.end()
-	g.settlePrepared()
+	g.settlePrepared(g.prepared())
 	g.right(20 * time.Second)
 }
 
@@ -183,7 +183,7 @@ func TestTwoRelaysShareNothingButTheLease(t *testing.T) {
 		g.exec(`update perdure.relay_lease set until = clock_timestamp()`)
 	}
 	l.end()
-	g.settlePrepared()
+	g.settlePrepared(g.prepared())
 	g.right(20 * time.Second)
 }
 

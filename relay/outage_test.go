@@ -73,7 +73,7 @@ func TestKafkaOutageDelaysAndLosesNothing(t *testing.T) {
 	}
 	w.cut(false) // connections break, and are there again at once
 	l.end()
-	g.settlePrepared()
+	g.settlePrepared(g.prepared())
 	g.right(30 * time.Second)
 	if n := one[int](g, `select count(*) from perdure.parked`); n != 0 {
 		t.Errorf("%d rows were parked although all of Kafka was away", n)
