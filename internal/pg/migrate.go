@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -22,6 +24,14 @@ import (
 
 //go:embed migrations/*.sql
 var migrations embed.FS
+
+const (
+	// stepWait is how long a step waits for a table that a transaction uses: whoever
+	// wants the table meanwhile queues behind the step, producers too.
+	stepWait = time.Second
+	// patience is how long such a step is tried again, with as much time in between.
+	patience = time.Minute
+)
 
 // migrationLock is the advisory lock that a migrator holds: "perdure" in ASCII.
 const migrationLock int64 = 0x70657264757265
@@ -62,7 +72,11 @@ func MigrateTo(ctx context.Context, url, source string, version int64) error {
 		if err != nil {
 			return err
 		}
-		if _, err := p.UpTo(ctx, version); err != nil {
+		err = patiently(ctx, db, func() error {
+			_, err := p.UpTo(ctx, version)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("migrate: %w", err)
 		}
 		if _, err := db.ExecContext(ctx, `insert into perdure.source (source) values ($1) on conflict do nothing`, source); err != nil {
@@ -85,7 +99,11 @@ func Down(ctx context.Context, url string) (int64, error) {
 		if err != nil {
 			return err
 		}
-		res, err := p.Down(ctx)
+		var res *goose.MigrationResult
+		err = patiently(ctx, db, func() error {
+			res, err = p.Down(ctx)
+			return err
+		})
 		if errors.Is(err, goose.ErrNoNextVersion) {
 			return nil
 		}
@@ -101,7 +119,7 @@ func Down(ctx context.Context, url string) (int64, error) {
 // Status lists every migration of this binary, oldest first, with the time at
 // which the database at url took it. It writes nothing.
 func Status(ctx context.Context, url string) ([]Migration, error) {
-	db, err := open(url)
+	db, err := open(url, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -130,6 +148,38 @@ func Status(ctx context.Context, url string) ([]Migration, error) {
 	}
 	return list, nil
 }
+
+// patiently runs a step until it has had the tables that it changes. It leaves them
+// to the others between its tries, so that a transaction which stays open holds up the
+// migration and nobody else.
+func patiently(ctx context.Context, db *sql.DB, step func() error) error {
+	for until := time.Now().Add(patience); ; {
+		err := step()
+		var pe *pgconn.PgError
+		if !errors.As(err, &pe) || pe.Code != "55P03" && pe.Code != "40P01" { // no lock in time, a deadlock
+			return err
+		}
+		if time.Now().After(until) {
+			var pids string
+			if qerr := db.QueryRowContext(ctx, holders).Scan(&pids); qerr != nil {
+				return errors.Join(err, fmt.Errorf("ask who holds the tables: %w", qerr))
+			}
+			return fmt.Errorf("%w: transactions that use the tables are open, pids %s: end them, or wait until they have, then try again", err, pids)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(stepWait):
+		}
+	}
+}
+
+// holders are the transactions that have been using the schema's tables for a while.
+const holders = `
+select coalesce(array_agg(distinct l.pid), '{}')::text
+from pg_locks l join pg_class c on c.oid = l.relation left join pg_stat_activity a on a.pid = l.pid
+where c.relnamespace = 'perdure'::regnamespace and l.granted and l.database = (select oid from pg_database where datname = current_database())
+  and coalesce(a.xact_start, '-infinity') < now() - interval '1 s'`
 
 func provider(db *sql.DB) (*goose.Provider, error) {
 	dir, err := fs.Sub(migrations, "migrations")
@@ -177,7 +227,7 @@ func tableExists(ctx context.Context, db *sql.DB, table string) (bool, error) {
 
 // locked runs do while it holds the migration lock of the database at url.
 func locked(ctx context.Context, url string, do func(*sql.DB) error) (err error) {
-	db, err := open(url)
+	db, err := open(url, stepWait)
 	if err != nil {
 		return err
 	}
@@ -220,7 +270,8 @@ func waitForLock(ctx context.Context, conn *sql.Conn) error {
 	}
 }
 
-func open(url string) (*sql.DB, error) {
+// open's sessions wait that long for a lock; 0 = as long as it takes.
+func open(url string, lockWait time.Duration) (*sql.DB, error) {
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
@@ -228,5 +279,6 @@ func open(url string) (*sql.DB, error) {
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "perdure-migrate"
 	}
+	cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockWait.Milliseconds(), 10)
 	return stdlib.OpenDB(*cfg), nil
 }
