@@ -45,10 +45,10 @@ type kinds struct {
 }
 
 // get returns a snapshot that was looked at lately and, if the database knows
-// it, has the kind; on that queue, if one is named: a kind may have moved.
-func (k *kinds) get(ctx context.Context, kind, queue string) (*snapshot, error) {
+// it, has the kind; on that queue, if one is named: a kind may have moved. at is now.
+func (k *kinds) get(ctx context.Context, kind, queue string, at time.Time) (*snapshot, error) {
 	s := k.latest.Load()
-	looked, now := k.looked.Load(), k.now().UnixNano()
+	looked, now := k.looked.Load(), at.UnixNano()
 	age := time.Duration(now - looked)
 	switch {
 	case s == nil, !s.has(kind, queue) && age >= lookSoon:

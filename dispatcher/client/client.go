@@ -83,7 +83,7 @@ func (c *Client) check(ctx context.Context, t *Task, now time.Time) (*snapshot, 
 // checkInto is given one time for all tasks of a call: those of a kind that expires
 // then have one deadline, and may share an outbox row.
 func (c *Client) checkInto(ctx context.Context, r *row, t *Task, now time.Time) (*snapshot, error) {
-	s, err := c.kinds.get(ctx, t.Kind, t.Queue)
+	s, err := c.kinds.get(ctx, t.Kind, t.Queue, now)
 	if err != nil {
 		return nil, err
 	}

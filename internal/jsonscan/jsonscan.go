@@ -177,17 +177,15 @@ func skipSpace(b []byte, i int) int {
 
 // passString returns what comes after the string that begins at i, -1 if it is none.
 func passString(b []byte, i int) int {
-	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for i++; ; {
-		// Eight bytes without a quote, a backslash or a control character: in each
-		// the high bit of one of these would be set (a borrow can only add a false
-		// alarm above a true one; bytes from 0x80 on are let through by &^ w).
-		for i+8 <= len(b) {
-			w := binary.LittleEndian.Uint64(b[i:])
-			quote, slash := w^ones*'"', w^ones*'\\'
-			if ((quote-ones)&^quote|(slash-ones)&^slash|(w-ones*0x20)&^w)&highs != 0 {
+		for len(b)-i >= 32 {
+			w := b[i : i+32]
+			if (special(w[:8])|special(w[8:16])|special(w[16:24])|special(w[24:]))&highs != 0 {
 				break
 			}
+			i += 32
+		}
+		for len(b)-i >= 8 && special(b[i:i+8])&highs == 0 {
 			i += 8
 		}
 		if i >= len(b) {
@@ -206,6 +204,17 @@ func passString(b []byte, i int) int {
 			i++
 		}
 	}
+}
+
+const ones, highs = 0x0101010101010101, 0x8080808080808080
+
+// special has one of highs set if one of the eight bytes is a quote, a backslash or
+// a control character (a borrow can only add a false alarm above a true one; bytes
+// from 0x80 on are let through by &^ w).
+func special(eight []byte) uint64 {
+	w := binary.LittleEndian.Uint64(eight)
+	quote, slash := w^ones*'"', w^ones*'\\'
+	return (quote-ones)&^quote | (slash-ones)&^slash | (w-ones*0x20)&^w
 }
 
 func passEscape(b []byte, i int) int {
