@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/perdure/perdure/internal/output"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -21,7 +22,7 @@ func (a *asking) running() (*Why, error) {
 	if !from.IsZero() {
 		long = ", since " + a.at(from) + " at the earliest"
 	}
-	get := "perdure tasks get " + word(a.id) + " --wait 30s"
+	get := "perdure tasks get " + output.Word(a.id) + " --wait 30s"
 	var w *Why
 	switch {
 	case !beats:
@@ -119,14 +120,14 @@ func (a *asking) retrying() (*Why, error) {
 		return w.until(due).found("attempt", next, "error_class", last.class), nil
 	}
 	if c.Report != nil {
-		return finish(a.say(CauseRetry, "perdure tasks get "+word(a.id), "waits: its work elsewhere was reported as failed, and a worker acts on that when its record comes back%s", why), nil)
+		return finish(a.say(CauseRetry, "perdure tasks get "+output.Word(a.id), "waits: its work elsewhere was reported as failed, and a worker acts on that when its record comes back%s", why), nil)
 	}
 	if due.IsZero() || due.After(a.now.Add(-pastDue)) {
 		when := ""
 		if !due.IsZero() {
 			when = " due at " + a.at(due)
 		}
-		return finish(a.say(CauseRetry, "perdure tasks get "+word(a.id), "waits for %s%s%s", number, when, why), nil)
+		return finish(a.say(CauseRetry, "perdure tasks get "+output.Word(a.id), "waits for %s%s%s", number, when, why), nil)
 	}
 	return finish(a.overdue(fmt.Sprintf("waits: %s was due at %s%s", number, a.at(due), why)))
 }
@@ -198,7 +199,7 @@ func (a *asking) waiting() (*Why, error) {
 		return a.external(last.at)
 	case schemas.WaitUnknownKind:
 		since := a.firstTour()
-		missing, command := "", "perdure catalog explain "+word(a.v.Kind)
+		missing, command := "", "perdure catalog explain "+output.Word(a.v.Kind)
 		if a.kind == nil {
 			missing, command = "; the dispatcher's catalog does not have it either", "perdure catalog explain"
 		}
@@ -213,7 +214,7 @@ func (a *asking) waiting() (*Why, error) {
 		}
 		return a.breaker(&last, "waits"), nil
 	}
-	return a.say(CauseNothing, "perdure tasks get "+word(a.id), "waits for %s since %s", a.v.Waits, a.at(last.at)).since(last.at), nil
+	return a.say(CauseNothing, "perdure tasks get "+output.Word(a.id), "waits for %s since %s", a.v.Waits, a.at(last.at)).since(last.at), nil
 }
 
 // firstTour is when the first worker of the tour met the task.
@@ -243,7 +244,7 @@ func (a *asking) external(handed time.Time) (*Why, error) {
 		if !until.IsZero() {
 			what += ", and it may be silent until " + a.at(until)
 		}
-		return a.say(CauseExternal, "perdure tasks get "+word(a.id)+" --wait 30s", "%s; its outcome is awaited at POST /v1/tasks/%s/outcome", what, a.id).
+		return a.say(CauseExternal, "perdure tasks get "+output.Word(a.id)+" --wait 30s", "%s; its outcome is awaited at POST /v1/tasks/%s/outcome", what, a.id).
 			since(handed).until(until).found("run", c.Run, "silence_seconds", c.Elsewhere.Seconds()), nil
 	}
 	return a.overdue(what + ", and its silence has been too long since " + a.at(until))

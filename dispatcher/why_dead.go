@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/internal/output"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -47,11 +48,11 @@ func (a *asking) dead() (*Why, error) {
 	case l.reason == string(schemas.ReasonBlocked):
 		return a.blocked(l)
 	case l.state == string(schemas.LetterHeld):
-		w = a.say(CauseLetterHeld, "perdure dlq show "+word(l.id), "%s; its letter is held, so that no policy and no plan by group moves it: only a replay that names it", why)
+		w = a.say(CauseLetterHeld, "perdure dlq show "+output.Word(l.id), "%s; its letter is held, so that no policy and no plan by group moves it: only a replay that names it", why)
 	case same > 1:
-		w = a.say(CauseDead, "perdure replay plan --group "+word(group), "%s; %s letters of group %s are open", why, atLeast(same), group)
+		w = a.say(CauseDead, "perdure replay plan --group "+output.Word(group), "%s; %s letters of group %s are open", why, atLeast(same), group)
 	default:
-		w = a.say(CauseDead, "perdure dlq show "+word(l.id), "%s; it is the only open letter of group %s", why, group)
+		w = a.say(CauseDead, "perdure dlq show "+output.Word(l.id), "%s; it is the only open letter of group %s", why, group)
 	}
 	return w.since(died).found("reason", l.reason, "group", group, "open_in_group", same, "letter", l.id, "error_class", l.class), nil
 }
@@ -77,9 +78,9 @@ func (a *asking) blocked(l *letterTrace) (*Why, error) {
 	}
 	var w *Why
 	if state == string(schemas.LetterReplaying) {
-		w = a.say(CauseBlocked, "perdure why "+word(by), "waits since %s behind letter %s of its key (%s), which is being replayed", a.at(l.died), by, reason)
+		w = a.say(CauseBlocked, "perdure why "+output.Word(by), "waits since %s behind letter %s of its key (%s), which is being replayed", a.at(l.died), by, reason)
 	} else {
-		w = a.say(CauseBlocked, "perdure replay start --id "+word(by)+" --yes", "waits since %s behind letter %s of its key (%s): its kind has on_dead: block, and goes on by itself when that letter is replayed and completed, or discarded",
+		w = a.say(CauseBlocked, "perdure replay start --id "+output.Word(by)+" --yes", "waits since %s behind letter %s of its key (%s): its kind has on_dead: block, and goes on by itself when that letter is replayed and completed, or discarded",
 			a.at(l.died), by, reason)
 	}
 	return w.since(l.died).found("blocked_by", by, "reason", reason, "waiting", waiting, "letter", l.id), nil
@@ -108,7 +109,7 @@ func (a *asking) inPlan(l *letterTrace, why string) (*Why, error) {
 	if note != "" {
 		state += ": " + failure("", note)
 	}
-	return a.say(CauseInPlan, "perdure replay "+verb+" "+word(replay), "%s; replay %s is to replay it, and is %s", why, replay, state).
+	return a.say(CauseInPlan, "perdure replay "+verb+" "+output.Word(replay), "%s; replay %s is to replay it, and is %s", why, replay, state).
 		found("replay", replay), nil
 }
 
@@ -126,11 +127,11 @@ func (a *asking) notIndexed() (*Why, error) {
 	if n == 0 {
 		return a.say(CauseNotIndexed, "perdure replayer", "%s; its letter is on %s, and no replayer runs that would put it into the index", why, names.DLQ(a.v.Queue)), nil
 	}
-	return a.say(CauseNotIndexed, "perdure dlq ls --queue "+word(a.v.Queue), "%s; the index has not read its letter on %s yet", why, names.DLQ(a.v.Queue)), nil
+	return a.say(CauseNotIndexed, "perdure dlq ls --queue "+output.Word(a.v.Queue), "%s; the index has not read its letter on %s yet", why, names.DLQ(a.v.Queue)), nil
 }
 
 func (a *asking) completed() *Why {
-	get := "perdure tasks get " + word(a.id)
+	get := "perdure tasks get " + output.Word(a.id)
 	if a.v.Inferred {
 		return a.say(CauseCompleted, get, "is completed, as far as is left to see: Redis no longer knows it, its record is committed, and it left no letter").found("inferred", true)
 	}
@@ -155,7 +156,7 @@ func (a *asking) completed() *Why {
 }
 
 func (a *asking) cancelled() *Why {
-	w := a.say(CauseCancelled, "perdure tasks get "+word(a.id), "is cancelled and will not run")
+	w := a.say(CauseCancelled, "perdure tasks get "+output.Word(a.id), "is cancelled and will not run")
 	if at := a.lastAt("cancelled"); !at.IsZero() {
 		w.Why = "is cancelled since " + a.at(at) + " and will not run"
 		w.since(at)
@@ -165,6 +166,6 @@ func (a *asking) cancelled() *Why {
 
 func (a *asking) discarded() *Why {
 	l := a.t.lastLetter()
-	return a.say(CauseDiscarded, "perdure dlq show "+word(a.v.Letter), "is discarded since %s: it was dead (%s), and its letter was given up", a.at(l.changed), l.reason).
+	return a.say(CauseDiscarded, "perdure dlq show "+output.Word(a.v.Letter), "is discarded since %s: it was dead (%s), and its letter was given up", a.at(l.changed), l.reason).
 		since(l.changed).found("reason", l.reason, "letter", l.id)
 }

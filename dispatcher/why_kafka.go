@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/output"
 	"github.com/perdure/perdure/internal/relaylog"
 	"github.com/perdure/perdure/schemas"
 )
@@ -140,7 +141,7 @@ func (a *asking) earlierOfKey(where string) (*Why, error) {
 		default:
 			continue
 		}
-		return a.say(CauseEarlier, "perdure why "+word(ids[i]), "is queued on %s: its kind runs the tasks of a key in order, and %s of the same key %s", where, ids[i], how).
+		return a.say(CauseEarlier, "perdure why "+output.Word(ids[i]), "is queued on %s: its kind runs the tasks of a key in order, and %s of the same key %s", where, ids[i], how).
 			found("earlier", ids[i], "earlier_state", state), nil
 	}
 	return nil, nil
@@ -212,7 +213,7 @@ func (a *asking) breaker(e *eventTrace, what string) *Why {
 	}
 	w := a.say(CauseBreaker, "perdure doctor", "%s: %s's breaker is open, a call failed at %s with %s; %s", what, breakerName(a.kind), a.at(e.at), failure(e.class, e.message), probe)
 	if a.kind != nil && a.kind.HTTP != nil {
-		w.Command = "perdure catalog explain " + word(a.kind.Name)
+		w.Command = "perdure catalog explain " + output.Word(a.kind.Name)
 	}
 	return w.since(e.at).until(next).found("endpoint", breakerName(a.kind), "error_class", e.class)
 }

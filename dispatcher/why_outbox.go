@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/internal/output"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -94,7 +95,7 @@ func (a *asking) parked(p *place, o *OutboxFacts) *Why {
 }
 
 func (a *asking) scheduled(p *place, o *OutboxFacts) (*Why, error) {
-	w := a.say(CauseScheduled, "perdure tasks get "+word(a.id), "waits: it is scheduled for %s", a.at(*p.due))
+	w := a.say(CauseScheduled, "perdure tasks get "+output.Word(a.id), "waits: it is scheduled for %s", a.at(*p.due))
 	if !o.Alive {
 		w.Why += "; no relay runs now, and without one it will not go"
 		w.Command = "perdure relay"
@@ -132,7 +133,7 @@ func (a *asking) byRelay(o *OutboxFacts, from time.Time, waits string) (*Why, er
 	}
 	lease := fmt.Sprintf("relay %s (fence %d) has the lease", o.Owner, o.Fence)
 	if a.now.Sub(from) < relayPatience {
-		return a.say(CauseRelayNext, "perdure tasks get "+word(a.id)+" --wait 10s", "waits for the relay's next pass %s; %s", waits, lease).
+		return a.say(CauseRelayNext, "perdure tasks get "+output.Word(a.id)+" --wait 10s", "waits for the relay's next pass %s; %s", waits, lease).
 			found("relay", o.Owner, "fence", o.Fence), nil
 	}
 	if a.v.Queue != "" {

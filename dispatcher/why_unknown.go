@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/internal/output"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -25,7 +26,7 @@ func (a *asking) unknown(because error) (*Why, error) {
 		return a.say(CauseNeverAccepted, "perdure why --help",
 			"this is no task's id: one is <source>-<generation>-<seq>, as enqueue answered it, for example %s-1-42", source), nil
 	case id.Source != source:
-		return a.say(CauseOtherSource, "PERDURE_API_URL=http://DISPATCHER-OF-"+strings.ToUpper(id.Source)+" perdure why "+word(a.id),
+		return a.say(CauseOtherSource, "PERDURE_API_URL=http://DISPATCHER-OF-"+strings.ToUpper(id.Source)+" perdure why "+output.Word(a.id),
 			"it is of source %s, and this dispatcher knows the tasks of %s alone", id.Source, source).found("source", id.Source, "asked", source), nil
 	case errors.Is(because, ErrHistoryGone):
 		return a.say(CauseHistoryGone, "perdure config",
@@ -51,7 +52,7 @@ func (a *asking) unknown(because error) (*Why, error) {
 	case err != nil:
 		return nil, fmt.Errorf("find whose row it is: %w", err)
 	case of != "":
-		return a.say(CauseReplayRow, "perdure why "+word(of), "no task has this id: its number went to a replay of %s", of).found("task_id", of), nil
+		return a.say(CauseReplayRow, "perdure why "+output.Word(of), "no task has this id: its number went to a replay of %s", of).found("task_id", of), nil
 	}
 	return a.uncommitted()
 }

@@ -56,17 +56,6 @@ func failure(class, message string) string {
 	return class + ": " + text
 }
 
-// word quotes what a shell would read as more than one plain word.
-func word(s string) string {
-	plain := s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(":._/@-", r)
-	})
-	if plain {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
 // process is the part of a claim's owner that people know: the instance.
 func processOf(owner string) string {
 	name, _, _ := strings.Cut(owner, "/")

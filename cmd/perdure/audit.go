@@ -119,6 +119,6 @@ func (c *cli) exported(line []byte) error {
 	if bytes.HasPrefix(line, []byte(`{"error":`)) {
 		return errors.New("the export ended early: ask again")
 	}
-	_, err := c.out.Write(line)
+	_, err := c.out.Write(output.SafeJSON(line))
 	return err
 }

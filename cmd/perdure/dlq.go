@@ -278,7 +278,7 @@ func showGroup(w io.Writer, g *dlq.Group) {
 		[2]string{"releases", strings.Join(g.Releases, ", ")}, [2]string{"first seen", g.FirstSeen.Local().Format(time.DateTime)},
 		[2]string{"last seen", g.LastSeen.Local().Format(time.DateTime)}, [2]string{"last day", bars(g.Hours)}, [2]string{"latest", g.Sample.Letter},
 		[2]string{"error", g.Sample.ErrorClass}, [2]string{"message", g.Sample.Message},
-		[2]string{"replay", "perdure replay start --group " + g.Group + " --yes"})
+		[2]string{"replay", "perdure replay start --group " + output.Word(g.Group) + " --yes"})
 }
 
 // bars draws the letters of each hour, the oldest first, and says how many the

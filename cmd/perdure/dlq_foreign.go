@@ -88,7 +88,7 @@ func (c *cli) foreignGroups(ctx context.Context, f *foreignTopic, limit int, fin
 	if fingerprint != "" {
 		g, ok := groups.Find(fingerprint)
 		if !ok {
-			return fmt.Errorf("%s has no letters of group %s\n  next: perdure dlq groups --topic %s", f.topic, fingerprint, f.topic)
+			return fmt.Errorf("%s has no letters of group %s\n  next: perdure dlq groups --topic %s", f.topic, fingerprint, output.Word(f.topic))
 		}
 		return c.showForeignGroup(ctx, cl, f.topic, &g)
 	}
@@ -167,7 +167,7 @@ func (r *foreignReport) words() []string {
 		lines = append(lines, fmt.Sprintf("%d offsets lie behind a transaction that is still open, and were not read", r.Undecided))
 	}
 	if len(r.Groups) > 0 {
-		lines = append(lines, fmt.Sprintf("next: perdure dlq groups %s --topic %s", r.Groups[0].Group, r.Topic))
+		lines = append(lines, fmt.Sprintf("next: perdure dlq groups %s --topic %s", output.Word(r.Groups[0].Group), output.Word(r.Topic)))
 	}
 	return lines
 }

@@ -113,7 +113,7 @@ func nothingImported(r *imports.Report) error {
 	case r.Sent+r.WouldSend+r.Before > 0:
 		return nil
 	case r.Letters == 0:
-		return fmt.Errorf("no letter matches, so nothing is sent\n  next: perdure dlq groups --topic %s", r.Topic)
+		return fmt.Errorf("no letter matches, so nothing is sent\n  next: perdure dlq groups --topic %s", output.Word(r.Topic))
 	case len(r.Refused) > 0:
 		x := r.Refused[0]
 		return exit.Refusal(fmt.Errorf("nothing is sent: %s refused: %s: %s", letters(int(x.Letters)), x.Why, x.Detail))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/apiclient"
+	"github.com/perdure/perdure/internal/output"
 )
 
 func newDLQMerge(c *cli) *cobra.Command {
@@ -57,6 +58,6 @@ func mergeGroup(c *cli, cmd *cobra.Command, group, act string, body map[string]s
 		return err
 	}
 	return c.printer().One(m, func(w io.Writer) {
-		fmt.Fprintf(w, "%s moved; the letters of %s are those of group %s\n", letters(int(m.Moved)), group, m.Group)
+		fmt.Fprintf(w, "%s moved; the letters of %s are those of group %s\n", letters(int(m.Moved)), output.Safe(group), output.Safe(m.Group))
 	})
 }

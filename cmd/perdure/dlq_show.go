@@ -142,29 +142,30 @@ func said(class, message string) string {
 // next is what to run for a letter, or why there is nothing to do.
 func next(l *dlq.LetterView) string {
 	if l.Reason == string(schemas.ReasonBlocked) && l.State == string(schemas.LetterHeld) {
-		return "it goes on by itself once its key does: perdure dlq show " + l.BlockedBy
+		return "it goes on by itself once its key does: perdure dlq show " + output.Word(l.BlockedBy)
 	}
-	byID := "perdure replay start --id " + l.Letter + " --yes --why …"
+	letter := output.Word(l.Letter)
+	byID := "perdure replay start --id " + letter + " --yes --why …"
 	switch schemas.LetterState(l.State) {
 	case schemas.LetterReplaying:
-		return "it is being replayed: perdure why " + l.TaskID
+		return "it is being replayed: perdure why " + output.Word(l.TaskID)
 	case schemas.LetterResolved:
 		if l.ResolvedBy == "replay" {
-			return "nothing here: it died again, and the newer letter counts: perdure dlq show " + l.TaskID
+			return "nothing here: it died again, and the newer letter counts: perdure dlq show " + output.Word(l.TaskID)
 		}
 		return "nothing: its task is completed"
 	case schemas.LetterDiscarded:
 		return "nothing: a person or a policy discarded it"
 	case schemas.LetterHeld:
-		return byID + "; or perdure dlq release or discard " + l.Letter
+		return byID + "; or perdure dlq release or discard " + letter
 	}
 	switch schemas.Reason(l.Reason) {
 	case schemas.ReasonUndecodable:
-		return "no worker can read it: enqueue its content as a new task, then perdure dlq discard " + l.Letter + " --why …"
+		return "no worker can read it: enqueue its content as a new task, then perdure dlq discard " + letter + " --why …"
 	case schemas.ReasonUnknown:
-		return "find out whether its effect happened; if not: " + byID + "; if it did: perdure dlq discard " + l.Letter + " --why …"
+		return "find out whether its effect happened; if not: " + byID + "; if it did: perdure dlq discard " + letter + " --why …"
 	case schemas.ReasonExpired:
-		return "its deadline is over: enqueue its content as a new task, or perdure dlq discard " + l.Letter + " --why …"
+		return "its deadline is over: enqueue its content as a new task, or perdure dlq discard " + letter + " --why …"
 	}
-	return "once the cause is mended: perdure replay plan --group " + l.Group
+	return "once the cause is mended: perdure replay plan --group " + output.Word(l.Group)
 }

@@ -102,7 +102,7 @@ func taskOf(l *dlq.LetterView) (t schemas.Task, err error) {
 	case l.Hidden:
 		return t, errors.New("payload and headers need a token with the verb read-payload")
 	case l.Tombstone, l.Cut, schemas.Reason(l.Reason) == schemas.ReasonUndecodable:
-		return t, fmt.Errorf("%s does not hold a whole task\n  next: perdure dlq show %s", l.Letter, l.Letter)
+		return t, fmt.Errorf("%s does not hold a whole task\n  next: perdure dlq show %s", l.Letter, output.Word(l.Letter))
 	}
 	headers, err := dlq.DecodeHeaders(l.Headers)
 	if err != nil {

@@ -44,8 +44,7 @@ func newReplayWatch(c *cli) *cobra.Command {
 				}
 				switch {
 				case c.format == output.JSONL:
-					_, err := fmt.Fprintf(c.out, "%s\n", data)
-					return err
+					return c.event(data)
 				case show != nil:
 					show(&last)
 				case c.format == output.Text:
@@ -131,4 +130,10 @@ func (c *cli) follow(ctx context.Context, cl *apiclient.Client, r *replayer.Repl
 		}
 	}
 	return nil
+}
+
+// event writes one as it came, on a line.
+func (c *cli) event(data []byte) error {
+	_, err := fmt.Fprintf(c.out, "%s\n", output.SafeJSON(data))
+	return err
 }

@@ -84,7 +84,7 @@ func showTask(w io.Writer, v *dispatcher.TaskView) {
 	}
 	next := ""
 	if v.Letter != "" {
-		next = "perdure dlq show " + v.Letter
+		next = "perdure dlq show " + output.Word(v.Letter)
 	}
 	heard, progress := "", ""
 	if v.Progress != nil {

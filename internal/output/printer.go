@@ -124,7 +124,7 @@ func (p Printer) encode(v any, indent bool) error {
 	if err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
-	return p.write(append(safeJSON(b), '\n'))
+	return p.write(append(SafeJSON(b), '\n'))
 }
 
 func (p Printer) write(b []byte) error {

@@ -65,10 +65,10 @@ func obeyed(r rune) bool {
 		r == 0x2028 || r == 0x2029
 }
 
-// safeJSON escapes in encoded JSON what encoding/json leaves as it is: DEL, C1
+// SafeJSON escapes in encoded JSON what encoding/json leaves as it is: DEL, C1
 // and bidirectional controls, which can only stand inside strings. The line
 // breaks between tokens stay.
-func safeJSON(b []byte) []byte {
+func SafeJSON(b []byte) []byte {
 	if bytes.IndexFunc(b, beyondJSON) < 0 {
 		return b
 	}
@@ -84,3 +84,15 @@ func safeJSON(b []byte) []byte {
 }
 
 func beyondJSON(r rune) bool { return r >= 0x7f && obeyed(r) }
+
+// Word is s as one word of a shell, quoted where it must be: commands are printed to
+// be pasted, and what stands in them may come from anyone.
+func Word(s string) string {
+	plain := s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(":._/@-", r)
+	})
+	if plain {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
