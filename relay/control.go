@@ -51,7 +51,9 @@ type control struct {
 	is identity
 
 	mu      sync.Mutex
+	known   int64     // what the topic had when the term began
 	begun   time.Time // of the last write
+	taken   time.Time // when the last that was acknowledged began
 	busy    bool      // it is under way
 	written int64     // highest id that is acknowledged
 }
@@ -63,8 +65,35 @@ func (c *control) offer(seq int64) {
 	if c.busy || seq <= c.written || time.Since(c.begun) < controlEvery {
 		return
 	}
-	c.busy, c.begun = true, time.Now()
-	c.cl.Produce(context.Background(), c.record(seq), func(_ *kgo.Record, err error) { c.ended(seq, err) })
+	c.write(seq)
+}
+
+// takes reports whether Kafka acknowledged a write that began after since. Where it
+// did not, the next answer may be another: the same id is written again.
+func (c *control) takes(since time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.taken.After(since) {
+		return true
+	}
+	if !c.busy {
+		c.write(max(c.known, c.written))
+	}
+	return false
+}
+
+// write is called with the lock held.
+func (c *control) write(seq int64) {
+	began := time.Now()
+	c.busy, c.begun = true, began
+	c.cl.Produce(context.Background(), c.record(seq), func(_ *kgo.Record, err error) {
+		c.ended(seq, err)
+		if err == nil {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.taken = began
+		}
+	})
 }
 
 // last writes seq now, and waits for it a little: the term ends. Only a holder of

@@ -22,7 +22,7 @@ const (
 	fateSent  fate = iota // acknowledged on its queue's topic
 	fateDead              // acknowledged as a dead letter
 	fateLater             // not due: to perdure.scheduled
-	fatePark              // its queue's topic is broken: to perdure.parked
+	fatePark              // its queue's topic is broken, or keeps others waiting: to perdure.parked
 )
 
 func (f fate) String() string { return [...]string{"sent", "dead", "scheduled", "parked"}[f] }
@@ -37,13 +37,36 @@ type delivery struct {
 
 func (d *delivery) has(f fate) bool { return d.count[f] > 0 }
 
-// deliver produces rows, which are in the order that they must keep. A queue
-// that cannot take records is noted in t.parked and the error is a *waitError:
-// nothing has moved, and the same rows given again park those of that queue.
-// retry is for rows that are parked already: none of them is parked again.
-func (t *term) deliver(ctx context.Context, m *slab, retry bool) (*delivery, error) {
-	if err := t.out.ask(ctx, t.topicsOf(m.rows)); err != nil {
+// deliver produces rows, which are in the order that they must keep, and waits for
+// Kafka. Rows of a queue whose topic refuses all, or keeps others waiting, are to be
+// parked. On an error nothing has moved, and the same rows may be given again: that
+// of a queue which cannot take records is a *waitError, and noted in t.parked.
+func (t *term) deliver(ctx context.Context, m *slab) (*delivery, error) {
+	if err := t.prepare(ctx, m, false); err != nil {
 		return nil, err
+	}
+	if len(m.send) > 0 {
+		s, stuck, err := t.out.send(ctx, m.send, t.control)
+		if err != nil {
+			return nil, err
+		}
+		if len(stuck) > 0 {
+			if err := t.giveUp(ctx, m, s, stuck); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.judge(m.rows, m.records, s.failed()); err != nil {
+			return nil, err
+		}
+	}
+	return t.delivered(m), nil
+}
+
+// prepare makes the records of rows, and says what becomes of those that have none.
+// retry is for rows that are parked already: none of them is parked again.
+func (t *term) prepare(ctx context.Context, m *slab, retry bool) error {
+	if err := t.out.ask(ctx, t.topicsOf(m.rows)); err != nil {
+		return err
 	}
 	m.begin()
 	t.encoder.begin(ctx, time.Now())
@@ -59,7 +82,7 @@ func (t *term) deliver(ctx context.Context, m *slab, retry bool) (*delivery, err
 		}
 		if way.tasks.err != nil {
 			if retry {
-				return nil, &waitError{classQueue, fmt.Errorf("kafka: topic of queue %s: %w", o.queue, way.tasks.err)}
+				return &waitError{classQueue, fmt.Errorf("kafka: topic of queue %s: %w", o.queue, way.tasks.err)}
 			}
 			t.park(o.queue, way.tasks.err)
 			way.parked = true
@@ -86,15 +109,11 @@ func (t *term) deliver(ctx context.Context, m *slab, retry bool) (*delivery, err
 		m.records[i] = rec
 		m.send = append(m.send, rec)
 	}
-	if len(m.send) > 0 {
-		errs, err := t.out.send(ctx, m.send)
-		if err != nil {
-			return nil, err
-		}
-		if err := t.judge(m.rows, m.records, errs); err != nil {
-			return nil, err
-		}
-	}
+	return nil
+}
+
+// delivered is what became of rows whose records are all answered for.
+func (t *term) delivered(m *slab) *delivery {
 	t.r.high = max(t.r.high, highest(m.rows))
 	for i, rec := range m.records {
 		if rec != nil {
@@ -105,7 +124,7 @@ func (t *term) deliver(ctx context.Context, m *slab, retry bool) (*delivery, err
 	for _, f := range m.fates {
 		d.count[f]++
 	}
-	return d, nil
+	return d
 }
 
 // route is what a pass knows of a queue's topics.
@@ -177,14 +196,10 @@ func (t *term) judge(rows []row, records []*kgo.Record, errs map[*kgo.Record]err
 		return nil
 	}
 	var worst error
-	class, sent := "", 0
+	class := ""
 	for i, rec := range records {
 		err, failed := errs[rec]
-		switch {
-		case rec == nil:
-			continue
-		case !failed:
-			sent++
+		if rec == nil || !failed {
 			continue
 		}
 		if c := classify(err); rank[c] > rank[class] {
@@ -200,13 +215,8 @@ func (t *term) judge(rows []row, records []*kgo.Record, errs map[*kgo.Record]err
 			}
 		}
 	}
-	// A topic that takes nothing while others do is broken; if none does, Kafka is.
-	if class == classSlow && sent > 0 {
-		for i, rec := range records {
-			if err, failed := errs[rec]; rec != nil && failed && errors.Is(err, kgo.ErrRecordTimeout) {
-				t.park(rows[i].queue, err)
-			}
-		}
+	if class == "" {
+		return nil // all of them are parked by now
 	}
 	return &waitError{class, worst}
 }
@@ -223,7 +233,7 @@ func (t *term) park(queue string, err error) {
 	if errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID) {
 		why = "the topic does not exist: run `perdure topics plan`"
 	}
-	t.parked[queue] = why
+	t.parked[queue], t.probe = why, time.Time{}
 	t.r.metrics.parked.WithLabelValues(t.r.metrics.label(queue)).Set(1)
 	t.r.log.Error("parking the tasks of a queue", "queue", queue, "why", why)
 }

@@ -250,26 +250,43 @@ func TestErrorsAreClassified(t *testing.T) {
 }
 
 // A topic that takes nothing is broken only if others take something; else Kafka is.
-func TestSlowTopicIsParkedOnlyWhereOthersTakeRecords(t *testing.T) {
-	g := newRig(t)
-	r := g.relay("a", nil)
-	rows := []row{{id: 1, queue: "mail"}, {id: 2, queue: "payments"}}
-	recs := []*kgo.Record{{Topic: "m"}, {Topic: "p"}}
+func TestStuckTopicIsParkedOnlyWhereOthersTakeRecords(t *testing.T) {
+	const patience = 2 * time.Second
 	for _, c := range []struct {
-		name string
-		errs map[*kgo.Record]error
-		want int
+		name   string
+		topics map[string][2]int // records: given, left
+		failed string
+		alive  bool
+		waited time.Duration
+		want   string
 	}{
-		{"all are slow", map[*kgo.Record]error{recs[0]: kgo.ErrRecordTimeout, recs[1]: kgo.ErrRecordTimeout}, 0},
-		{"one is slow", map[*kgo.Record]error{recs[0]: kgo.ErrRecordTimeout}, 1},
+		{"all are stuck", map[string][2]int{"a": {5, 5}, "b": {5, 5}}, "", false, time.Minute, "[]"},
+		{"one of two is stuck", map[string][2]int{"a": {5, 5}, "b": {5, 0}}, "", false, patience, "[a]"},
+		{"one of two is stuck, with a part of its records", map[string][2]int{"a": {5, 1}, "b": {5, 0}}, "", false, patience, "[a]"},
+		{"not for long", map[string][2]int{"a": {5, 5}, "b": {5, 0}}, "", false, patience - 1, "[]"},
+		{"the other refuses its records", map[string][2]int{"a": {5, 5}, "b": {5, 0}}, "b", false, time.Minute, "[]"},
+		{"one alone, and Kafka says nothing else", map[string][2]int{"a": {5, 5}}, "", false, time.Minute, "[]"},
+		{"one alone, and Kafka takes others", map[string][2]int{"a": {5, 5}}, "", true, patience, "[a]"},
+		{"most are stuck", map[string][2]int{"a": {5, 5}, "b": {5, 5}, "c": {5, 0}}, "", false, 4 * patience, "[]"},
+		{"most are stuck for long", map[string][2]int{"a": {5, 5}, "b": {5, 5}, "c": {5, 0}}, "", false, longPatience * patience, "[a b]"},
+		{"all are stuck for long, and Kafka takes others", map[string][2]int{"a": {5, 5}, "b": {5, 5}}, "", true, longPatience * patience, "[a b]"},
 	} {
-		tm := &term{r: r, parked: map[string]string{}, out: &producer{r: r, topics: topics{known: map[string]topic{}}}}
-		var wait *waitError
-		if err := tm.judge(rows, recs, c.errs); !errors.As(err, &wait) {
-			t.Errorf("%s: nothing may move, got %v", c.name, err)
+		s, now := &sending{topics: map[string]*tally{}}, time.Now()
+		for name, n := range c.topics {
+			s.topics[name] = &tally{left: n[1], failed: name == c.failed}
 		}
-		if len(tm.parked) != c.want {
-			t.Errorf("%s: parked %v", c.name, tm.parked)
+		alive := func() bool { return c.alive }
+		if got := s.stuck(now, patience, alive); got != nil {
+			t.Errorf("%s: at once %v", c.name, got)
+		}
+		if got := fmt.Sprint(s.stuck(now.Add(c.waited), patience, alive)); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+		for _, y := range s.topics {
+			y.left = max(0, y.left-1)
+		}
+		if got := s.stuck(now.Add(c.waited), patience, alive); got != nil {
+			t.Errorf("%s, and then one is taken: %v", c.name, got)
 		}
 	}
 }

@@ -144,10 +144,11 @@ func (g *rig) directly(r *Relay) *term {
 	if _, err = tm.standby(ctx); err != nil {
 		g.t.Fatal(err)
 	}
-	if tm.out, err = r.newProducer(ctx); err != nil {
+	if tm.out, err = r.newProducer(newTopics(), kgo.ManualFlushing()); err != nil {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(tm.out.close)
+	tm.control = &control{r: r, cl: g.cl, is: tm.is}
 	if err := tm.resume(ctx); err != nil {
 		g.t.Fatal(err)
 	}

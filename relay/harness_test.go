@@ -60,10 +60,16 @@ func newRig(t testing.TB) *rig {
 // newRigOn uses a database that is migrated already.
 func newRigOn(t testing.TB, url string) *rig {
 	t.Helper()
-	g := &rig{t: t, url: url, kafka: testkit.Kafka(t)}
+	return newRigOver(t, url, testkit.Kafka(t), testCatalog)
+}
+
+// newRigOver uses a Kafka and a catalog of the test's own, too.
+func newRigOver(t testing.TB, url string, server testkit.KafkaServer, catalog string) *rig {
+	t.Helper()
+	g := &rig{t: t, url: url, kafka: server}
 	g.names = kafka.Names{Prefix: g.kafka.Prefix}
 	var err error
-	g.cat, err = schemas.ParseCatalog("catalog.yaml", []byte(testCatalog), fstest.MapFS{"strict.json": {Data: []byte(strictSchema)}})
+	g.cat, err = schemas.ParseCatalog("catalog.yaml", []byte(catalog), fstest.MapFS{"strict.json": {Data: []byte(strictSchema)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +84,7 @@ func newRigOn(t testing.TB, url string) *rig {
 	}
 	t.Cleanup(cl.Close)
 	g.cl, g.adm = cl, kadm.NewClient(cl)
-	_, err = kafka.Ensure(t.Context(), g.adm, g.cat, kafka.Settings{Names: g.names, History: time.Hour, MaxReplication: 1}, false)
+	_, err = kafka.Ensure(t.Context(), g.adm, g.cat, kafka.Settings{Names: g.names, History: time.Hour, MaxReplication: len(server.Brokers)}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

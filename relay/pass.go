@@ -42,10 +42,10 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 		}
 	}
 	received := t.readAhead(ctx, w)
-	d, err := t.deliver(ctx, w.slab, false)
+	d, err := t.deliver(ctx, w.slab)
 	ahead, aheadErr := received() // the connection is ours again
 	if err != nil {
-		return false, t.mend(ctx, err) // the chunk is read again: what was read ahead is not behind it
+		return false, t.mend(err) // the chunk is read again: what was read ahead is not behind it
 	}
 	if t.r.seams.beforeCursor != nil {
 		if err := t.r.seams.beforeCursor(ctx, t, w); err != nil {
@@ -158,10 +158,10 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) error {
 
 // mend does what a failed delivery asks for before the pass is repeated, and
 // returns err itself, or what went wrong over that.
-func (t *term) mend(ctx context.Context, err error) error {
+func (t *term) mend(err error) error {
 	var wait *waitError
 	if errors.As(err, &wait) && wait.class == classTooLarge {
-		if rerr := t.reopen(ctx); rerr != nil {
+		if rerr := t.reopen(); rerr != nil {
 			return rerr
 		}
 	}

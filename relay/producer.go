@@ -4,32 +4,30 @@ package relay
 // that an ended term still had under way.
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// producer sends the records of a pass. Only the term's goroutine uses it.
+// producer sends the records of a pass, or of one parked queue. Only the term's
+// goroutine uses it.
 type producer struct {
 	r      *Relay
 	cl     *kgo.Client
 	adm    *kadm.Client
-	topics topics
+	topics *topics // all producers of a term share it
 }
 
 // newProducer makes a client: idempotent, acks=all, without a retry limit, so
 // that the records of a partition are appended in the order of Produce.
-func (r *Relay) newProducer(ctx context.Context) (*producer, error) {
-	p := &producer{r: r, topics: topics{known: map[string]topic{}}}
-	opts := append(append([]kgo.Opt{}, r.deps.Kafka...),
+func (r *Relay) newProducer(known *topics, more ...kgo.Opt) (*producer, error) {
+	p := &producer{r: r, topics: known}
+	opts := append(append(append([]kgo.Opt{}, r.deps.Kafka...), more...),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
-		kgo.ManualFlushing(), // a pass is sent at once, in the largest batches
 		kgo.MaxBufferedRecords(1<<20),
 		kgo.ProducerBatchMaxBytesFn(p.topics.limit),
 		kgo.RecordDeliveryTimeout(r.cfg.Delivery),
@@ -44,35 +42,6 @@ func (r *Relay) newProducer(ctx context.Context) (*producer, error) {
 }
 
 func (p *producer) close() { p.cl.Close() }
-
-// send produces records and waits for every acknowledgement. The records hold
-// their partitions and offsets afterwards. errs has the records that failed; err
-// says that the wait itself ended.
-func (p *producer) send(ctx context.Context, records []*kgo.Record) (errs map[*kgo.Record]error, err error) {
-	var mu sync.Mutex
-	promise := func(r *kgo.Record, err error) {
-		if err == nil {
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if errs == nil {
-			errs = map[*kgo.Record]error{}
-		}
-		errs[r] = err
-	}
-	p.r.broker.begin()
-	defer p.r.broker.end()
-	for _, r := range records {
-		p.cl.Produce(ctx, r, promise)
-	}
-	if err := p.cl.Flush(ctx); err != nil {
-		return nil, fmt.Errorf("kafka: wait for acknowledgements: %w", err)
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	return errs, nil
-}
 
 // waitError is trouble that passes or is put right elsewhere: the pass is
 // repeated, nothing has moved.

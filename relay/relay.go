@@ -32,7 +32,8 @@ type Config struct {
 	LeaseTTL   time.Duration // 5s: a relay that was stopped, or whose host is gone, is replaced after this long; a killed one at once
 	Standby    time.Duration // 50ms: how often a standby looks at the lease; one look costs about 0.1 ms
 	Idle       time.Duration // 10ms: the longest pause between two looks for writes; see await
-	Delivery   time.Duration // 30s: a topic that takes no record for this long while others do is parked
+	Patience   time.Duration // 2s: a topic that acknowledges nothing for this long while others do is parked
+	Delivery   time.Duration // 30s: how long the client tries a record before the pass is begun anew
 	Probe      time.Duration // 2s: how often a parked queue is tried again
 	Upkeep     time.Duration // 30s: how often partitions are made and emptied, tables pruned
 	Trim       time.Duration // 10m: how often finished records are trimmed from task topics
@@ -48,6 +49,7 @@ func (c *Config) defaults() {
 		{&c.LeaseTTL, 5 * time.Second},
 		{&c.Standby, 50 * time.Millisecond},
 		{&c.Idle, 10 * time.Millisecond},
+		{&c.Patience, 2 * time.Second},
 		{&c.Delivery, 30 * time.Second},
 		{&c.Probe, 2 * time.Second},
 		{&c.Upkeep, 30 * time.Second},

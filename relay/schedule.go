@@ -59,9 +59,9 @@ func (t *term) promote(ctx context.Context) (int, error) {
 	}
 	n := len(m.rows)
 	if n > 0 {
-		d, err := t.deliver(ctx, m, false)
+		d, err := t.deliver(ctx, m)
 		if err != nil {
-			return 0, t.mend(ctx, err)
+			return 0, t.mend(err)
 		}
 		c := t.commit(holdCursor)
 		c.log(d)

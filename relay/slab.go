@@ -30,6 +30,7 @@ type slab struct {
 	records []*kgo.Record // of each row; nil: not produced
 	send    []*kgo.Record // those that are produced, in order
 	fates   []fate
+	lent    bool // a client that was given up may still read it
 	hops    []relaylog.Hop
 }
 
@@ -105,9 +106,10 @@ func (t *term) slab() *slab {
 	return &slab{}
 }
 
-// reuse gives back a slab whose records are all acknowledged, or were never produced.
+// reuse gives back a slab whose records are all acknowledged, or were never produced;
+// one that is lent is left to the garbage collector.
 func (t *term) reuse(m *slab) {
-	if len(t.spare) < 2 {
+	if !m.lent && len(t.spare) < 2 {
 		t.spare = append(t.spare, m)
 	}
 }

@@ -35,12 +35,12 @@ type term struct {
 	encoder encoder
 	words   map[string]string // see word
 	parked  map[string]string // queue → why, of queues whose rows go to perdure.parked
-	tries   map[string]int    // queue → rows of its next try, while it is parked
+	trials  map[string]*trial // by queue, while it is parked
 	due     time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
 	passed  place             // of perdure.scheduled: what stands before it is gone, as far as is known
 	wholeAt time.Time         // when to look at all of perdure.scheduled again
 	recurAt time.Time         // when to look at perdure.schedules; zero = the catalog has none
-	probe   time.Time         // when to try parked queues again
+	probe   time.Time         // when to look at parked queues again
 	upkeep  time.Time         // when to look after partitions
 }
 
@@ -167,6 +167,9 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 		return err
 	}
 	t.control = &control{r: r, cl: side, is: t.is}
+	if known != nil {
+		t.control.known = known.Seq
+	}
 	if known != nil && known.Generation == t.is.generation {
 		t.control.written = known.Seq
 	}
@@ -176,10 +179,11 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 		}
 	}()
 
-	if t.out, err = r.newProducer(work); err != nil {
+	if t.out, err = r.newProducer(newTopics(), kgo.ManualFlushing()); err != nil {
 		return err
 	}
 	defer func() { t.out.close() }() // the one that is last: see reopen
+	defer t.endTrials()
 	if err := t.resume(work); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/kafka"
 )
@@ -34,6 +35,8 @@ type topics struct {
 	mu    sync.Mutex
 	known map[string]topic
 }
+
+func newTopics() *topics { return &topics{known: map[string]topic{}} }
 
 // limit is how many bytes a batch for a topic may have. The client keeps the
 // answer for its life; see term.reopen.
@@ -131,6 +134,23 @@ func (p *producer) limits(ctx context.Context, names []string) (map[string]int32
 	return limits, nil
 }
 
+// inSyncWanted reads min.insync.replicas, 0 where that is not allowed.
+func (p *producer) inSyncWanted(ctx context.Context, names []string) map[string]int {
+	wanted := map[string]int{}
+	configs, err := p.configs(ctx, names)
+	if err != nil {
+		return wanted
+	}
+	for _, c := range configs {
+		for _, kv := range c.Configs {
+			if c.Err == nil && kv.Key == "min.insync.replicas" && kv.Value != nil {
+				wanted[c.Name], _ = strconv.Atoi(*kv.Value)
+			}
+		}
+	}
+	return wanted
+}
+
 // configs asks for all topics at once, and one by one where one of them is not
 // ours to ask for; that one is left out.
 func (p *producer) configs(ctx context.Context, names []string) (kadm.ResourceConfigs, error) {
@@ -172,9 +192,9 @@ func (p *producer) refuse(name string) (again bool) {
 	return again
 }
 
-// reopen makes a client that knows the present limits.
-func (t *term) reopen(ctx context.Context) error {
-	out, err := t.r.newProducer(ctx)
+// reopen makes a client that knows the present limits and has nothing under way.
+func (t *term) reopen() error {
+	out, err := t.r.newProducer(t.out.topics, kgo.ManualFlushing())
 	if err != nil {
 		return err
 	}
