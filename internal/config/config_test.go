@@ -42,6 +42,14 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func TestTheHistoryMayBeAMinute(t *testing.T) {
+	clean(t)
+	t.Setenv("PERDURE_HISTORY", "1m")
+	if c, err := Load(); err != nil || c.History != time.Minute {
+		t.Errorf("history %v, %v", c.History, err)
+	}
+}
+
 func TestDataDirIsNeverTheWorkingDirectory(t *testing.T) {
 	clean(t)
 	t.Setenv("XDG_DATA_HOME", "relative")
@@ -63,7 +71,7 @@ func TestWrongValuesNameTheVariable(t *testing.T) {
 	tests := []struct{ name, value, want string }{
 		{"PERDURE_SOURCE", "Main!", "a-z"},
 		{"PERDURE_HISTORY", "7d", "a duration such as"},
-		{"PERDURE_HISTORY", "1s", "at least 1h"},
+		{"PERDURE_HISTORY", "59s", "at least 1m"},
 		{"PERDURE_CONCURRENCY", "many", "a whole number"},
 		{"PERDURE_CONCURRENCY", "0", "1 to 100000"},
 		{"PERDURE_CONCURRENCY", "100001", "1 to 100000"},

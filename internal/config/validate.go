@@ -29,8 +29,8 @@ func (c *Config) validate() []error {
 	if !schemas.ValidSource(c.Source) {
 		wrong("SOURCE", "%q cannot name a source: 1 to 32 of a-z, 0-9 and dash, a letter or digit at both ends", c.Source)
 	}
-	if c.History < time.Hour {
-		wrong("HISTORY", "%s is too short: at least 1h", c.History)
+	if c.History < time.Minute {
+		wrong("HISTORY", "%s is too short: at least 1m", c.History)
 	}
 	if c.Concurrency < 1 || c.Concurrency > maxConcurrency {
 		wrong("CONCURRENCY", "%d attempts at once: 1 to %d", c.Concurrency, maxConcurrency)

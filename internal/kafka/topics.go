@@ -53,6 +53,10 @@ type Topic struct {
 	settings []setting
 }
 
+// leastEvents is how long events are kept at least: a replayer that is away for so long
+// still finds them, however short the history is.
+const leastEvents = time.Hour
+
 // Topics returns every topic that cat needs, in a fixed order. Settings that are
 // not named stay at the broker's: min.insync.replicas above all.
 func Topics(cat *schemas.Catalog, s Settings) []Topic {
@@ -73,7 +77,7 @@ func Topics(cat *schemas.Catalog, s Settings) []Topic {
 			Topic{Name: s.Names.Tasks(name), Queue: name, Partitions: q.Partitions, Sized: true,
 				Replication: replication, Ordered: ordered[name], settings: waiting(false)},
 			Topic{Name: s.Names.Events(name), Queue: name, Partitions: side,
-				Replication: replication, settings: kept(s.History, 0)},
+				Replication: replication, settings: kept(max(s.History, leastEvents), 0)},
 			Topic{Name: s.Names.DLQ(name), Queue: name, Partitions: side,
 				Replication: replication, settings: kept(q.DLQRetention, MaxLetterRecord)})
 	}

@@ -363,3 +363,13 @@ func TestTierFor(t *testing.T) {
 		}
 	}
 }
+
+// A history of a minute must not cost the events that a replayer has not read yet.
+func TestEventsAreKeptForAnHourAtLeast(t *testing.T) {
+	adm, s := cluster(t)
+	s.History = time.Minute
+	ensure(t, adm, parse(t, catalogText), s)
+	if got := setting(t, adm, s.Names.Events("mail"), "retention.ms"); got != "3600000" {
+		t.Errorf("events are kept for %s ms", got)
+	}
+}
