@@ -22,9 +22,10 @@ const (
 	pruneStep = 5000
 	pruneLog  = `delete from perdure.relay_log where batch in (
   select batch from perdure.relay_log where relayed_at < now() - $1::interval order by relayed_at limit $2)`
+	// By statement_timestamp(): by a clock that moves within the statement no index is read.
 	pruneKeys = `delete from perdure.unique_keys k using (
-  select scope, key from perdure.unique_keys where expires < clock_timestamp()
-  order by scope, key limit $1 for update skip locked) old
+  select scope, key from perdure.unique_keys where expires < statement_timestamp()
+  order by expires limit $1 for update skip locked) old
 where k.scope = old.scope and k.key = old.key`
 )
 
