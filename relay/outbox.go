@@ -23,7 +23,7 @@ type Outbox struct {
 	Oldest    float64           // age of the oldest of them, seconds; 0 = none
 	Scheduled int64             // counted up to BacklogLimit
 	NextDue   time.Time         // zero = nothing is scheduled
-	Parked    map[string]int64  // queue → rows
+	Parked    map[string]int64  // queue → rows, counted up to BacklogLimit
 	Whys      map[string]string // queue → why they are parked
 	Open      []Transaction     // in progress, oldest first, openListed at most
 	Leaves    int64             // partitions
@@ -69,24 +69,36 @@ select clock_timestamp(), coalesce(l.owner, ''), coalesce(l.until > clock_timest
 from (select 1) one
 left join perdure.relay_lease l on l.shard = $1
 left join perdure.relay_cursor c on c.shard = $1`
-	// The rows that a relay would read now, by the same two ways.
+	// The rows that a relay would read now, by the same two ways, and with the same
+	// care for the plan: see difference. It is asked every few seconds.
 	outboxBacklog = `
 with s as materialized (
   select coalesce(c.prev, '3:3:'::pg_snapshot) as prev, coalesce(c.at_id, 0) as at_id,
     c.upto as target, pg_current_snapshot() as upto
   from (select 1) one left join perdure.relay_cursor c on c.shard = $1)
 select least(coalesce(sum(tasks), 0), $2)::bigint, coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from (
-  select o.created_at, coalesce(cardinality(o.ends), 1) as tasks from s, perdure.outbox o
-   where o.xid >= pg_snapshot_xmax(s.prev) and pg_visible_in_snapshot(o.xid, s.upto)
-     and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(o.xid, s.target))
+  select o.created_at, coalesce(cardinality(o.ends), 1) as tasks from perdure.outbox o
+   where o.xid >= pg_snapshot_xmax((select prev from s)) and o.xid < pg_snapshot_xmax((select upto from s))
+     and pg_visible_in_snapshot(o.xid, (select upto from s))
+     and ((select target from s) is null or o.id + 0 > (select at_id from s) or not pg_visible_in_snapshot(o.xid, (select target from s)))
   union all
-  select o.created_at, coalesce(cardinality(o.ends), 1) from s, pg_snapshot_xip(s.prev) x join perdure.outbox o on o.xid = x
+  select o.created_at, o.tasks from s, pg_snapshot_xip(s.prev) x, lateral (
+    select o.id, o.created_at, coalesce(cardinality(o.ends), 1) as tasks from perdure.outbox o where o.xid = x offset 0) o
    where pg_visible_in_snapshot(x, s.upto)
      and (s.target is null or o.id > s.at_id or not pg_visible_in_snapshot(x, s.target))
   limit $2) r`
-	outboxParked = `
-select p.queue, count(*), (select why from perdure.parked w where w.queue = p.queue order by w.id limit 1)
-from perdure.parked p group by p.queue`
+	onlyIndexes = `
+select array_agg(set_config(name, 'off', true)) from unnest(array['enable_seqscan', 'enable_bitmapscan', 'enable_hashjoin', 'enable_mergejoin']) name`
+	// From one queue to the next by the index: there may be millions of one. $1 counts
+	// each up to there.
+	eachParked = `
+with recursive q as (
+  (select queue from perdure.parked order by queue limit 1)
+  union all
+  select (select p.queue from perdure.parked p where p.queue > q.queue order by p.queue limit 1) from q where q.queue is not null)
+select q.queue, (select count(*) from (select from perdure.parked p where p.queue = q.queue limit $1) c),
+  coalesce((select p.why from perdure.parked p where (p.queue, p.id) > (q.queue, 0) order by p.queue, p.id limit 1), '')
+from q where q.queue is not null`
 	outboxSize = `
 select count(*), coalesce(sum(pg_total_relation_size(inhrelid)), 0)::bigint
 from pg_inherits where inhparent = 'perdure.outbox'::regclass`
@@ -109,14 +121,17 @@ left join pg_prepared_xacts p on p.transaction = x.transactionid
 order by coalesce(p.prepared, a.xact_start) nulls last limit $1`
 )
 
-// Querier is what ReadOutbox needs of a pool or a connection.
+// Querier is what reading needs of a pool or a connection.
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // ReadOutbox asks the database, not a relay: it works where none runs.
-func ReadOutbox(ctx context.Context, db Querier, source string) (Outbox, error) {
+func ReadOutbox(ctx context.Context, db interface {
+	Querier
+	Beginner
+}, source string) (Outbox, error) {
 	o := Outbox{Parked: map[string]int64{}, Whys: map[string]string{}}
 	var until, moved, due *time.Time
 	err := db.QueryRow(ctx, outboxState, source, BacklogLimit).Scan(&o.Now, &o.Owner, &o.Alive, &until, &o.Fence, &moved, &o.Scheduled, &due)
@@ -128,21 +143,26 @@ func ReadOutbox(ctx context.Context, db Querier, source string) (Outbox, error) 
 			*to = *from
 		}
 	}
-	if err := db.QueryRow(ctx, outboxBacklog, source, BacklogLimit).Scan(&o.Backlog, &o.Oldest); err != nil {
-		return o, fmt.Errorf("postgres: count the outbox's backlog: %w", err)
+	if err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return o.count(ctx, tx, source) }); err != nil {
+		return o, err
 	}
 	if err := db.QueryRow(ctx, outboxSize).Scan(&o.Leaves, &o.Bytes); err != nil {
 		return o, fmt.Errorf("postgres: measure the outbox: %w", err)
-	}
-	if err := o.readParked(ctx, db); err != nil {
-		return o, err
 	}
 	o.Open, err = ReadTransactions(ctx, db)
 	return o, err
 }
 
-func (o *Outbox) readParked(ctx context.Context, db Querier) error {
-	rows, err := db.Query(ctx, outboxParked)
+// count counts what waits, in a transaction whose settings are ended with it.
+func (o *Outbox) count(ctx context.Context, db Querier, source string) error {
+	var set []string
+	if err := db.QueryRow(ctx, onlyIndexes).Scan(&set); err != nil {
+		return fmt.Errorf("postgres: count the outbox's backlog: %w", err)
+	}
+	if err := db.QueryRow(ctx, outboxBacklog, source, BacklogLimit).Scan(&o.Backlog, &o.Oldest); err != nil {
+		return fmt.Errorf("postgres: count the outbox's backlog: %w", err)
+	}
+	rows, err := db.Query(ctx, eachParked, BacklogLimit)
 	if err != nil {
 		return fmt.Errorf("postgres: count parked tasks: %w", err)
 	}

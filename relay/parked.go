@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	parkedQueues = `select distinct on (queue) queue, why from perdure.parked order by queue, id`
 	// $1 queue, $2 rows at most, $3 bytes of payload at most, the last row excepted.
 	readParked = `select ` + filedRow + ` from (
   select o.*, sum(octet_length(o.payload)) over (order by o.id rows between unbounded preceding and 1 preceding) as before
@@ -35,14 +34,15 @@ const (
 func (t *term) resume(ctx context.Context) error {
 	t.parked, t.trials = map[string]string{}, map[string]*trial{}
 	t.recurAt = time.Now()
-	rows, err := t.conn.Query(ctx, parkedQueues)
+	rows, err := t.conn.Query(ctx, eachParked, 1)
 	if err != nil {
 		return fmt.Errorf("postgres: read parked queues: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var queue, why string
-		if err := rows.Scan(&queue, &why); err != nil {
+		var some int
+		if err := rows.Scan(&queue, &some, &why); err != nil {
 			return fmt.Errorf("postgres: read parked queues: %w", err)
 		}
 		t.parked[queue] = why

@@ -5,6 +5,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -68,5 +69,63 @@ func TestReadsUseTheIndexMadeForThem(t *testing.T) {
 		if !strings.Contains(plan, "outbox_p0000000000_pkey") || strings.Contains(plan, "Sort") || strings.Contains(plan, "Seq Scan on outbox") || strings.Contains(plan, "outbox_p0000000001") {
 			t.Errorf("rest, %s:\n%s", state.name, plan)
 		}
+	}
+}
+
+// What is asked on a session of the pool, which has no settings of ours: the history
+// is not read, however much there is.
+func TestWhatIsMeasuredAndPrunedIsReadByIndex(t *testing.T) {
+	g := newRig(t)
+	for _, table := range []string{"outbox_p0000000000", "parked", "unique_keys"} {
+		g.exec(`alter table perdure.` + table + ` set (autovacuum_enabled = off)`)
+	}
+	g.exec(`insert into perdure.outbox (kind, queue, payload) select 'pay', 'payments', repeat('x', 300)::bytea from generate_series(1, 50000)`)
+	g.exec(`insert into perdure.relay_cursor (shard, fence, prev, system_id, database, timeline) values ('main', 1, pg_current_snapshot(), '', 1, '')`)
+	g.exec(`insert into perdure.parked (id, why, generation, epoch, created_at, kind, queue, content_type, payload, checked)
+  select n, 'why', 1, 0, now(), 'post', 'mail', 'application/json', repeat('x', 300)::bytea, true from generate_series(1, 20000) n`)
+	g.exec(`insert into perdure.unique_keys (scope, key, seq, generation, hash, expires) select 's', n::text, n, 1, '', now() + n * interval '1 s' from generate_series(1, 20000) n`)
+	tx, err := g.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) //nolint:errcheck // the test is over
+	for _, state := range []string{`select 1`, `analyze perdure.outbox, perdure.parked, perdure.unique_keys`} {
+		g.exec(state)
+		plans := func(name, sql, types, args, index, never string) {
+			if plan := planOf(t, tx.Conn(), sql, "custom", types, args); !strings.Contains(plan, index) || strings.Contains(plan, never) {
+				t.Errorf("%s, %s:\n%s", name, state, plan)
+			}
+		}
+		if state != `select 1` { // what has no statistics is small
+			plans("keys", pruneKeys, "bigint", `5000`, "Index Cond: (expires <", "Sort")
+		}
+		if _, err := tx.Exec(t.Context(), onlyIndexes); err != nil {
+			t.Fatal(err)
+		}
+		plans("backlog", outboxBacklog, "text, bigint", `'main', 100000`, "Index Cond: ((xid >=", "Seq Scan on outbox")
+		plans("parked", eachParked, "bigint", `100000`, "Index Cond: (ROW(queue, id) >", "parked_pkey")
+	}
+}
+
+// Each queue counts up to a limit, and has its oldest row's reason.
+func TestParkedQueuesAreCountedOneByOne(t *testing.T) {
+	g := newRig(t)
+	g.exec(`insert into perdure.parked (id, why, generation, epoch, created_at, kind, queue, content_type, payload, checked)
+  select n, 'since ' || n, 1, 0, now(), 'post', (array['mail', 'a', 'zoo'])[1 + n % 3], 'application/json', '{}', true from generate_series(1, 30) n`)
+	rows, err := g.db.Query(t.Context(), eachParked, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	var queue, why string
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&queue, &n, &why}, func() error {
+		got = append(got, fmt.Sprint(queue, " ", n, " ", why))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if s := strings.Join(got, ", "); s != "a 7 since 1, mail 7 since 3, zoo 7 since 2" {
+		t.Error(s)
 	}
 }
