@@ -51,7 +51,7 @@ func (t *term) resume(ctx context.Context) error {
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("postgres: read parked queues: %w", err)
 	}
-	return t.setDue(ctx)
+	return t.findScheduled(ctx)
 }
 
 // trial is what a parked queue's topic is tried with.
@@ -175,8 +175,8 @@ func (t *term) takeOut(ctx context.Context, tr *trial) (int, error) {
 // them, and what the others took is produced again at the next try: so a share is
 // small until one succeeds.
 func (t *term) giveShare(ctx context.Context, queue string, tr *trial) (well bool, err error) {
-	m, err := t.readFiled(ctx, readParked, queue, min(max(tr.limit, firstTry), t.share()), t.shareBytes())
-	if err != nil {
+	m := t.slab()
+	if err := t.readFiled(ctx, m, readParked, queue, min(max(tr.limit, firstTry), t.share()), t.shareBytes()); err != nil {
 		return false, err
 	}
 	if len(m.rows) == 0 {

@@ -57,7 +57,7 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	}
 	t.large, t.at = w.full, w.end
 	if d.has(fateLater) {
-		t.due = time.Now() // promote finds out when the first is due
+		t.filed(d)
 	}
 	t.r.metrics.pass(d, time.Since(began))
 	if t.r.seams.moved != nil {

@@ -21,8 +21,8 @@ type slab struct {
 	size  int   // bytes of payload
 	read  int   // rows of the outbox that they came in: a bundle is one
 
-	lastDue time.Time     // of rows of perdure.scheduled: when the last of them was due,
-	late    time.Duration // and how long ago the first was
+	dues []time.Time   // of rows of perdure.scheduled: when each is due,
+	late time.Duration // and how long ago the first was
 
 	made    []kgo.Record
 	headers []kgo.RecordHeader
@@ -42,7 +42,7 @@ func (m *slab) add(o row) {
 
 // reset forgets the rows and keeps the room.
 func (m *slab) reset() {
-	m.rows, m.size, m.read, m.late = m.rows[:0], 0, 0, 0
+	m.rows, m.size, m.read, m.dues, m.late = m.rows[:0], 0, 0, m.dues[:0], 0
 	m.bytes.reset()
 }
 

@@ -23,31 +23,31 @@ type term struct {
 	out     *producer
 	control *control
 
-	limit   int               // rows of the next chunk
-	bundled int               // tasks of a row, as the last chunk had them, rounded up; 0 = none so far
-	large   bool              // the cursor holds a target: the next chunk continues a large window
-	at      int64             // of which this id and all below are relayed
-	watch   watch             // waits for writes
-	empty   string            // the snapshot of a pass that found nothing, if it was the last one; "" = read
-	ahead   *window           // the next chunk, if it is read already
-	spare   []*slab           // see slab
-	routes  map[string]*route // by queue; see routeOf
-	encoder encoder
-	words   map[string]string // see word
-	parked  map[string]string // queue → why, of queues whose rows go to perdure.parked
-	trials  map[string]*trial // by queue, while it is parked
-	due     time.Time         // when to look at perdure.scheduled; zero = nothing is scheduled
-	passed  place             // of perdure.scheduled: what stands before it is gone, as far as is known
-	wholeAt time.Time         // when to look at all of perdure.scheduled again
-	recurAt time.Time         // when to look at perdure.schedules; zero = the catalog has none
-	probe   time.Time         // when to look at parked queues again
-	upkeep  time.Time         // when to look after partitions
+	limit     int               // rows of the next chunk
+	bundled   int               // tasks of a row, as the last chunk had them, rounded up; 0 = none so far
+	large     bool              // the cursor holds a target: the next chunk continues a large window
+	at        int64             // of which this id and all below are relayed
+	watch     watch             // waits for writes
+	empty     string            // the snapshot of a pass that found nothing, if it was the last one; "" = read
+	ahead     *window           // the next chunk, if it is read already
+	spare     []*slab           // see slab
+	routes    map[string]*route // by queue; see routeOf
+	encoder   encoder
+	words     map[string]string     // see word
+	parked    map[string]string     // queue → why, of queues whose rows go to perdure.parked
+	trials    map[string]*trial     // by queue, while it is parked
+	due       time.Time             // when to look at perdure.scheduled
+	scheduled map[string]*scheduled // by queue
+	wholeAt   time.Time             // when to look at all of perdure.scheduled again
+	recurAt   time.Time             // when to look at perdure.schedules; zero = the catalog has none
+	probe     time.Time             // when to look at parked queues again
+	upkeep    time.Time             // when to look after partitions
 }
 
 // oneTerm waits for the lease, relays until ctx ends or something fails, and
 // gives the lease back.
 func (r *Relay) oneTerm(ctx context.Context) (err error) {
-	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}, routes: map[string]*route{}, encoder: encoder{r: r}, passed: theBeginning}
+	t := &term{r: r, limit: r.cfg.Chunk, words: map[string]string{}, routes: map[string]*route{}, encoder: encoder{r: r}}
 	if t.conn, err = r.connect(ctx); err != nil {
 		return err
 	}
