@@ -20,6 +20,8 @@ type term struct {
 	conn    *pgx.Conn // its session has synchronous_commit on
 	is      identity
 	fence   int64
+	given   bool   // the lease is given back
+	ended   func() // stops renewing the lease
 	out     *producer
 	control *control
 
@@ -61,11 +63,7 @@ func (r *Relay) oneTerm(ctx context.Context) (err error) {
 	}
 	r.fence, t.large, t.at = t.fence, c.large, c.atID
 
-	defer func() {
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		t.release(cctx)
-	}()
+	defer t.giveBack(ctx)
 	// Asked again: a standby may have waited for days, and the sequence grew.
 	if t.is, err = r.identify(ctx, t.conn); err != nil {
 		return err
@@ -77,6 +75,7 @@ func (r *Relay) oneTerm(ctx context.Context) (err error) {
 	// The pass under way when ctx ends is finished; hence a context of its own.
 	g, work := errgroup.WithContext(context.WithoutCancel(ctx))
 	rest, ended := context.WithCancel(work) // ends with the loop
+	t.ended = ended
 	g.Go(func() error { return t.keepLease(rest) })
 	g.Go(func() error { return r.grace(ctx, rest) })
 	g.Go(func() error {
@@ -173,12 +172,6 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 	if known != nil && known.Generation == t.is.generation {
 		t.control.written = known.Seq
 	}
-	defer func() {
-		if err == nil {
-			t.control.last(context.WithoutCancel(work), r.high)
-		}
-	}()
-
 	if t.out, err = r.newProducer(newTopics(), kgo.ManualFlushing()); err != nil {
 		return err
 	}
@@ -194,8 +187,34 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 	chores, end := context.WithCancel(chores)
 	g.Go(func() error { r.runChores(chores, side); return nil })
 	g.Go(func() error { r.runMeasure(chores); return nil })
-	g.Go(func() error { defer end(); defer t.watch.close(); return t.loop(ctx, work) })
+	g.Go(func() error {
+		defer end()
+		defer t.watch.close()
+		if err := t.loop(ctx, work); err != nil {
+			return err
+		}
+		t.handOver(work)
+		return nil
+	})
 	return g.Wait()
+}
+
+// handOver gives the lease back once nothing more will be moved, before clients and
+// sessions are closed: a standby waits for that.
+func (t *term) handOver(ctx context.Context) {
+	t.control.last(context.WithoutCancel(ctx), t.r.high) // only a holder may
+	t.ended()
+	t.giveBack(ctx)
+}
+
+func (t *term) giveBack(ctx context.Context) {
+	if t.given {
+		return
+	}
+	t.given = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	t.release(ctx)
 }
 
 // loop turns until ctx ends or something fails that repeating does not mend.
