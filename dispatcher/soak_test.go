@@ -1,0 +1,7 @@
+//go:build soak
+
+package dispatcher_test
+
+import "testing"
+
+func TestSoakTenThousandCallersOfAHundredKeys(t *testing.T) { callersOfFewKeys(t, 10_000, 100) }
