@@ -45,12 +45,16 @@ func (r *Relay) identify(ctx context.Context, conn *pgx.Conn) (identity, error) 
 		return is, fmt.Errorf("postgres: ask whether it is a standby: %w", err)
 	}
 	if pid != conn.PgConn().PID() {
-		return is, halt(HaltPooler, "point PERDURE_POSTGRES_DIRECT_URL past the pooler", "the connection goes through a transaction pooler")
+		return is, haltPooler("its backend is another one")
 	}
 	if recovery {
 		return is, haltStandby()
 	}
 	return r.whoIs(ctx, conn)
+}
+
+func haltPooler(found string) *HaltError {
+	return halt(HaltPooler, "point PERDURE_POSTGRES_DIRECT_URL past the pooler", "the connection goes through a transaction pooler: %s", found)
 }
 
 func haltStandby() *HaltError {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
@@ -121,6 +122,10 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement // reads are binary, whatever suits the pool
 	conn, err := pgx.ConnectConfig(ctx, cfg)
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "08P01" { // Postgres itself knows all of these settings
+		return nil, haltPooler("it refuses a session's settings: " + refused.Message)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
