@@ -27,6 +27,9 @@ type Plan struct {
 	Start  bool   // begin at once, without a look at every letter first
 	Who    string // for the audit
 	Why    string
+
+	policy string                                          // whose it is; "" = a person's
+	frozen func(tx pgx.Tx, id string, letters int64) error // in the plan's transaction; an error undoes it
 }
 
 // SpecError is a plan that says nothing that could be done.
@@ -48,6 +51,17 @@ const ofPatterns = `
   and ($10 = '' or case when kind like $10 then true end) and ($11 = '' or case when error_class like $11 then true end)
   and ($12 = '' or case when message like $12 then true end)`
 
+// forPolicy leaves out what its replays refused before, which only they would again.
+// $13: those replays; null = a person plans.
+const forPolicy = `
+  and ($13::text[] is null or case when reason <> 'unknown' then not exists (
+    select from perdure.replay_letters r where r.letter = d.letter and r.result = 'refused' and r.replay = any($13)
+      and (r.detail !~ '^(running|replaying):' or r.done_at > clock_timestamp() - interval '1 hour')) end)`
+
+const policyRefused = `
+select r.replay from perdure.replays r join perdure.policies p on r.who = 'policy:' || p.policy
+where p.policy = $1 and r.refused > 0 and r.created_at > p.since and r.spec -> 'fixer' is not distinct from $2::jsonb`
+
 // Letters named by id are taken in whatever state they are, so that the job can
 // say why it refuses one; an id that nothing has stays as it was written.
 const chooseIDs = `
@@ -57,16 +71,16 @@ from unnest($1::text[]) i left join lateral (
   order by d.letter = i desc, d.state = 'open' desc, d.epoch desc limit 1) d on true
 where ($2 = '' or d.fingerprint = $2) and ($3 = '' or d.kind = $3) and ($4 = '' or d.queue = $4)
   and ($5 = '' or d.reason = $5) and ($6 = '' or d.key = $6)
-  and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9)` + ofPatterns
+  and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9) and $13::text[] is null` + ofPatterns
 
 const choose = `
 select letter, died_at from perdure.dead_letters d
 where state = 'open' and ($2 = '' or fingerprint = $2) and ($3 = '' or kind = $3) and ($4 = '' or queue = $4)
   and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
-  and ($7::timestamptz is null or died_at >= $7) and ($8::timestamptz is null or died_at < $8) and ($9 = 0 or epoch < $9) and $1::text[] is null` + ofPatterns
+  and ($7::timestamptz is null or died_at >= $7) and ($8::timestamptz is null or died_at < $8) and ($9 = 0 or epoch < $9) and $1::text[] is null` + ofPatterns + forPolicy
 
-const freezeRest = ` order by died_at nulls last, letter limit $13)
-insert into perdure.replay_letters (replay, letter, n) select $14, letter, row_number() over (order by died_at nulls last, letter) from c`
+const freezeRest = ` order by died_at nulls last, letter limit $14)
+insert into perdure.replay_letters (replay, letter, n) select $15, letter, row_number() over (order by died_at nulls last, letter) from c`
 
 // With a condition the letters pass through here.
 const chooseWhole = ` order by died_at nulls last, letter)
@@ -109,12 +123,21 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 			id, p.DryRun, p.Who, p.Why); err != nil {
 			return err
 		}
-		if err := freeze(ctx, tx, id, &p.Spec, where); err != nil {
+		before, err := p.refusedBefore(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if err := freeze(ctx, tx, id, &p.Spec, before, where); err != nil {
 			return err
 		}
 		letters, sum, err := hashLetters(ctx, tx, id)
 		if err != nil {
 			return err
+		}
+		if p.frozen != nil {
+			if err := p.frozen(tx, id, letters); err != nil {
+				return err
+			}
 		}
 		p.settleCanary(letters)
 		spec, err := json.Marshal(&p.Spec)
@@ -176,8 +199,22 @@ func (s *Selector) args() []any {
 	return []any{ids, s.Group, kind, s.Queue, s.Reason, s.Key, timeOrNil(s.Since), timeOrNil(s.Until), s.MaxReplays, kinds, like(s.Class), like(s.Message)}
 }
 
-func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, where *filter) error {
+// refusedBefore are the replays of a plan's policy that refused letters with its
+// fixer; nil: it is a person's.
+func (p *Plan) refusedBefore(ctx context.Context, tx pgx.Tx) ([]string, error) {
+	if p.policy == "" {
+		return nil, nil
+	}
+	rows, err := tx.Query(ctx, policyRefused, p.policy, p.Fixer)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.AppendRows([]string{}, rows, pgx.RowTo[string])
+}
+
+func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, before []string, where *filter) error {
 	from, limit := choose, s.Limit
+	args := append(s.Selector.args(), before)
 	if len(s.Selector.IDs) > 0 {
 		from = chooseIDs
 	}
@@ -185,10 +222,10 @@ func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, where *filter) e
 		limit = noLimit
 	}
 	if where == nil {
-		_, err := tx.Exec(ctx, `with c as (`+from+freezeRest, append(s.Selector.args(), limit, id)...)
+		_, err := tx.Exec(ctx, `with c as (`+from+freezeRest, append(args, limit, id)...)
 		return err
 	}
-	return where.freeze(ctx, tx, id, `with c as materialized (`+from+chooseWhole, s.Selector.args(), limit)
+	return where.freeze(ctx, tx, id, `with c as materialized (`+from+chooseWhole, args, limit)
 }
 
 // hashLetters counts a plan's letters, and hashes them in their order.

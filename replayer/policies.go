@@ -145,7 +145,7 @@ func (p *Policies) look(ctx context.Context, pol *schemas.Policy) error {
 		}
 		n := min(room, g.Letters)
 		if pol.DryRun {
-			if err := p.say(ctx, pol, &s, fmt.Sprintf("would %s %d letters of group %s", pol.Action, n, g.Group)); err != nil {
+			if err := p.sayOf(ctx, pol, g, fmt.Sprintf("would %s %d letters of group %s", pol.Action, n, g.Group)); err != nil {
 				return err
 			}
 			continue
@@ -171,7 +171,13 @@ type PolicyGroup struct {
 	Last    time.Time `json:"last_seen"`
 	Sample  string    `json:"sample"`
 	Waits   string    `json:"waits,omitempty" doc:"what it waits for; absent = it acts"`
+
+	told string // of it, by a dry run
 }
+
+// restTime is after how long a group that rests is looked at again: a task that ran
+// when its letter was refused may have ended.
+const restTime = time.Hour
 
 // Letters of unknown effect are never a policy's: they need the reconcile hook
 // or a person. The patterns are LIKE's. Groups come from their counts; what a group's
@@ -185,13 +191,17 @@ m as materialized (
     select from (
       select error_class, message from perdure.dead_letters d where d.fingerprint = g.fingerprint ` + ofPolicy + ` order by died_at desc limit 1000) l
     where error_class like $2 and message like $3))
-select m.fingerprint, (select count(*) from (select from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` limit $6) n),
-  first.died_at, last.died_at, first.letter,
-  extract(epoch from clock_timestamp() - last.died_at)::float8, extract(epoch from clock_timestamp() - first.died_at)::float8
+select m.fingerprint, c.n, first.died_at, last.died_at, first.letter,
+  extract(epoch from clock_timestamp() - last.died_at)::float8, extract(epoch from clock_timestamp() - first.died_at)::float8,
+  coalesce(k.told, ''), r.rests
 from m
+cross join lateral (select count(*) as n from (select from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` limit $6) n) c
 cross join lateral (select died_at, letter from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at, letter limit 1) first
 cross join lateral (select died_at from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at desc limit 1) last
-order by first.died_at, m.fingerprint limit 1000`
+left join perdure.policy_groups k on k.policy = $7 and k.fingerprint = m.fingerprint
+cross join lateral (select coalesce(c.n <= k.rest_letters and last.died_at <= k.rest_last and k.rest_as = $8
+  and k.turn_at > clock_timestamp() - $9::interval, false) as rests) r
+order by r.rests, k.turn_at nulls first, first.died_at, m.fingerprint limit 1000`
 
 const (
 	// The cases keep Postgres from the guess that few of a cause's letters are of its kind, reason and class.
@@ -207,20 +217,27 @@ func matchArgs(pol *schemas.Policy) []any {
 	return []any{cmp.Or(like(w.Kind), "%"), cmp.Or(like(w.Class), "%"), cmp.Or(like(w.Message), "%"), w.Reason, pol.MaxReplays}
 }
 
-// matching are the groups of a policy, the oldest cause first. Each strike
-// doubles how long a group must be quiet.
+// digest tells a policy from what it was.
+func digest(pol *schemas.Policy) string { return sha256Hex(fmt.Sprintf("%+v", *pol)) }
+
+// matching are the groups of a policy in the order of their turns: the one that
+// waits longest for it first, the oldest cause among those that had none. Each
+// strike doubles how long a group must be quiet.
 func matching(ctx context.Context, db *pgxpool.Pool, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
-	rows, err := db.Query(ctx, matchGroups, append(matchArgs(pol), policyMost)...)
+	rows, err := db.Query(ctx, matchGroups, append(matchArgs(pol), policyMost, pol.Name, digest(pol), restTime)...)
 	if err != nil {
 		return nil, fmt.Errorf("find groups: %w", err)
 	}
 	quiet := pol.Wait.Quiet << min(strikes, 10)
 	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (g PolicyGroup, err error) {
 		var sinceLast, sinceFirst float64
-		if err = r.Scan(&g.Group, &g.Letters, &g.First, &g.Last, &g.Sample, &sinceLast, &sinceFirst); err != nil {
+		var rests bool
+		if err = r.Scan(&g.Group, &g.Letters, &g.First, &g.Last, &g.Sample, &sinceLast, &sinceFirst, &g.told, &rests); err != nil {
 			return g, err
 		}
 		switch {
+		case rests:
+			g.Waits = "none of these letters can go: its replays refused them, or its where leaves them out; it waits for new ones"
 		case sinceLast < quiet.Seconds():
 			g.Waits = fmt.Sprintf("its latest death is %.0f s ago; it must be quiet for %s", sinceLast, quiet)
 		case sinceFirst < pol.Wait.Age.Seconds():
@@ -264,48 +281,91 @@ func (p *Policies) say(ctx context.Context, pol *schemas.Policy, s *standing, wh
 	return err
 }
 
+const tellGroup = `
+with g as (
+  insert into perdure.policy_groups (policy, fingerprint, told) values ($1, $2, $3)
+  on conflict (policy, fingerprint) do update set told = excluded.told, at = clock_timestamp())
+update perdure.policies set note = $3, changed_at = clock_timestamp() where policy = $1`
+
+// sayOf is say of one group.
+func (p *Policies) sayOf(ctx context.Context, pol *schemas.Policy, g PolicyGroup, what string) error {
+	if what == g.told {
+		return nil
+	}
+	p.log.Info("policy: "+what, "policy", pol.Name)
+	_, err := p.deps.DB.Exec(ctx, tellGroup, pol.Name, g.Group, what)
+	return err
+}
+
 // errLease: another process took the policy over meanwhile.
 var errLease = errors.New("its lease ran out")
 
-// charge takes n letters off the limits before anything is done with them:
-// whoever is killed in between has spent them.
-const charge = `
+// errNothing: no letter of a group can go.
+var errNothing = errors.New("no letter can go")
+
+// chargeLetters takes letters off the limits in the transaction that does something
+// with them. An act without a replay is over with it.
+const chargeLetters = `
 with p as (
-  update perdure.policies set total = total + $3, acts = acts + 1, acted_at = clock_timestamp(), replay = null, judged = false,
-    note = $4, told = '', changed_at = clock_timestamp()
+  update perdure.policies set total = total + $3, acts = acts + 1, acted_at = clock_timestamp(), replay = $5, judged = $5::text is null,
+    strikes = case when $5::text is null then 0 else strikes end, note = $4, told = '', changed_at = clock_timestamp()
   where policy = $1 and lease = $2 and lease > clock_timestamp() and enabled returning policy),
-old as (delete from perdure.policy_minutes where policy = $1 and minute < clock_timestamp() - interval '2 hours')
+old as (delete from perdure.policy_minutes where policy = $1 and minute < clock_timestamp() - interval '2 hours'),
+g as (
+  insert into perdure.policy_groups (policy, fingerprint, turn_at) select policy, $6, clock_timestamp() from p
+  on conflict (policy, fingerprint) do update set turn_at = excluded.turn_at, told = '', rest_letters = null, at = clock_timestamp())
 insert into perdure.policy_minutes (policy, minute, letters) select policy, date_trunc('minute', clock_timestamp()), $3 from p
 on conflict (policy, minute) do update set letters = policy_minutes.letters + excluded.letters`
 
+func (p *Policies) charge(ctx context.Context, tx pgx.Tx, pol *schemas.Policy, s *standing, g PolicyGroup, n int64, replay *string) error {
+	what := fmt.Sprintf("%s %d letters of group %s", pol.Action, n, g.Group)
+	tag, err := tx.Exec(ctx, chargeLetters, pol.Name, s.lease, n, what, replay, g.Group)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errLease
+	}
+	return err
+}
+
 func (p *Policies) act(ctx context.Context, pol *schemas.Policy, s *standing, g PolicyGroup, n int64) error {
-	why := fmt.Sprintf("policy %s: %s %d letters of group %s", pol.Name, pol.Action, n, g.Group)
-	tag, err := p.deps.DB.Exec(ctx, charge, pol.Name, s.lease, n, why)
-	if err != nil {
-		return fmt.Errorf("act on group %s: %w", g.Group, err)
-	}
-	if tag.RowsAffected() == 0 {
-		return errLease
-	}
-	p.acts.WithLabelValues(pol.Name).Add(float64(n))
-	who := "policy:" + pol.Name
+	who, why := "policy:"+pol.Name, fmt.Sprintf("policy %s: %s letters of group %s", pol.Name, pol.Action, g.Group)
 	if pol.Action != "replay" {
-		if err := p.dispose(ctx, pol, who, why, g, n); err != nil {
-			return err
-		}
-		_, err := p.deps.DB.Exec(ctx, `update perdure.policies set judged = true, strikes = 0 where policy = $1`, pol.Name)
-		return err
+		return p.dispose(ctx, pol, s, who, why, g, n)
 	}
+	var frozen int64
 	id, err := p.jobs.Plan(ctx, Plan{Who: who, Why: why, Start: true, Spec: Spec{
 		Selector: Selector{Group: g.Group, Kind: pol.When.Kind, Class: pol.When.Class, Message: pol.When.Message, Reason: pol.When.Reason, MaxReplays: pol.MaxReplays},
 		Where:    pol.Where, Limit: int(n), Rate: pol.Rate, Ramp: Duration(pol.Ramp),
 		Canary: Canary{Letters: pol.Canary, Success: pol.Success}, Fixer: fixerNamed(pol.Fixer),
+	}, policy: pol.Name, frozen: func(tx pgx.Tx, id string, letters int64) error {
+		if frozen = letters; letters == 0 {
+			return errNothing
+		}
+		return p.charge(ctx, tx, pol, s, g, letters, &id)
 	}})
-	if err != nil {
+	var spec *SpecError
+	var syntax *SyntaxError
+	switch {
+	case errors.Is(err, errNothing):
+		return p.rest(ctx, pol, g)
+	case errors.As(err, &spec), errors.As(err, &syntax):
+		return p.conclude(ctx, pol, s, "its replay cannot be planned: "+err.Error(), "", false)
+	case err != nil:
 		return fmt.Errorf("replay group %s: %w", g.Group, err)
 	}
-	p.log.Info(why, "replay", id)
-	_, err = p.deps.DB.Exec(ctx, `update perdure.policies set replay = $2 where policy = $1`, pol.Name, id)
+	p.acts.WithLabelValues(pol.Name).Add(float64(frozen))
+	p.log.Info(why, "letters", frozen, "replay", id)
+	return nil
+}
+
+const restGroup = `
+with old as (delete from perdure.policy_groups where policy = $1 and fingerprint <> $2 and at < clock_timestamp() - interval '90 days')
+insert into perdure.policy_groups (policy, fingerprint, turn_at, rest_letters, rest_last, rest_as) values ($1, $2, clock_timestamp(), $3, $4, $5)
+on conflict (policy, fingerprint) do update set turn_at = excluded.turn_at, rest_letters = excluded.rest_letters, rest_last = excluded.rest_last,
+  rest_as = excluded.rest_as, at = clock_timestamp()`
+
+// rest leaves a group alone until new letters come, or for restTime.
+func (p *Policies) rest(ctx context.Context, pol *schemas.Policy, g PolicyGroup) error {
+	_, err := p.deps.DB.Exec(ctx, restGroup, pol.Name, g.Group, g.Letters, g.Last, digest(pol))
 	return err
 }
 
@@ -322,15 +382,24 @@ k as materialized (select perdure.release_unique(array_agg(task_id) filter (wher
 insert into perdure.audit (who, what, letter, why) select $9, $10, letter, $11 from l cross join k`
 
 // dispose discards or holds letters, some at a time.
-func (p *Policies) dispose(ctx context.Context, pol *schemas.Policy, who, why string, g PolicyGroup, n int64) error {
+func (p *Policies) dispose(ctx context.Context, pol *schemas.Policy, s *standing, who, why string, g PolicyGroup, n int64) error {
 	state := map[string]schemas.LetterState{"discard": schemas.LetterDiscarded, "hold": schemas.LetterHeld}[pol.Action]
 	for n > 0 {
 		slice := min(n, 1000)
-		tag, err := p.deps.DB.Exec(ctx, disposeLetters, append(matchArgs(pol), g.Group, slice, string(state), who, "letter."+pol.Action, why)...)
+		var done int64
+		err := pgx.BeginFunc(ctx, p.deps.DB, func(tx pgx.Tx) error {
+			tag, err := tx.Exec(ctx, disposeLetters, append(matchArgs(pol), g.Group, slice, string(state), who, "letter."+pol.Action, why)...)
+			if err != nil {
+				return err
+			}
+			done = tag.RowsAffected()
+			return p.charge(ctx, tx, pol, s, g, done, nil)
+		})
 		if err != nil {
 			return fmt.Errorf("%s group %s: %w", pol.Action, g.Group, err)
 		}
-		if tag.RowsAffected() < slice {
+		p.acts.WithLabelValues(pol.Name).Add(float64(done))
+		if done < slice {
 			return nil
 		}
 		n -= slice
@@ -339,48 +408,89 @@ func (p *Policies) dispose(ctx context.Context, pol *schemas.Policy, who, why st
 }
 
 // judge looks at what the last replay came to. waits says that it is not known
-// yet: until then the policy does nothing else.
+// yet: until then the policy does nothing else. A replay of which every letter was
+// refused is no strike, and clears none: nothing moved.
 func (p *Policies) judge(ctx context.Context, pol *schemas.Policy, s *standing) (waits bool, err error) {
-	if s.judged {
+	if s.judged || s.replay == nil {
 		return false, nil
 	}
-	bad, off := "", ""
-	if s.replay != nil { // else it was killed before it planned one
-		r, err := p.jobs.glance(ctx, *s.replay)
-		switch {
-		case errors.Is(err, ErrNoReplay):
-		case err != nil:
-			return false, err
-		case !r.State.Over(), r.Became.UnderWay > 0 && time.Since(r.ChangedAt) < p.cfg.Patience:
-			return true, nil
-		case r.State == Cancelled:
-			off = fmt.Sprintf("a person cancelled its replay %s", r.ID)
-		case r.State == Stopped:
-			bad = fmt.Sprintf("its replay %s stopped itself: %s", r.ID, r.Note)
-		case r.Became.DiedAgain > r.Became.Completed:
-			bad = fmt.Sprintf("of its replay %s %d died again and %d completed", r.ID, r.Became.DiedAgain, r.Became.Completed)
-		case r.Letters > 0 && r.Replayed == 0:
-			bad = fmt.Sprintf("all letters of its replay %s were refused", r.ID)
-		}
+	r, err := p.jobs.glance(ctx, *s.replay)
+	if errors.Is(err, ErrNoReplay) {
+		return false, p.conclude(ctx, pol, s, "", "", false)
 	}
-	if bad == "" {
+	if err != nil {
+		return false, err
+	}
+	bad, off := "", ""
+	switch {
+	case r.State == Approved:
+		return true, p.begin(ctx, pol, s, r.ID)
+	case !r.State.Over():
+		return true, p.sayWaits(ctx, pol, s, r)
+	case r.Became.UnderWay > 0 && time.Since(r.ChangedAt) < p.cfg.Patience:
+		return true, nil
+	case r.State == Cancelled:
+		off = fmt.Sprintf("a person cancelled its replay %s", r.ID)
+	case r.State == Stopped:
+		bad = fmt.Sprintf("its replay %s stopped itself: %s", r.ID, r.Note)
+	case r.Became.DiedAgain > r.Became.Completed:
+		bad = fmt.Sprintf("of its replay %s %d died again and %d completed", r.ID, r.Became.DiedAgain, r.Became.Completed)
+	}
+	return false, p.conclude(ctx, pol, s, bad, off, r.Replayed > 0)
+}
+
+// begin starts a replay that a person approved. One whose letters changed
+// meanwhile is given up, and planned anew.
+func (p *Policies) begin(ctx context.Context, pol *schemas.Policy, s *standing, id string) error {
+	who := "policy:" + pol.Name
+	err := p.jobs.Start(ctx, id, who)
+	var changed *ChangedError
+	if !errors.As(err, &changed) {
+		return err
+	}
+	// First: a replay that is cancelled before it was judged is a person's doing.
+	if err := p.conclude(ctx, pol, s, "", "", false); err != nil {
+		return err
+	}
+	return p.jobs.Cancel(ctx, id, who, changed.Error())
+}
+
+// sayWaits says that a person holds the policy's replay up, and that nobody does any more.
+func (p *Policies) sayWaits(ctx context.Context, pol *schemas.Policy, s *standing, r *Replay) error {
+	switch {
+	case r.Approval != "" && r.ApprovedBy == "":
+		return p.say(ctx, pol, s, fmt.Sprintf("waits for approval of %s: %s", r.ID, r.Approval))
+	case r.State == Paused:
+		return p.say(ctx, pol, s, fmt.Sprintf("waits: its replay %s is paused", r.ID))
+	case s.told != "":
+		return p.say(ctx, pol, s, fmt.Sprintf("its replay %s goes on", r.ID))
+	}
+	return nil
+}
+
+const concludeAct = `
+update perdure.policies set judged = true, strikes = $2, enabled = enabled and $3 = '',
+  note = case when $3 <> '' then $3 when $4 <> '' then $4 else note end, changed_at = clock_timestamp() where policy = $1`
+
+// conclude ends an act: bad makes it a strike, off switches the policy off.
+func (p *Policies) conclude(ctx context.Context, pol *schemas.Policy, s *standing, bad, off string, moved bool) error {
+	switch {
+	case bad != "":
+		if s.strikes++; s.strikes >= pol.Strikes {
+			off = fmt.Sprintf("it made nothing better %d times in a row; the last: %s", s.strikes, bad)
+		}
+	case moved:
 		s.strikes = 0
-	} else if s.strikes++; s.strikes >= pol.Strikes {
-		off = fmt.Sprintf("it made nothing better %d times in a row; the last: %s", s.strikes, bad)
 	}
 	s.judged, s.enabled = true, s.enabled && off == ""
-	err = pgx.BeginFunc(ctx, p.deps.DB, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `update perdure.policies set judged = true, strikes = $2, enabled = enabled and $3 = '',
-  note = case when $3 <> '' then $3 when $4 <> '' then $4 else note end, changed_at = clock_timestamp() where policy = $1`, pol.Name, s.strikes, off, bad); err != nil {
+	err := pgx.BeginFunc(ctx, p.deps.DB, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, concludeAct, pol.Name, s.strikes, off, bad); err != nil || off == "" {
 			return err
-		}
-		if off == "" {
-			return nil
 		}
 		return note(ctx, tx, "perdure", "policy.disable", "", off, map[string]any{"policy": pol.Name})
 	})
 	if off != "" && err == nil {
 		p.log.Error("policy switched itself off: "+off, "policy", pol.Name, "next", "perdure policy enable "+pol.Name)
 	}
-	return false, err
+	return err
 }

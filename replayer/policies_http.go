@@ -104,6 +104,14 @@ func (p *Policies) view(ctx context.Context, pol *schemas.Policy) (PolicyView, e
 	return v, err
 }
 
+// Who lets a policy act again says that something has changed: it tries what it
+// had given up.
+const switchPolicy = `
+with g as (delete from perdure.policy_groups where policy = $1 and $2)
+insert into perdure.policies (policy, enabled, note) values ($1, $2, $3)
+on conflict (policy) do update set enabled = $2, note = $3, strikes = 0, told = '', changed_at = clock_timestamp(),
+  since = case when $2 then clock_timestamp() else policies.since end`
+
 // Switch lets a policy act, or not, and writes it down.
 func (p *Policies) Switch(ctx context.Context, name string, on bool, who, why string) error {
 	if p.deps.Catalog.Policies[name] == nil {
@@ -111,8 +119,7 @@ func (p *Policies) Switch(ctx context.Context, name string, on bool, who, why st
 	}
 	what := map[bool]string{true: "policy.enable", false: "policy.disable"}[on]
 	return pgx.BeginFunc(ctx, p.deps.DB, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `insert into perdure.policies (policy, enabled, note) values ($1, $2, $3)
-on conflict (policy) do update set enabled = $2, note = $3, strikes = 0, told = '', changed_at = clock_timestamp()`, name, on, why); err != nil {
+		if _, err := tx.Exec(ctx, switchPolicy, name, on, why); err != nil {
 			return err
 		}
 		return note(ctx, tx, who, what, "", why, map[string]any{"policy": name})

@@ -3,7 +3,12 @@ package schemas
 // Fixers: what repairs payloads of dead letters, by a name that plans and
 // policies give.
 
-import "time"
+import (
+	"fmt"
+	"time"
+
+	"github.com/itchyny/gojq"
+)
 
 // How long a repair agent may take for one letter.
 const (
@@ -23,7 +28,7 @@ type Fixer struct {
 func (b *builder) fixer(e entry) {
 	path := "fixers." + clip(e.name)
 	o := b.object(e.value, e.at(), path, "jq", "http")
-	f := &Fixer{Name: e.name, JQ: o.text("jq", ""), Timeout: DefaultFixerTimeout}
+	f := &Fixer{Name: e.name, JQ: o.jq("jq", "$letter"), Timeout: DefaultFixerTimeout}
 	b.out.Fixers[e.name] = f
 	h, agent := o.fields["http"]
 	if _, jq := o.fields["jq"]; jq == agent {
@@ -38,4 +43,28 @@ func (b *builder) fixer(e entry) {
 	if f.Timeout = web.duration("timeout", DefaultFixerTimeout); f.Timeout <= 0 || f.Timeout > MaxFixerTimeout {
 		web.wrong("timeout", "must be above 0 and at most "+MaxFixerTimeout.String())
 	}
+}
+
+// maxJQ bounds a program, in bytes: the compiler recurses.
+const maxJQ = 10_000
+
+// jq returns a field that is a jq program over a letter; it may use variables. A
+// program that cannot run would only be found out when letters died.
+func (o object) jq(name string, variables ...string) string {
+	src := o.text(name, "")
+	if src == "" {
+		return ""
+	}
+	if len(src) > maxJQ {
+		o.wrong(name, fmt.Sprintf("is larger than %d bytes", maxJQ))
+		return src
+	}
+	q, err := gojq.Parse(src)
+	if err == nil {
+		_, err = gojq.Compile(q, gojq.WithVariables(variables)) // no environment, no modules, no input
+	}
+	if err != nil {
+		o.wrong(name, "is no jq program: "+err.Error())
+	}
+	return src
 }

@@ -88,7 +88,7 @@ func (b *builder) policy(e entry) {
 		p.Success = float64(r.number("success", 90, 1, 100)) / 100
 		p.Rate = float64(r.number("rate", 0, 1, 1_000_000))
 		p.Ramp = r.duration("ramp", 0)
-		p.Where = r.text("where", "")
+		p.Where = r.jq("where")
 		if p.Fixer = r.text("fixer", ""); p.Fixer != "" && b.out.Fixers[p.Fixer] == nil {
 			r.wrong("fixer", "is not declared under fixers"+didYouMean(p.Fixer, keysOf(b.out.Fixers)))
 		}
