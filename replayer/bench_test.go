@@ -40,3 +40,17 @@ from perdure.dead_letters d, generate_series(1, $1::int) i where d.letter = 'mai
 	r.exec(`delete from perdure.dead_letters where letter = 'main-1-0@0'`)
 	r.exec(`analyze perdure.dead_letters`)
 }
+
+// BenchmarkWhere: how many letters of about 1 KiB a second a condition looks at.
+func BenchmarkWhere(b *testing.B) {
+	r := newRig(b)
+	r.bulk(b.N)
+	b.ResetTimer()
+	began := time.Now()
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Where: `.payload.pad != "x" and .epoch == 0`}})
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "letters/s")
+	if n := r.get(id).Letters; n != int64(b.N) {
+		b.Fatalf("%d letters in the plan, want %d", n, b.N)
+	}
+}

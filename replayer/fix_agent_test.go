@@ -23,7 +23,7 @@ func (r *rig) asking(url string, timeout time.Duration) *Replayer {
 	x := r.fixing("a", &known{})
 	x.deps.Catalog.Fixers = map[string]*schemas.Fixer{"mender": {Name: "mender", URL: url, SecretEnv: "MENDER_SECRET", Timeout: timeout}}
 	x.deps.Getenv = func(name string) string { return map[string]string{"MENDER_SECRET": agentSecret}[name] }
-	r.jobs = NewJobs(r.db, x.deps.Catalog)
+	r.jobs = NewJobs(r.db, x.deps.Catalog, nil)
 	return x
 }
 

@@ -5,16 +5,41 @@ package replayer
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 
-	"github.com/itchyny/gojq"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/internal/api"
+	"github.com/perdure/perdure/internal/jqchild"
 )
 
 // filter takes the letters for which its condition is true.
-type filter struct{ code *gojq.Code }
+type filter struct{ child *jqchild.Child }
+
+// errNoJQ: only the programs of Perdure know how to start the process.
+var errNoJQ = errors.New("this process cannot run jq: it was not started as `perdure dispatcher`, `perdure replayer` or `perdure up`")
+
+// filter is nil for no condition.
+func (j *Jobs) filter(where string) (*filter, error) {
+	if where == "" {
+		return nil, nil
+	}
+	if _, err := compileJQ("#/where", where); err != nil {
+		return nil, err
+	}
+	if len(j.jq) == 0 {
+		return nil, errNoJQ
+	}
+	return &filter{jqchild.New(j.jq, condition(where), len("false"))}, nil
+}
+
+func (f *filter) close() {
+	if f != nil {
+		f.child.Close()
+	}
+}
 
 // whereSlice bounds what is read at once; payloads can be 1 MiB each.
 const whereSlice = 50
@@ -29,20 +54,27 @@ func (f *filter) freeze(ctx context.Context, tx pgx.Tx, id, query string, args [
 		if err != nil {
 			return err
 		}
-		var seen int
-		var found []string
+		var ids []string
+		var docs [][]byte
 		var c candidate
 		if _, err := pgx.ForEachRow(rows, []any{&c.Letter, &c.TaskID, &c.Kind, &c.Queue, &c.Key, &c.Reason, &c.ErrorClass, &c.Message,
 			&c.Fingerprint, &c.Release, &c.Epoch, &c.Replays, &c.DiedAt, &c.Payload, &c.Headers}, func() error {
-			seen++
-			yes, err := matches(ctx, f.code, c.document())
-			if err != nil {
-				return &SpecError{[]api.FieldError{{Pointer: "#/where", Detail: fmt.Sprintf("%s (%v)", c.Letter, err)}}}
+			doc, err := json.Marshal(c.document())
+			ids, docs = append(ids, c.Letter), append(docs, doc)
+			return err
+		}); err != nil {
+			return err
+		}
+		var found []string
+		if err := f.child.RunAll(ctx, docs, func(i int, value []byte, err error) error {
+			yes, err := matches(value, err)
+			if err != nil && ctx.Err() == nil {
+				return &SpecError{[]api.FieldError{{Pointer: "#/where", Detail: fmt.Sprintf("%s (%v)", ids[i], err)}}}
 			}
 			if yes && n+len(found) < limit {
-				found = append(found, c.Letter)
+				found = append(found, ids[i])
 			}
-			return nil
+			return err
 		}); err != nil {
 			return err
 		}
@@ -53,7 +85,7 @@ select $1, letter, $3 + n from unnest($2::text[]) with ordinality u(letter, n)`,
 			}
 			n += len(found)
 		}
-		if seen == 0 {
+		if len(ids) == 0 {
 			break
 		}
 	}

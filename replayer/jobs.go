@@ -41,12 +41,14 @@ type Jobs struct {
 	approveOver int64 // plans with more letters need an approval; 0 = none do for their size
 	fixers      map[string]*schemas.Fixer
 	sensitive   []string // kinds whose plans need an approval
+	jq          []string // command of a process that calls jqchild.Serve
 }
 
 // NewJobs returns Jobs over db, which stays the caller's. cat says what needs an
-// approval; nil: nothing does.
-func NewJobs(db *pgxpool.Pool, cat *schemas.Catalog) *Jobs {
-	j := &Jobs{db: db}
+// approval; nil: nothing does. jq is the command of a process that calls
+// jqchild.Serve; empty: no plan has a condition.
+func NewJobs(db *pgxpool.Pool, cat *schemas.Catalog, jq []string) *Jobs {
+	j := &Jobs{db: db, jq: jq}
 	if cat != nil {
 		j.fixers = cat.Fixers
 		j.approveOver = int64(cat.Replays.ApproveOver)

@@ -102,14 +102,11 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 	if p.Fixer, err = j.pinned(p.Fixer); err != nil {
 		return "", err
 	}
-	var where *filter
-	if p.Where != "" {
-		code, err := compileJQ("#/where", p.Where)
-		if err != nil {
-			return "", err
-		}
-		where = &filter{code: code}
+	where, err := j.filter(p.Where)
+	if err != nil {
+		return "", err
 	}
+	defer where.close()
 	if g := &p.Selector.Group; *g != "" { // it may be merged into another
 		if err := j.db.QueryRow(ctx, `select perdure.group_of($1)`, *g).Scan(g); err != nil {
 			return "", fmt.Errorf("plan a replay: find group %s: %w", *g, err)

@@ -31,6 +31,7 @@ type PolicyConfig struct {
 type PolicyDeps struct {
 	DB       *pgxpool.Pool
 	Catalog  *schemas.Catalog
+	JQ       []string              // as a Replayer's; empty = no policy has a condition
 	Log      *slog.Logger          // nil = silent
 	Registry prometheus.Registerer // nil = no metrics
 }
@@ -59,7 +60,7 @@ func NewPolicies(cfg PolicyConfig, deps PolicyDeps) (*Policies, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 10 * time.Minute
 	}
-	p := &Policies{cfg: cfg, deps: deps, jobs: NewJobs(deps.DB, deps.Catalog), log: deps.Log,
+	p := &Policies{cfg: cfg, deps: deps, jobs: NewJobs(deps.DB, deps.Catalog, deps.JQ), log: deps.Log,
 		acts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perdure_replayer_policy_letters_total", Help: "Letters that policies acted on, by policy."}, []string{"policy"}),
 		on: prometheus.NewGaugeVec(prometheus.GaugeOpts{

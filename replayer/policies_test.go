@@ -28,7 +28,7 @@ func (r *rig) policies(change func(*schemas.Policy)) *Policies {
 	}
 	cat := catalog()
 	cat.Policies = map[string]*schemas.Policy{pol.Name: pol}
-	p, err := NewPolicies(PolicyConfig{Every: time.Millisecond}, PolicyDeps{DB: r.db, Catalog: cat, Log: testkit.Logger(r.t)})
+	p, err := NewPolicies(PolicyConfig{Every: time.Millisecond}, PolicyDeps{DB: r.db, Catalog: cat, JQ: jqCommand(), Log: testkit.Logger(r.t)})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	return &rig{t: t, url: url, db: db, jobs: NewJobs(db, nil)}
+	return &rig{t: t, url: url, db: db, jobs: NewJobs(db, nil, jqCommand())}
 }
 
 func (r *rig) exec(sql string, args ...any) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -278,7 +279,7 @@ func TestPlanThatNeedsApproval(t *testing.T) {
 	r.letters(1, 10, nil)
 	cat := catalog()
 	cat.Kinds["idem"].Sensitive = true
-	for name, jobs := range map[string]*Jobs{"size": NewJobs(r.db, &schemas.Catalog{Replays: schemas.Replays{ApproveOver: 9}}), "kind": NewJobs(r.db, cat)} {
+	for name, jobs := range map[string]*Jobs{"size": NewJobs(r.db, &schemas.Catalog{Replays: schemas.Replays{ApproveOver: 9}}, nil), "kind": NewJobs(r.db, cat, nil)} {
 		id, err := jobs.Plan(t.Context(), Plan{Spec: Spec{Selector: Selector{All: true}, Limit: 10}, Start: true, Who: "ann"})
 		if err != nil {
 			t.Fatal(err)
@@ -303,7 +304,7 @@ func TestPlanThatNeedsApproval(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	small := NewJobs(r.db, &schemas.Catalog{Replays: schemas.Replays{ApproveOver: 10}})
+	small := NewJobs(r.db, &schemas.Catalog{Replays: schemas.Replays{ApproveOver: 10}}, nil)
 	if id, err := small.Plan(t.Context(), Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true}); err != nil || r.get(id).Approval != "" {
 		t.Errorf("a plan of the allowed size: %v", err)
 	}
@@ -313,6 +314,8 @@ func TestWhere(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 120, nil)
 	r.exec(`update perdure.dead_letters set payload = 'no JSON' where letter = 'main-1-7@0'`)
+	r.exec(`update perdure.dead_letters set payload = '{"n": 8, "id": 9007199254740992}' where letter = 'main-1-8@0'`)
+	r.exec(`update perdure.dead_letters set payload = '{"n": 9, "id": 9007199254740993}' where letter = 'main-1-9@0'`)
 	for where, want := range map[string]int64{
 		`.payload.n % 10 == 3`:                 12,
 		`.payload.n > 100 and .kind == "idem"`: 20,
@@ -321,6 +324,9 @@ func TestWhere(t *testing.T) {
 		`.payload.n.deep`:                      0, // an error in the condition is no match
 		`empty`:                                0,
 		`"true"`:                               0,
+		`.payload.n == 5, error`:               1, // the first answer
+		"true # and no more":                   120,
+		`def big: 9007199254740992; .payload.n == 6 or .payload.id == big`: 2,
 	} {
 		id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Where: where}})
 		if j := r.get(id); j.Letters != want {
@@ -332,7 +338,14 @@ func TestWhere(t *testing.T) {
 		t.Errorf("%d letters in their places, want 60", n)
 	}
 	before := r.count(`select count(*) from perdure.replays`)
-	for where, says := range map[string]string{`.payload.n >`: "at byte 12", `.a | foo(`: "#/where", `[limit(1e9; repeat(1))] | length > 0`: "took more than"} {
+	for where, says := range map[string]string{
+		`.payload.n >`: "at byte 12", `.a | foo(`: "#/where", `halt`: "halts",
+		// What would end this process, were it run here. Which limit is first depends on the machine.
+		`[limit(1e9; repeat(1))] | length > 0`:                                            "was stopped",
+		`.payload.n == 40 and (reduce range(40) as $i ("xxxxxxxxxxxxxxxx"; . + .)) != ""`: "main-1-40@0 (the condition was stopped",
+		`("x" * 500000000) != ""`:                                                         "was stopped",
+		`def f: [f]; f`:                                                                   "was stopped",
+	} {
 		_, err := r.jobs.Plan(t.Context(), Plan{Spec: Spec{Selector: Selector{All: true}, Where: where}})
 		var syntax *SyntaxError
 		var spec *SpecError
@@ -345,6 +358,14 @@ func TestWhere(t *testing.T) {
 	}
 	if n := r.count(`select count(*) from perdure.replays`); n != before {
 		t.Error("a plan with a wrong condition was made")
+	}
+	var mem runtime.MemStats
+	if runtime.ReadMemStats(&mem); mem.Sys > 512<<20 {
+		t.Errorf("this process grew to %d MiB", mem.Sys>>20)
+	}
+	none := NewJobs(r.db, nil, nil)
+	if _, err := none.Plan(t.Context(), Plan{Spec: Spec{Selector: Selector{All: true}, Where: "true"}}); !errors.Is(err, errNoJQ) {
+		t.Errorf("without a command for jq: %v", err)
 	}
 }
 

@@ -1,10 +1,9 @@
 package replayer
 
-// A jq condition over letters, within limits: it comes from a person's command
-// line, and must neither hang the process nor fill it.
+// A jq condition over letters: it comes from a person's command line, and runs in a
+// process of its own (internal/jqchild), which it may hang or fill.
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,10 +15,8 @@ import (
 
 	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/api"
+	"github.com/perdure/perdure/internal/jqchild"
 )
-
-// jqTime bounds what one letter may cost a program.
-const jqTime = time.Second
 
 // SyntaxError is wrong text of a program, with where it is wrong.
 type SyntaxError struct {
@@ -73,8 +70,7 @@ type candidate struct {
 	Headers        []byte // as dlq keeps them
 }
 
-// document is what jq gets: numbers as it wants them, payload null where it is
-// not JSON.
+// document is what jq gets: payload null where it is not JSON.
 func (c *candidate) document() map[string]any {
 	headers := map[string]any{}
 	if hs, err := dlq.DecodeHeaders(c.Headers); err == nil {
@@ -82,43 +78,35 @@ func (c *candidate) document() map[string]any {
 			headers[h.Key] = string(h.Value)
 		}
 	}
+	var payload any
+	if json.Valid(c.Payload) {
+		payload = json.RawMessage(c.Payload) // its numbers keep their digits
+	}
 	return map[string]any{
 		"letter": c.Letter, "task_id": c.TaskID, "epoch": c.Epoch, "kind": c.Kind, "queue": c.Queue, "key": c.Key,
 		"reason": c.Reason, "error_class": c.ErrorClass, "message": c.Message, "group": c.Fingerprint, "release": c.Release,
-		"replays": c.Replays, "died_at": c.DiedAt.UTC().Format(time.RFC3339), "headers": headers, "payload": parseJSON(c.Payload),
+		"replays": c.Replays, "died_at": c.DiedAt.UTC().Format(time.RFC3339), "headers": headers, "payload": payload,
 	}
 }
 
-// parseJSON is nil for what is not JSON.
-func parseJSON(b []byte) any {
-	var v any
-	if json.Unmarshal(b, &v) != nil {
-		return nil
-	}
-	return v
+// condition is a program that says true or false of a letter: by its first answer.
+func condition(where string) string {
+	return "first((" + where + "\n)) == true" // the line ends a comment
 }
 
-// matches runs a condition: true only if its first answer is true. An error in
-// it (a field of a number, say) is no match, as in a search; time is not.
-func matches(ctx context.Context, code *gojq.Code, doc map[string]any) (bool, error) {
-	one, cancel := context.WithTimeout(ctx, jqTime)
-	defer cancel()
-	v, ok := code.RunWithContext(one, doc).Next()
-	if !ok {
+// matches is what a condition's answer comes to. An error in it (a field of a
+// number, say) is no match, as in a search; a limit is the plan's error.
+func matches(value []byte, err error) (bool, error) {
+	var program jqchild.ProgramError
+	switch {
+	case errors.As(err, &program) && program == jqchild.Halts:
+		return false, errors.New("the condition halts")
+	case errors.As(err, &program):
 		return false, nil
+	case jqchild.IsLimit(err):
+		return false, fmt.Errorf("the condition was stopped for one letter: %w", err)
 	}
-	if err, bad := v.(error); bad {
-		if one.Err() != nil {
-			return false, fmt.Errorf("the condition took more than %s for one letter", jqTime)
-		}
-		var halt *gojq.HaltError
-		if errors.As(err, &halt) {
-			return false, fmt.Errorf("the condition halts: %w", err)
-		}
-		return false, nil
-	}
-	yes, _ := v.(bool)
-	return yes, nil
+	return string(value) == "true", err
 }
 
 // share is n of all, 0 of none.

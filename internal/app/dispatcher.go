@@ -90,7 +90,7 @@ func (p *process) addDispatcher(ctx context.Context) error {
 		return err
 	}
 	dlq.NewLetters(p.db).Routes(p.api)
-	replayer.NewJobs(p.db, p.catalog).Routes(p.api)
+	replayer.NewJobs(p.db, p.catalog, p.jq).Routes(p.api)
 	audit.New(p.db).Routes(p.api)
 	policies, err := replayer.NewPolicies(replayer.PolicyConfig{}, replayer.PolicyDeps{DB: p.db, Catalog: p.catalog})
 	if err != nil {

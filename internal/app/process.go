@@ -29,7 +29,7 @@ type Env struct {
 	Version string    // of this binary; "" = built from source
 	Out     io.Writer // what the command prints: a banner
 	ErrOut  io.Writer // logs
-	JQ      []string  // the command that runs jq programs of plans, see jqchild; empty = a replayer runs none
+	JQ      []string  // the command that runs jq programs of plans, see jqchild; empty = none is run, and no plan has a condition
 }
 
 // process is a Group under construction with what its parts share. Each

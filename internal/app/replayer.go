@@ -60,6 +60,7 @@ func (p *process) addReplayer(ctx context.Context) error {
 	policies, err := replayer.NewPolicies(replayer.PolicyConfig{}, replayer.PolicyDeps{
 		DB:       p.db,
 		Catalog:  p.catalog,
+		JQ:       p.jq,
 		Log:      p.log,
 		Registry: p.health.Registry(),
 	})

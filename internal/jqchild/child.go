@@ -70,6 +70,7 @@ func Serve(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	flushed := time.Now()
 	for {
 		letter, err := readFrame(r)
 		if errors.Is(err, io.EOF) {
@@ -88,11 +89,18 @@ func Serve(in io.Reader, out io.Writer) error {
 		if err := writeFrame(w, answer); err != nil {
 			return err
 		}
+		if r.Buffered() > 0 && time.Since(flushed) < flushEvery {
+			continue // the next is here already
+		}
 		if err := w.Flush(); err != nil {
 			return err
 		}
+		flushed = time.Now()
 	}
 }
+
+// flushEvery bounds how long an answer waits for those after it.
+const flushEvery = 100 * time.Millisecond
 
 // began is when this process did.
 var began = time.Now()
@@ -174,6 +182,9 @@ func decode(b []byte) (v any, err error) {
 	return v, nil
 }
 
+// Halts is the error of a program that calls halt.
+const Halts = ProgramError("the program halts")
+
 // plain is an error without values of the payload: who reads refusals may not
 // be who may read payloads.
 func plain(err error) string {
@@ -181,7 +192,7 @@ func plain(err error) string {
 	var halt *gojq.HaltError
 	switch {
 	case errors.As(err, &halt):
-		return "the program halts"
+		return string(Halts)
 	case errors.As(err, &value):
 		return "the program calls error"
 	}

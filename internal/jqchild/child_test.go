@@ -1,6 +1,7 @@
 package jqchild_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -54,6 +55,40 @@ func TestOneProgramOverManyPayloads(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s gave %s, want %s", payload, got, want)
 		}
+	}
+}
+
+// Of many payloads each has its answer, though one of them ends the process.
+func TestManyPayloadsAtOnce(t *testing.T) {
+	c := start(t, `if . == 150 then "x" * 500000000 elif . == 160 then error else . end`)
+	payloads := make([][]byte, 300)
+	for i := range payloads {
+		payloads[i] = fmt.Append(nil, i)
+	}
+	next := 0
+	if err := c.RunAll(t.Context(), payloads, func(i int, value []byte, err error) error {
+		switch {
+		case i != next:
+			t.Fatalf("answer %d after %d", i, next-1)
+		case i == 150:
+			if !jqchild.IsLimit(err) {
+				t.Errorf("%d: %s %v, want a limit", i, value, err)
+			}
+		case i == 160:
+			if err == nil || jqchild.IsLimit(err) {
+				t.Errorf("%d: %s %v, want the program's error", i, value, err)
+			}
+		case err != nil, string(value) != fmt.Sprint(i):
+			t.Errorf("%d: %s %v", i, value, err)
+		}
+		next++
+		return nil
+	}); err != nil || next != 300 {
+		t.Errorf("%d answers, %v", next, err)
+	}
+	enough := errors.New("enough")
+	if err := c.RunAll(t.Context(), payloads, func(int, []byte, error) error { return enough }); !errors.Is(err, enough) {
+		t.Error(err)
 	}
 }
 

@@ -78,6 +78,73 @@ func (c *Child) Run(ctx context.Context, letter, payload []byte) ([]byte, error)
 	if err != nil {
 		return nil, c.ended(ctx, err)
 	}
+	return c.read(answer)
+}
+
+// RunAll is Run over many payloads, none with a letter, that are on their way to
+// the child while it works: answers come in their order. What answered returns ends it.
+func (c *Child) RunAll(ctx context.Context, payloads [][]byte, answered func(i int, value []byte, err error) error) error {
+	done, err := c.runSome(ctx, payloads, answered)
+	if err != nil {
+		return err
+	}
+	// The child ended itself at one of these: at which is seen one by one.
+	for i := done; i < len(payloads); i++ {
+		value, err := c.Run(ctx, nothing, payloads[i])
+		if err := answered(i, value, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var nothing = []byte("null")
+
+// runSome says how many answers came before the child ended itself.
+func (c *Child) runSome(ctx context.Context, payloads [][]byte, answered func(i int, value []byte, err error) error) (done int, err error) {
+	if c.cmd == nil {
+		if err := c.start(); err != nil {
+			c.Close()
+			return 0, fmt.Errorf("start a process for jq: %w", err)
+		}
+	}
+	process, in := c.cmd.Process, c.in
+	kill := func() { _ = process.Kill() } // it may have ended by itself
+	stop := context.AfterFunc(ctx, kill)
+	defer stop()
+	late := time.AfterFunc(Time+patience, kill)
+	defer late.Stop()
+	wrote := make(chan struct{})
+	defer func() { <-wrote }()
+	go func() {
+		defer close(wrote)
+		w := bufio.NewWriterSize(in, 64<<10)
+		for _, b := range payloads {
+			if writeFrame(w, nothing) != nil || writeFrame(w, b) != nil {
+				return // what cannot be written gets no answer
+			}
+		}
+		_ = w.Flush()
+	}()
+	for done < len(payloads) {
+		answer, broken := readFrame(c.out)
+		if broken != nil || len(answer) == 0 {
+			c.Close() // it ends the writer too
+			return done, ctx.Err()
+		}
+		late.Reset(Time + patience)
+		value, bad := c.read(answer)
+		if err := answered(done, value, bad); err != nil {
+			c.Close()
+			return done, err
+		}
+		done++
+	}
+	return done, nil
+}
+
+// read is what an answer says.
+func (c *Child) read(answer []byte) ([]byte, error) {
 	switch answer[0] {
 	case sayValue:
 		return answer[1:], nil

@@ -58,7 +58,7 @@ func (b *lettersBench) openReplays(ctx context.Context, srv servers) (*replays, 
 	run, cancel := context.WithCancel(ctx)
 	ran := make(chan error, 1)
 	go func() { ran <- x.Run(run) }()
-	r := &replays{b: b, pool: pool, jobs: replayer.NewJobs(pool, cat), meter: meter}
+	r := &replays{b: b, pool: pool, jobs: replayer.NewJobs(pool, cat, nil), meter: meter}
 	r.close = func() error { cancel(); return errors.Join(<-ran, closeAll()) }
 	return r, nil
 }
