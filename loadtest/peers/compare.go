@@ -23,9 +23,9 @@ import (
 // ours is Perdure's name in the tables, and in -systems.
 const ours = "perdure"
 
-// ourConcurrency is what suits Perdure best here: claims go to Redis in batches
-// of what starts together.
-const ourConcurrency = "512"
+// ourConcurrency is what River's workers have, too. Claims go to Redis in batches of
+// what starts together.
+const ourConcurrency = "2000"
 
 type comparison struct {
 	work
