@@ -60,7 +60,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 	m.outbox = outboxMetrics{
 		backlog:   gauge("backlog_tasks", "Committed rows of the outbox that are not relayed, counted up to 100000."),
 		oldest:    gauge("backlog_seconds", "Age of the oldest of them; 0 when there is none."),
-		open:      gauge("open_transaction_seconds", "Age of the oldest transaction in progress that has an id: its rows are not there yet, and no younger partition can be emptied."),
+		open:      gauge("open_transaction_seconds", "Age of the oldest transaction in progress that has an id: its rows are not there yet, and a partition that it has read or written cannot be emptied."),
 		leaves:    gauge("outbox_partitions", "Partitions of the outbox."),
 		bytes:     gauge("outbox_bytes", "Size of the outbox on disk, with its indexes."),
 		scheduled: gauge("scheduled_tasks", "Tasks that wait for their time, counted up to 100000."),

@@ -31,8 +31,8 @@ type Outbox struct {
 }
 
 // Transaction is one in progress that has an id. The relay does not wait for it,
-// but its own rows are not there before it commits, and while it lasts no
-// partition that is younger can be emptied.
+// but its own rows are not there before it commits, and while it lasts a partition
+// that it has read or written cannot be emptied.
 type Transaction struct {
 	PID         int32     `json:"pid,omitempty"`      // 0 = a prepared one
 	Prepared    string    `json:"prepared,omitempty"` // its name
