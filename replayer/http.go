@@ -41,6 +41,13 @@ func (in *whyInput) why() string {
 	return in.Body.Why
 }
 
+type startInput struct {
+	ID   string `path:"id"`
+	Body *struct {
+		Hash string `json:"hash,omitempty" doc:"start only the plan that has this hash"`
+	}
+}
+
 type rateInput struct {
 	ID   string `path:"id"`
 	Body struct {
@@ -109,8 +116,12 @@ func (j *Jobs) httpApprove(ctx context.Context, in *whyInput) (*replayOutput, er
 	return j.answer(ctx, in.ID, j.Approve(ctx, in.ID, api.Who(ctx), in.why()))
 }
 
-func (j *Jobs) httpStart(ctx context.Context, in *replayInput) (*replayOutput, error) {
-	return j.answer(ctx, in.ID, j.Start(ctx, in.ID, api.Who(ctx)))
+func (j *Jobs) httpStart(ctx context.Context, in *startInput) (*replayOutput, error) {
+	hash := ""
+	if in.Body != nil {
+		hash = in.Body.Hash
+	}
+	return j.answer(ctx, in.ID, j.StartHash(ctx, in.ID, api.Who(ctx), hash))
 }
 
 func (j *Jobs) httpPause(ctx context.Context, in *whyInput) (*replayOutput, error) {
@@ -158,6 +169,8 @@ func problem(err error) error {
 			WithNext("try it on one letter: perdure dlq show ID -o json | jq '…'")
 	case errors.As(err, &changed):
 		return api.NewProblem(http.StatusConflict, "letters-changed", changed.Error()).WithNext("plan it again: POST /v1/replays")
+	case errors.Is(err, ErrHash):
+		return api.NewProblem(http.StatusConflict, "plan-changed", err.Error()).WithNext("look at it: perdure replay status ID; or plan it again")
 	case errors.Is(err, ErrApproval):
 		return api.NewProblem(http.StatusConflict, "needs-approval", err.Error()).
 			WithNext("another person, with a token of another name: perdure replay approve ID")

@@ -22,6 +22,7 @@ var (
 	ErrNoReplay = errors.New("no such replay")
 	ErrState    = errors.New("the replay's state does not allow it")
 	ErrApproval = errors.New("another person must approve it")
+	ErrHash     = errors.New("it is not the plan of this hash")
 )
 
 // ChangedError refuses to start a plan whose letters are not what they were.
@@ -65,6 +66,7 @@ func NewJobs(db *pgxpool.Pool, cat *schemas.Catalog, jq []string) *Jobs {
 // row is what an act decides by.
 type row struct {
 	state, resume              State
+	hash                       string
 	who, approval, approvedBy  string
 	letters, replayed, refused int64
 	looked                     int64
@@ -77,9 +79,9 @@ func (j *Jobs) act(ctx context.Context, id, who, why string, a act, change func(
 	err := pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
 		var r row
 		var spec []byte
-		err := tx.QueryRow(ctx, `select state, resume, who, approval, approved_by, letters, replayed, refused, looked, spec, dry_run
+		err := tx.QueryRow(ctx, `select state, resume, who, approval, approved_by, letters, replayed, refused, looked, spec, dry_run, hash
 from perdure.replays where replay = $1 for update`, id).
-			Scan(&r.state, &r.resume, &r.who, &r.approval, &r.approvedBy, &r.letters, &r.replayed, &r.refused, &r.looked, &spec, &r.dryRun)
+			Scan(&r.state, &r.resume, &r.who, &r.approval, &r.approvedBy, &r.letters, &r.replayed, &r.refused, &r.looked, &spec, &r.dryRun, &r.hash)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNoReplay
 		}
@@ -122,11 +124,23 @@ update perdure.replays set state = $2, resume = $3, note = $4, tokens = least(to
 
 // Start lets a planned replay run. Starting a running one again changes nothing.
 // *ChangedError: its letters are not what they were. ErrApproval: nobody else
-// has approved it. ErrState: it is not planned yet, or over.
-func (j *Jobs) Start(ctx context.Context, id, who string) error {
+// has approved it. ErrHash: what stands in the database is not what was planned.
+// ErrState: it is not planned yet, or over.
+func (j *Jobs) Start(ctx context.Context, id, who string) error { return j.StartHash(ctx, id, who, "") }
+
+// StartHash is Start of the plan that has this hash; "" is any.
+func (j *Jobs) StartHash(ctx context.Context, id, who, hash string) error {
 	return j.act(ctx, id, who, "", actStart, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
+		if hash != "" && hash != r.hash {
+			return "", nil, fmt.Errorf("%w: its hash is %s", ErrHash, r.hash)
+		}
 		if r.state.Moving() {
 			return "", nil, nil
+		}
+		if is, err := hashPlan(ctx, tx, id, &r.spec); err != nil {
+			return "", nil, err
+		} else if is != r.hash {
+			return "", nil, fmt.Errorf("%w: its letters or its spec were changed since it was planned, they hash to %s", ErrHash, is)
 		}
 		if r.approval != "" && r.approvedBy == "" {
 			return "", nil, fmt.Errorf("%w: %s", ErrApproval, r.approval)
@@ -216,17 +230,32 @@ func (j *Jobs) Cancel(ctx context.Context, id, who, why string) error {
 }
 
 // SetRate changes how many letters a second move, from now on; 0 = as fast as
-// it can.
+// it can. Before the start it makes another plan: with another hash, and not approved.
 func (j *Jobs) SetRate(ctx context.Context, id, who string, rate float64) error {
 	return j.act(ctx, id, who, "", actRate, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
 		to := r.state
 		if rate == 0 && to == Ramping {
 			to = Running // there is nothing to grow to
 		}
-		// The hash pins what was planned; what it became is in the audit.
-		_, err := tx.Exec(ctx, `update perdure.replays set spec = jsonb_set(spec, '{rate}', to_jsonb($2::float8)),
-  tokens = least(tokens, 0), paced_at = null, due_at = clock_timestamp(), changed_at = clock_timestamp() where replay = $1`, id, rate)
-		return to, map[string]any{"rate": rate, "before": r.spec.Rate}, err
+		details := map[string]any{"rate": rate, "before": r.spec.Rate}
+		// What a replay that moves became is in the audit; its hash pins what was planned.
+		if s := r.state; s == Planning || s == Planned || s == Approved {
+			if rate == r.spec.Rate {
+				return "", nil, nil
+			}
+			r.spec.Rate = rate
+			var err error
+			if r.hash, err = hashPlan(ctx, tx, id, &r.spec); err != nil {
+				return "", nil, err
+			}
+			details["hash"], r.approvedBy = r.hash, ""
+			if to == Approved {
+				to = Planned
+			}
+		}
+		_, err := tx.Exec(ctx, `update perdure.replays set spec = jsonb_set(spec, '{rate}', to_jsonb($2::float8)), hash = $3, approved_by = $4,
+  tokens = least(tokens, 0), paced_at = null, due_at = clock_timestamp(), changed_at = clock_timestamp() where replay = $1`, id, rate, r.hash, r.approvedBy)
+		return to, details, err
 	})
 }
 

@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"strings"
 	"time"
 
@@ -127,8 +126,8 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 		if err := freeze(ctx, tx, id, &p.Spec, before, where); err != nil {
 			return err
 		}
-		letters, sum, err := hashLetters(ctx, tx, id)
-		if err != nil {
+		var letters int64
+		if err := tx.QueryRow(ctx, `select count(*) from perdure.replay_letters where replay = $1`, id).Scan(&letters); err != nil {
 			return err
 		}
 		if p.frozen != nil {
@@ -145,8 +144,6 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 		if err != nil {
 			return err
 		}
-		sum.Write(spec)
-		pinned := hex.EncodeToString(sum.Sum(nil))
 		state, approval := Planning, ""
 		if !p.DryRun {
 			if approval, err = j.needsApproval(ctx, tx, id, letters); err != nil {
@@ -156,9 +153,21 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 		if p.Start && !p.DryRun && approval == "" {
 			state = firstState(&p.Spec, letters)
 		}
-		if _, err := tx.Exec(ctx, `update perdure.replays set state = $2, selector = $3, spec = $4, hash = $5, letters = $6, approval = $7,
-  ramp_at = case when $2 = 'ramping' then clock_timestamp() end where replay = $1`,
-			id, state, selector, spec, pinned, letters, approval); err != nil {
+		var kept []byte
+		if err := tx.QueryRow(ctx, `update perdure.replays set state = $2, selector = $3, spec = $4, letters = $5, approval = $6,
+  ramp_at = case when $2 = 'ramping' then clock_timestamp() end where replay = $1 returning spec`,
+			id, state, selector, spec, letters, approval).Scan(&kept); err != nil {
+			return err
+		}
+		var as Spec // as it is read from now on
+		if err := json.Unmarshal(kept, &as); err != nil {
+			return err
+		}
+		pinned, err := hashPlan(ctx, tx, id, &as)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `update perdure.replays set hash = $2 where replay = $1`, id, pinned); err != nil {
 			return err
 		}
 		return note(ctx, tx, p.Who, "replay.plan", id, p.Why, map[string]any{"hash": pinned, "letters": letters, "spec": json.RawMessage(spec)})
@@ -225,21 +234,27 @@ func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, before []string,
 	return where.freeze(ctx, tx, id, `with c as materialized (`+from+chooseWhole, args, limit)
 }
 
-// hashLetters counts a plan's letters, and hashes them in their order.
-func hashLetters(ctx context.Context, tx pgx.Tx, id string) (n int64, sum hash.Hash, err error) {
-	sum = sha256.New()
+// hashPlan hashes a plan's letters, in their order, and its spec.
+func hashPlan(ctx context.Context, tx pgx.Tx, id string, s *Spec) (string, error) {
+	spec, err := json.Marshal(s)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
 	rows, err := tx.Query(ctx, `select letter from perdure.replay_letters where replay = $1 order by n`, id)
 	if err != nil {
-		return 0, nil, err
+		return "", err
 	}
 	var letter string
-	_, err = pgx.ForEachRow(rows, []any{&letter}, func() error {
-		n++
+	if _, err := pgx.ForEachRow(rows, []any{&letter}, func() error {
 		sum.Write([]byte(letter))
 		sum.Write([]byte{'\n'})
 		return nil
-	})
-	return n, sum, err
+	}); err != nil {
+		return "", err
+	}
+	sum.Write(spec)
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // needsApproval says why another person must approve a plan, "" if none need.

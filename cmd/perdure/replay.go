@@ -167,6 +167,7 @@ var errNoLetter = errors.New("no open letter matches, so nothing is replayed\n  
 func newReplayStart(c *cli) *cobra.Command {
 	var p planFlags
 	var yes, detach bool
+	var hash string
 	cmd := &cobra.Command{
 		Use:   "start [PLAN]",
 		Short: "Begin a planned replay, or plan one by --group, --id, --kind … and begin it",
@@ -175,6 +176,9 @@ func newReplayStart(c *cli) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if p.selected() == (len(args) == 1) {
 				return exit.Usage(errors.New("say which letters: either a PLAN, or --group, --id, --kind, --queue, --reason, --key"))
+			}
+			if hash != "" && len(args) == 0 {
+				return exit.Usage(errors.New("--hash is of a PLAN that is made"))
 			}
 			if len(args) == 1 {
 				for _, name := range planOnly {
@@ -192,7 +196,11 @@ func newReplayStart(c *cli) *cobra.Command {
 			}
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
 				if len(args) == 1 {
-					err = cl.Post(ctx, apiclient.Path("replays", args[0], "start"), nil, &r)
+					var only any
+					if hash != "" {
+						only = map[string]string{"hash": hash}
+					}
+					err = cl.Post(ctx, apiclient.Path("replays", args[0], "start"), only, &r)
 				} else {
 					body.Start = true
 					err = cl.Post(ctx, "/v1/replays", body, &r)
@@ -212,6 +220,7 @@ func newReplayStart(c *cli) *cobra.Command {
 	p.register(cmd.Flags())
 	cmd.Flags().BoolVar(&p.DryRun, "dry-run", false, "look at every letter and say what would happen; change nothing")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	wordVar(cmd.Flags(), &hash, "hash", "", "start the PLAN only if this is its hash")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait until it is over")
 	return cmd
 }
@@ -242,7 +251,7 @@ func refusedByState(err error) error {
 	var p *apiclient.Problem
 	if errors.As(err, &p) {
 		switch p.Name() {
-		case "needs-approval", "letters-changed":
+		case "needs-approval", "letters-changed", "plan-changed":
 			return exit.Refusal(err)
 		}
 	}
