@@ -50,9 +50,11 @@ type planFlags struct {
 	fix    fixFlags
 	canary int
 	noStop bool
+	given  func(flag string) bool
 }
 
 func (p *planFlags) register(f *pflag.FlagSet) {
+	p.given = f.Changed
 	s := &p.Selector
 	wordVar(f, &s.Group, "group", "", "letters of this failure group")
 	wordsVar(f, &s.IDs, "id", "this letter or task; may be repeated")
@@ -85,6 +87,13 @@ func (p *planFlags) selected() bool {
 
 func (p *planFlags) body() (b replayer.PlanBody, err error) {
 	b = p.PlanBody
+	// In a plan 0 is the default.
+	switch {
+	case p.given("success") && p.Canary.Success == 0:
+		return b, exit.Usage(errors.New("--success 0 asks nothing of the canary: say --canary 0"))
+	case p.given("stop-error-rate") && p.Stop.ErrorRate == 0 && !p.noStop:
+		return b, exit.Usage(errors.New("--stop-error-rate must be above 0: to stop at the first that died again of its cause say --stop-same 1"))
+	}
 	if b.Fixer, err = p.fix.fixer(); err != nil {
 		return b, err
 	}

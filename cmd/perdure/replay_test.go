@@ -46,3 +46,15 @@ func TestAReplayThatDidNothingDoesNotExit0(t *testing.T) {
 		})
 	}
 }
+
+// In a plan 0 is the default: who says 0 did not mean that.
+func TestANoughtThatWouldBeTheDefaultIsRefused(t *testing.T) {
+	for flag, want := range map[string]string{"--success": "--canary 0", "--stop-error-rate": "--stop-same 1"} {
+		for _, verb := range []string{"plan", "start"} {
+			cleanEnv(t)
+			if code, _, errOut := call(t, "replay", verb, "--group", "fp1:00", flag, "0", "--dry-run"); code != 2 || !strings.Contains(errOut, want) {
+				t.Errorf("%s %s 0: exit %d, %q, want 2 and %q", verb, flag, code, errOut, want)
+			}
+		}
+	}
+}
