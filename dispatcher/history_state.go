@@ -81,16 +81,17 @@ func (h *History) state(ctx context.Context, t *traces, v *TaskView) error {
 		case schemas.LetterDiscarded:
 			v.State, v.Reason, v.Letter = schemas.StateDiscarded, schemas.Reason(l.reason), l.id
 			return nil
-		case schemas.LetterResolved:
-			if l.resolvedBy == "completed" {
-				v.State = schemas.StateCompleted
-				return nil
-			}
 		}
 	}
-	if l != nil && l.state == string(schemas.LetterResolved) && l.resolvedBy == "completed" {
-		v.State = schemas.StateCompleted
-		return nil
+	if l != nil && l.state == string(schemas.LetterResolved) {
+		switch l.resolvedBy {
+		case "completed":
+			v.State = schemas.StateCompleted
+			return nil
+		case "cancelled":
+			v.State = schemas.StateCancelled
+			return nil
+		}
 	}
 	return h.place(ctx, t, v)
 }

@@ -278,9 +278,18 @@ func TestDecodeRefusesWithoutPanic(t *testing.T) {
 
 func TestResolvedRoundTrip(t *testing.T) {
 	at := time.UnixMilli(1e12)
-	l, res, err := Decode(Resolved("k", "main-1-5", 3, at))
-	if err != nil || l != nil || *res != (Resolution{"main-1-5", 3, at}) {
-		t.Fatal(l, res, err)
+	for rec, want := range map[*kgo.Record]Resolution{
+		Resolved("k", "main-1-5", 3, at):  {TaskID: "main-1-5", Epoch: 3, At: at},
+		Cancelled("k", "main-1-5", 3, at): {TaskID: "main-1-5", Epoch: 3, At: at, Cancelled: true},
+	} {
+		if l, res, err := Decode(rec); err != nil || l != nil || *res != want {
+			t.Error(l, res, err)
+		}
+	}
+	other := Resolved("k", "main-1-5", 3, at)
+	other.Headers = append(other.Headers, text(schemas.HeaderOutcome, "lost"))
+	if _, res, err := Decode(other); !errors.Is(err, ErrNotALetter) {
+		t.Error("an outcome that is not known:", res, err)
 	}
 }
 

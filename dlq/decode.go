@@ -17,11 +17,12 @@ import (
 // ErrNotALetter is wrapped by every error of Decode.
 var ErrNotALetter = errors.New("not a dead-letter record")
 
-// Resolution says that a task that had died is completed.
+// Resolution says that a task that had died, or was replayed, is over.
 type Resolution struct {
-	TaskID string
-	Epoch  int // the epoch that completed; letters at it and below are resolved
-	At     time.Time
+	TaskID    string
+	Epoch     int  // at which it ended; letters at it and below are resolved
+	Cancelled bool // it did not complete
+	At        time.Time
 }
 
 // Decode reads a record that Encode or Resolved made: exactly one of the two
@@ -36,6 +37,13 @@ func Decode(r *kgo.Record) (*Letter, *Resolution, error) {
 		res := &Resolution{At: r.Timestamp}
 		if res.TaskID, res.Epoch = identity(r.Headers); res.TaskID == "" {
 			return nil, nil, fmt.Errorf("%w: resolved without a readable task id and epoch", ErrNotALetter)
+		}
+		switch outcome := header(r.Headers, schemas.HeaderOutcome); outcome {
+		case "", outcomeCompleted:
+		case outcomeCancelled:
+			res.Cancelled = true
+		default:
+			return nil, nil, fmt.Errorf("%w: %s is %q", ErrNotALetter, schemas.HeaderOutcome, clip(outcome, 32))
 		}
 		return nil, res, nil
 	case recordLetter:

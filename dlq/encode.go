@@ -32,6 +32,12 @@ const (
 	recordAnswer   = "answer"
 )
 
+// Values of perdure_outcome, and of a settled letter's resolved_by.
+const (
+	outcomeCompleted = "completed"
+	outcomeCancelled = "cancelled"
+)
+
 // Encode makes the record of a letter; the caller sets its Topic. Key, value
 // and headers are the original's, followed by a block of our own that begins
 // with the last perdure_record header: an original that was itself a dead
@@ -92,6 +98,13 @@ func Resolved(recordKey, taskID string, epoch int, at time.Time) *kgo.Record {
 			text(schemas.HeaderRecord, recordResolved),
 		},
 	}
+}
+
+// Cancelled is Resolved for a replayed task that somebody cancelled.
+func Cancelled(recordKey, taskID string, epoch int, at time.Time) *kgo.Record {
+	r := Resolved(recordKey, taskID, epoch, at)
+	r.Headers = append(r.Headers, text(schemas.HeaderOutcome, outcomeCancelled))
+	return r
 }
 
 func text(name, value string) kgo.RecordHeader {

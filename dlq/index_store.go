@@ -4,7 +4,8 @@ package dlq
 // the rows end the same:
 //
 //   - a letter is inserted once, by its ID; what people did to it stays
-//   - a task that is resolved has no unresolved letter: done is absorbing
+//   - a task that is resolved has no unresolved letter: done is absorbing, also for
+//     one that was cancelled
 //   - of one task only the letter of the highest epoch can be open: it died
 //     again, so its earlier death is no longer the one to mend
 //   - a task that has ended holds no unique key; a dead one does
@@ -24,9 +25,10 @@ import (
 )
 
 const insertResolutions = `
-insert into perdure.resolutions as r (task_id, epoch, at)
-select distinct on (t) t, e, a from unnest($1::text[], $2::int[], $3::timestamptz[]) u(t, e, a) order by t, e desc
-on conflict (task_id) do update set epoch = excluded.epoch, at = excluded.at where excluded.epoch > r.epoch`
+insert into perdure.resolutions as r (task_id, epoch, at, outcome)
+select distinct on (t) t, e, a, o from unnest($1::text[], $2::int[], $3::timestamptz[], $4::text[]) u(t, e, a, o) order by t, o = 'completed' desc, e desc
+on conflict (task_id) do update set epoch = excluded.epoch, at = excluded.at, outcome = excluded.outcome
+where excluded.outcome = 'completed' and r.outcome <> 'completed' or excluded.outcome = r.outcome and excluded.epoch > r.epoch`
 
 // What of a batch's letters is there already, and which of its causes people joined
 // to another. To have read aliases keeps them as they are until this commits (join.go).
@@ -50,11 +52,11 @@ where exists (select from perdure.resolutions r where r.task_id = t)
 // Rows are locked in one order, the letter's, as the replayer locks them.
 const settleResolved = `
 with l as materialized (
-  select letter from perdure.dead_letters d
-  where task_id = any($1::text[]) and state in ('open', 'held', 'replaying') and reason <> 'undecodable'
-    and exists (select from perdure.resolutions r where r.task_id = d.task_id)
-  order by letter for update)
-update perdure.dead_letters d set state = 'resolved', resolved_by = 'completed', changed_at = clock_timestamp()
+  select d.letter, r.outcome from perdure.dead_letters d join perdure.resolutions r on r.task_id = d.task_id
+  where d.task_id = any($1::text[]) and d.reason <> 'undecodable'
+    and (d.state in ('open', 'held', 'replaying') or d.resolved_by = 'cancelled' and r.outcome = 'completed')
+  order by d.letter for update of d)
+update perdure.dead_letters d set state = 'resolved', resolved_by = l.outcome, changed_at = clock_timestamp()
 from l where d.letter = l.letter`
 
 const settleReplayed = `
@@ -70,7 +72,7 @@ from l where d.letter = l.letter`
 // its own: it must see what the statements before it waited for.
 const noteOutcomes = `
 insert into perdure.replay_outcomes (replay, n, outcome, fingerprint, same)
-select l.replay, l.n, case when n.fingerprint is null then 'completed' else 'died_again' end,
+select l.replay, l.n, case when n.fingerprint is not null then 'died_again' when d.resolved_by = 'cancelled' then 'cancelled' else 'completed' end,
   coalesce(n.fingerprint, ''), coalesce(n.fingerprint = d.fingerprint, false)
 from perdure.dead_letters d
 join perdure.replay_letters l on l.letter = d.letter and l.result = 'replayed' and l.outcome = ''
@@ -239,11 +241,14 @@ func (b *batch) queueResolved(q *pgx.Batch) {
 	if n == 0 {
 		return
 	}
-	tasks, epochs, ats := make([]string, n), make([]int32, n), make([]time.Time, n)
+	tasks, epochs, ats, outcomes := make([]string, n), make([]int32, n), make([]time.Time, n), make([]string, n)
 	for i, r := range b.resolved {
-		tasks[i], epochs[i], ats[i] = r.TaskID, int32(r.Epoch), sane(r.At)
+		tasks[i], epochs[i], ats[i], outcomes[i] = r.TaskID, int32(r.Epoch), sane(r.At), outcomeCompleted
+		if r.Cancelled {
+			outcomes[i] = outcomeCancelled
+		}
 	}
-	q.Queue(insertResolutions, tasks, epochs, ats)
+	q.Queue(insertResolutions, tasks, epochs, ats, outcomes)
 }
 
 func (b *batch) queueAnswers(q *pgx.Batch) {

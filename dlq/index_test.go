@@ -288,7 +288,7 @@ func TestPruneNeverTakesAnUnfinishedLetter(t *testing.T) {
 		b.letters = append(b.letters, row(letterOf(fmt.Sprintf("main-1-%d", i+1), 0), "payments", &kgo.Record{Topic: "d"}))
 		b.letters[i].Message = state
 	}
-	b.resolved = []Resolution{{"main-1-5", 0, time.Now().Add(-1000 * time.Hour)}, {"main-1-99", 0, time.Now().Add(-1000 * time.Hour)}}
+	b.resolved = []Resolution{{"main-1-5", 0, false, time.Now().Add(-1000 * time.Hour)}, {"main-1-99", 0, false, time.Now().Add(-1000 * time.Hour)}}
 	b.events = []eventRow{{&Event{TaskID: "main-1-1", Type: "a", At: time.Now().Add(-2 * time.Hour)}, &kgo.Record{Topic: "e", Offset: 1}},
 		{&Event{TaskID: "main-1-1", Type: "b", At: time.Now()}, &kgo.Record{Topic: "e", Offset: 2}}}
 	if err := x.store(t.Context(), b); err != nil {

@@ -73,7 +73,7 @@ type Entry struct {
 	DiedAt     time.Time       `json:"died_at"`
 	ChangedAt  time.Time       `json:"changed_at"`
 	Replays    int             `json:"replays"`
-	ResolvedBy string          `json:"resolved_by,omitempty" doc:"completed, replay or discard"`
+	ResolvedBy string          `json:"resolved_by,omitempty" doc:"completed, cancelled, replay or discard"`
 	Block      bool            `json:"block,omitempty" doc:"on_dead: block: later tasks of its key wait until it is settled"`
 	BlockedBy  string          `json:"blocked_by,omitempty" doc:"reason blocked: the letter that it waits for"`
 	Waiting    int             `json:"waiting,omitempty" doc:"tasks of its key that wait until it is settled, at most 10,000 are counted; only where one letter is shown"`

@@ -55,7 +55,7 @@ type Became struct {
 	Completed int64   `json:"completed"`
 	DiedAgain int64   `json:"died_again"`
 	DiedSame  int64   `json:"died_same" doc:"of died_again: of the cause that they had"`
-	Other     int64   `json:"other,omitempty" doc:"cancelled or discarded"`
+	Other     int64   `json:"other,omitempty" doc:"cancelled"`
 	UnderWay  int64   `json:"under_way"`
 	Causes    []Cause `json:"causes,omitempty" doc:"of what died again, most frequent first"`
 }

@@ -111,7 +111,8 @@ const (
 	HeaderNudge   = "perdure_nudge"   // on tasks.* of a shared queue: no task; it is there to be acknowledged
 
 	// Dead letters only; see package dlq.
-	HeaderRecord      = "perdure_record" // letter | resolved
+	HeaderRecord      = "perdure_record"  // letter | resolved
+	HeaderOutcome     = "perdure_outcome" // of a resolution: what the task is, completed (absent means it) or cancelled
 	HeaderReason      = "perdure_reason"
 	HeaderErrorClass  = "perdure_error_class"
 	HeaderFingerprint = "perdure_fingerprint"

@@ -152,6 +152,14 @@ func (p *pipeline) hopResolved(d *delivery, now time.Time) {
 	p.produce(d)
 }
 
+// hopCancelled says there that one which was replayed is cancelled.
+func (p *pipeline) hopCancelled(d *delivery, now time.Time) {
+	rec := dlq.Cancelled(d.task.RecordKey(), d.task.ID, d.task.Epoch, now)
+	rec.Topic = p.deps.Names.DLQ(d.asg.intake.queue)
+	d.hop = []*kgo.Record{rec}
+	p.produce(d)
+}
+
 // eventPatience bounds the wait for Kafka to take an event that is waited for.
 const eventPatience = 5 * time.Second
 

@@ -38,10 +38,10 @@ func (p *pipeline) over(d *delivery, now time.Time) {
 }
 
 // itIsOver follows the end of a task that its claim tells. One that was replayed and
-// then cancelled settles its letter, where a key waits for that.
+// then cancelled settles its letter: its replay waits for that, and may be a key.
 func (p *pipeline) itIsOver(d *delivery, s claims.State, now time.Time) {
-	if s == claims.Cancelled && d.task.Epoch > 0 && d.blocking() {
-		p.hopResolved(d, now) // which gives a unique key back too
+	if s == claims.Cancelled && d.task.Epoch > 0 {
+		p.hopCancelled(d, now) // which gives a unique key back too
 		return
 	}
 	p.over(d, now)

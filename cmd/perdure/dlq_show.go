@@ -150,8 +150,11 @@ func next(l *dlq.LetterView) string {
 	case schemas.LetterReplaying:
 		return "it is being replayed: perdure why " + output.Word(l.TaskID)
 	case schemas.LetterResolved:
-		if l.ResolvedBy == "replay" {
+		switch l.ResolvedBy {
+		case "replay":
 			return "nothing here: it died again, and the newer letter counts: perdure dlq show " + output.Word(l.TaskID)
+		case "cancelled":
+			return "nothing: its task was cancelled"
 		}
 		return "nothing: its task is completed"
 	case schemas.LetterDiscarded:

@@ -92,6 +92,8 @@ func classify(t *task, w *world) place {
 		return wait("retrying")
 	case l != nil && l.state == schemas.LetterDiscarded:
 		return place{class: discarded}
+	case l != nil && l.state == schemas.LetterResolved && l.by == "cancelled":
+		return place{class: cancelled}
 	case l != nil && l.state == schemas.LetterResolved && l.by != "replay":
 		return place{class: completed} // its resolved record was read
 	case l != nil:
