@@ -90,8 +90,9 @@ func (x *Index) Run(ctx context.Context) error {
 	opts := append(append([]kgo.Opt(nil), x.deps.Kafka...),
 		kgo.ConsumerGroup(x.group()),
 		kgo.ConsumeTopics(x.topics()...),
-		// What is older than the log begins is gone either way: checkGap says so.
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		// Nothing is skipped but by passGaps, which says so.
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(10*time.Second), // how long a killed index keeps its partitions from the others
 		kgo.HeartbeatInterval(2*time.Second),
@@ -121,13 +122,17 @@ func (x *Index) Run(ctx context.Context) error {
 	})
 	defer func() { cancel(); beside.Wait() }()
 
-	x.checkGap(ctx, cl)
 	for ctx.Err() == nil {
 		fetches := cl.PollRecords(ctx, writers*x.cfg.BatchSize)
 		if fetches.IsClientClosed() || ctx.Err() != nil {
 			return nil
 		}
+		gaps := map[string][]int32{}
 		fetches.EachError(func(topic string, p int32, err error) {
+			if isGap(err) {
+				gaps[topic] = append(gaps[topic], p)
+				return
+			}
 			x.log.Warn("dlq index: cannot read; tries on", "topic", topic, "partition", p, "err", err)
 		})
 		records := fetches.Records()
@@ -135,6 +140,11 @@ func (x *Index) Run(ctx context.Context) error {
 			if err := cl.CommitRecords(ctx, records...); err != nil && ctx.Err() == nil {
 				// They will be read again, and change nothing then.
 				x.log.Warn("dlq index: cannot commit offsets; these records will be read again", "records", len(records), "err", err)
+			}
+		}
+		if len(gaps) > 0 && ctx.Err() == nil {
+			if err := x.passGaps(ctx, cl, gaps); err != nil {
+				x.log.Warn("dlq index: a log no longer has what comes next, and where it begins cannot be seen; tries on", "err", err)
 			}
 		}
 		cl.AllowRebalance()

@@ -5,40 +5,81 @@ package dlq
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// checkGap looks, once at start, whether retention overtook the index while no
-// replayer ran. Nothing brings such letters back, so the index goes on from
-// what is left; but nobody shall believe that it is whole.
-func (x *Index) checkGap(ctx context.Context, cl *kgo.Client) {
+// isGap reports whether the log no longer has what was to be read next.
+func isGap(err error) bool {
+	var loss *kgo.ErrDataLoss
+	return errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &loss)
+}
+
+// passGaps goes on where the logs of partitions begin now. Nothing brings back what
+// retention took while no index ran, or none could write to Postgres; but nobody
+// shall believe that the index is whole. The caller blocks rebalances.
+func (x *Index) passGaps(ctx context.Context, cl *kgo.Client, at map[string][]int32) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	topics := make([]string, 0, len(at))
+	for t := range at {
+		topics = append(topics, t)
+	}
 	adm := kadm.NewClient(cl)
-	committed, err := adm.FetchOffsets(ctx, x.group())
-	if errors.Is(err, kerr.GroupIDNotFound) {
-		return // the first start
-	}
+	starts, err := adm.ListStartOffsets(ctx, topics...)
 	if err != nil {
-		x.log.Warn("dlq index: cannot see whether letters were deleted unread", "err", err)
-		return
+		return fmt.Errorf("list where logs begin: %w", err)
 	}
-	starts, err := adm.ListStartOffsets(ctx, x.topics()...)
+	ends, err := adm.ListEndOffsets(ctx, topics...)
 	if err != nil {
-		x.log.Warn("dlq index: cannot see whether letters were deleted unread", "err", err)
-		return
+		return fmt.Errorf("list where logs end: %w", err)
 	}
-	committed.Each(func(o kadm.OffsetResponse) {
-		start, ok := starts.Lookup(o.Topic, o.Partition)
-		if !ok || start.Err != nil || o.Err != nil || o.At < 0 || start.Offset <= o.At {
-			return
+	committed, uncommitted := cl.CommittedOffsets(), cl.UncommittedOffsets()
+	to := map[string]map[int32]kgo.EpochOffset{}
+	for t, ps := range at {
+		for _, p := range ps {
+			start, known := starts.Lookup(t, p)
+			end, ended := ends.Lookup(t, p)
+			from, begun := uncommitted[t][p] // written, and their commit failed
+			if !begun {
+				from, begun = committed[t][p]
+				begun = begun && from.Offset >= 0
+			}
+			if !known || !ended || start.Err != nil || end.Err != nil {
+				return fmt.Errorf("list offsets of %s partition %d: %w", t, p, errors.Join(start.Err, end.Err))
+			}
+			if begun && start.Offset <= from.Offset && from.Offset <= end.Offset {
+				continue // the log was truncated, and the client has found its place
+			}
+			if to[t] == nil {
+				to[t] = map[int32]kgo.EpochOffset{}
+			}
+			to[t][p] = kgo.EpochOffset{Epoch: -1, Offset: start.Offset}
+			if lost := start.Offset - from.Offset; begun && lost > 0 {
+				x.metrics.gaps.Add(float64(lost))
+				x.log.Error("dlq index: records were deleted by retention before they were indexed: no index ran, or none could write, for longer than dlq_retention",
+					"topic", t, "partition", p, "records", lost, "from", from.Offset)
+				continue
+			}
+			x.log.Error("dlq index: the log ends before what was read of it: it lost records; reading it again from where it begins",
+				"topic", t, "partition", p, "from", from.Offset, "end", end.Offset)
 		}
-		x.metrics.gaps.Add(float64(start.Offset - o.At))
-		x.log.Error("dlq index: records were deleted by retention before they were indexed; the replayer was away longer than dlq_retention",
-			"topic", o.Topic, "partition", o.Partition, "records", start.Offset-o.At, "from", o.At)
+	}
+	if len(to) == 0 {
+		return nil
+	}
+	cl.SetOffsets(to)
+	var failed error
+	cl.CommitOffsetsSync(ctx, to, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, _ *kmsg.OffsetCommitResponse, err error) {
+		failed = err
 	})
+	if failed != nil {
+		x.log.Warn("dlq index: cannot commit where it goes on; the next start says again what was lost", "err", failed)
+	}
+	return nil
 }

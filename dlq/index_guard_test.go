@@ -1,11 +1,13 @@
 package dlq
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,14 +75,81 @@ func TestLettersDeletedUnreadAreTold(t *testing.T) {
 	if !strings.Contains(log.String(), "records=5") || !strings.Contains(log.String(), "dlq_retention") {
 		t.Errorf("it does not say that five records are gone:\n%s", log.String())
 	}
+	if n := lostRecords(t, reg); n != 5 {
+		t.Errorf("perdure_dlq_lost_records_total is %v, want 5", n)
+	}
+}
+
+// lostRecords reads the counter of letters that were deleted unread.
+func lostRecords(t *testing.T, reg *prometheus.Registry) float64 {
+	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if n := f.GetMetric()[0].GetCounter().GetValue(); f.GetName() == "perdure_dlq_lost_records_total" && n != 5 {
-			t.Errorf("perdure_dlq_lost_records_total is %v, want 5", n)
+		if f.GetName() == "perdure_dlq_lost_records_total" {
+			return f.GetMetric()[0].GetCounter().GetValue()
 		}
+	}
+	t.Fatal("there is no perdure_dlq_lost_records_total")
+	return 0
+}
+
+// fetched counts the records that a client holds, polled or not.
+type fetched struct{ n atomic.Int64 }
+
+// OnFetchRecordBuffered implements kgo.HookFetchRecordBuffered.
+func (f *fetched) OnFetchRecordBuffered(*kgo.Record) { f.n.Add(1) }
+
+// Postgres is away for longer than letters are kept, and the index runs all the while.
+func TestLettersDeletedWhileTheIndexWaitsAreTold(t *testing.T) {
+	r := newRig(t)
+	reg := prometheus.NewRegistry()
+	var log lines
+	var held fetched
+	r.deps.Registry, r.deps.Log = reg, slog.New(slog.NewTextHandler(&log, nil))
+	r.deps.Kafka = append(r.deps.Kafka, kgo.WithHooks(&held))
+	topic, made := r.names.DLQ("payments"), 0
+	produce := func(n int) (p int32) {
+		recs := make([]*kgo.Record, n)
+		for i := range recs {
+			made++
+			recs[i] = Encode(letterOf(fmt.Sprintf("main-1-%d", made), 0))
+			recs[i].Key = []byte("one partition")
+		}
+		r.produce(topic, recs...)
+		return recs[0].Partition
+	}
+	tx, err := r.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) //nolint:errcheck // it is over by then, or the test is
+	if _, err := tx.Exec(t.Context(), `lock table perdure.dead_letters in access exclusive mode`); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	// The first is being written, the second fetched beside it; no more is fetched then.
+	for n := range 2 {
+		produce(1)
+		testkit.Eventually(t, time.Minute, func() (bool, string) {
+			got := held.n.Load()
+			return got == int64(n+1), fmt.Sprintf("%d records are fetched, want %d", got, n+1)
+		})
+	}
+	p := produce(6)
+	below := kadm.Offsets{}
+	below.AddOffset(topic, p, 6, -1)
+	if done, err := kadm.NewClient(r.cl).DeleteRecords(t.Context(), below); err != nil || done.Error() != nil {
+		t.Fatal(err, done.Error())
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually(4, `select count(*) from perdure.dead_letters`)
+	if n := lostRecords(t, reg); n != 4 || !strings.Contains(log.String(), "records=4") {
+		t.Errorf("perdure_dlq_lost_records_total is %v, want 4:\n%s", n, log.String())
 	}
 }
 
