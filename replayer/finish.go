@@ -78,7 +78,8 @@ c as (
   where r.replay = j.replay)
 select result from u`
 
-// Only open letters: one that is being replayed is settled by the index. A unique
+// Only open letters: one that is being replayed is settled by the index. That a task is
+// completed is true whatever the job's state is, so its row is not asked. A unique
 // key that the task held is given back with its letter; k is joined so that it is
 // asked at all.
 const settleCompleted = `
@@ -150,9 +151,11 @@ func (r *Replayer) settle(ctx context.Context, j *job, tasks []string) error {
 	return nil
 }
 
+// holdLetters takes the job's row first, as moveLetters does.
 const holdLetters = `
-with p as materialized (
-  select letter from perdure.dead_letters where letter = any($1::text[]) and state = 'open' order by letter for update),
+with j as materialized (select replay from perdure.replays where replay = $3 and state in ('planning', 'canary', 'ramping', 'running') for update),
+p as materialized (
+  select d.letter from j, perdure.dead_letters d where d.letter = any($1::text[]) and d.state = 'open' order by d.letter for update of d),
 l as (
   update perdure.dead_letters d set state = 'held', changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state = 'open' returning d.letter)

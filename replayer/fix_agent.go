@@ -215,8 +215,11 @@ func (a *agent) request(ctx context.Context, s *subject, body []byte, now time.T
 	return req.WithContext(ctx)
 }
 
+// discardLetter takes the job's row first, as moveLetters does: an agent may answer long
+// after Pause or Cancel has, and what it says is final.
 const discardLetter = `
-with p as materialized (select letter from perdure.dead_letters where letter = $1 and state = 'open' for update),
+with j as materialized (select replay from perdure.replays where replay = $3 and state in ('canary', 'ramping', 'running') for update),
+p as materialized (select d.letter from j, perdure.dead_letters d where d.letter = $1 and d.state = 'open' for update of d),
 l as (
   update perdure.dead_letters d set state = 'discarded', resolved_by = 'discard', changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id),

@@ -203,3 +203,48 @@ func TestAPolicyRepairs(t *testing.T) {
 		t.Errorf("%d of 3 rows are repaired", n)
 	}
 }
+
+// An agent that answers after Cancel or Pause decides nothing any more.
+func TestAnAnswerAfterCancelOrPauseDecidesNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer string
+		act    func(r *rig, id string) error
+		after  State
+	}{
+		"discard after cancel": {"discard", func(r *rig, id string) error { return r.jobs.Cancel(t.Context(), id, "t", "") }, Cancelled},
+		"discard after pause":  {"discard", func(r *rig, id string) error { return r.jobs.Pause(t.Context(), id, "t", "") }, Paused},
+		"hold after cancel":    {"hold", func(r *rig, id string) error { return r.jobs.Cancel(t.Context(), id, "t", "") }, Cancelled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked, answer := make(chan struct{}, 8), make(chan struct{})
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				_, _ = io.ReadAll(q.Body)
+				asked <- struct{}{}
+				<-answer
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = io.WriteString(w, `{"decision": "`+c.answer+`", "reason": "late"}`)
+			}))
+			defer srv.Close()
+			r := newRig(t)
+			r.broken(1, 1)
+			x := r.asking(srv.URL, time.Minute)
+			id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Fixer: &Fixer{Name: "mender"}}, Start: true})
+			done := make(chan error, 1)
+			go func() { _, err := x.turn(t.Context()); done <- err }()
+			<-asked
+			if err := c.act(r, id); err != nil {
+				t.Fatal(err)
+			}
+			close(answer)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if n := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); n != 1 || r.get(id).State != c.after {
+				t.Errorf("the letter is not open any more, or the replay is %s", r.get(id).State)
+			}
+			if n := r.count(`select count(*) from perdure.audit where what in ('letter.discard', 'letters.hold')`); n != 0 {
+				t.Errorf("%d decisions after the answer", n)
+			}
+		})
+	}
+}
