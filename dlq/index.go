@@ -53,6 +53,7 @@ type Index struct {
 	log     *slog.Logger
 	session *session // of a Reindex; nil: deps.DB, and letters are open when they are new
 	texts   *texts
+	swept   swept
 }
 
 // NewIndex returns an Index over the queues of deps.Catalog.

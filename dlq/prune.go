@@ -1,7 +1,7 @@
 package dlq
 
 // Pruning: finished letters by their queue's dlq_retention, events by HISTORY.
-// A letter that nobody has finished is never removed by age.
+// A letter that nobody has finished is never removed by age. The sweep is done beside it.
 
 import (
 	"context"
@@ -55,6 +55,9 @@ func (x *Index) prune(ctx context.Context) {
 func (x *Index) pruneOnce(ctx context.Context) error {
 	// A merge of groups whose process was killed goes on here.
 	if _, err := settleJoins(ctx, x.deps.DB); err != nil {
+		return err
+	}
+	if err := x.sweep(ctx); err != nil {
 		return err
 	}
 	longest := x.cfg.History

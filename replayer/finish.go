@@ -23,7 +23,7 @@ import (
 //
 // No step may be planned by a guess of how many rows there are: of a plan that was
 // just frozen Postgres has no figures, and takes it for one row. So the job's letter is
-// a scalar subquery, one probe of the key; outbox ids are taken in s, in this
+// a scalar subquery, one probe of the key, and so is its task's resolution; outbox ids are taken in s, in this
 // transaction (PROTOCOL section 1), so that no letter is joined with its row; and a
 // letter of the job is joined by both columns of its key, never by a constant one,
 // for which all letters of the job would be read. And it is planned each time, for the
@@ -39,6 +39,7 @@ i as materialized (
 p as materialized (
   select d.letter, i.n, i.key, i.content_type, i.headers, i.fixed, i.repair from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
   where (d.state = 'open' or $12 and d.state = 'held') and (select r.result from perdure.replay_letters r where r.replay = $1 and r.n = i.n) = ''
+    and (select x.task_id from perdure.resolutions x where x.task_id = d.task_id) is null
   order by d.letter for update of d),
 l as (
   update perdure.dead_letters d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
@@ -120,6 +121,11 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 		outrun, err := r.move(ctx, j, move[:n])
 		if err != nil {
 			return err
+		}
+		for _, l := range outrun {
+			if l.why.completed() {
+				completed = append(completed, l.taskID)
+			}
 		}
 		rest, move = append(rest, outrun...), move[n:]
 		r.step("moved")
@@ -246,17 +252,18 @@ func (r *Replayer) outrun(ctx context.Context, j *job, list []*letter) (refused 
 		ids[i], at[l.id] = l.id, l
 		l.state, l.found = "", false
 	}
-	rows, err := r.deps.DB.Query(ctx, `select r.state, d.letter, d.state from perdure.replays r
+	rows, err := r.deps.DB.Query(ctx, `select r.state, d.letter, d.state, coalesce((select outcome from perdure.resolutions x where x.task_id = d.task_id), '') from perdure.replays r
 left join perdure.dead_letters d on d.letter = any($2::text[]) where r.replay = $1`, j.id, ids)
 	if err != nil {
 		return nil, err
 	}
 	var job State
 	var id, state *string
-	if _, err := pgx.ForEachRow(rows, []any{&job, &id, &state}, func() error {
+	var ended string
+	if _, err := pgx.ForEachRow(rows, []any{&job, &id, &state, &ended}, func() error {
 		if id != nil {
 			l := at[*id]
-			l.state, l.found = schemas.LetterState(*state), true
+			l.state, l.found, l.ended = schemas.LetterState(*state), true, ended
 		}
 		return nil
 	}); err != nil {

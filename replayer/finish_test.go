@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/testkit"
 )
 
@@ -92,5 +93,35 @@ func TestLetterThatWasPassedOverHasItsTurn(t *testing.T) {
 	r.run(x)
 	if j := r.get(id); j.State != Done || j.Replayed != 20 {
 		t.Errorf("%+v", j)
+	}
+}
+
+// A letter and its task's resolution that did not see each other: the letter is open,
+// and Redis has forgotten the task.
+func TestATaskWithAResolutionIsNotReplayed(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 4, nil)
+	noted := func(task, outcome string) {
+		r.exec(`insert into perdure.resolutions (task_id, epoch, at, outcome) values ($1, 0, now(), $2)`, task, outcome)
+	}
+	noted("main-1-1", "completed")
+	noted("main-1-2", "cancelled")
+	x := r.replayer("a", &known{at: map[string]claims.Claim{"main-1-1": {}, "main-1-2": {}, "main-1-3": {}}})
+	once := sync.OnceFunc(func() { noted("main-1-3", "completed") })
+	x.steps = func(step string) {
+		if step == "judged" {
+			once() // between the look and the move
+		}
+	}
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+	r.run(x)
+	if j, w := r.get(id), r.words(id); j.State != Done || j.Replayed != 1 || w["completed"] != 2 || w["cancelled"] != 1 {
+		t.Errorf("%s: %d went, %v: %v", j.State, j.Replayed, w, j.Refusals)
+	}
+	if n := r.count(`select count(*) from perdure.outbox where task_id <> 'main-1-4'`); n != 0 {
+		t.Errorf("%d tasks that are over went into the outbox", n)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where state = 'resolved' and resolved_by = 'completed'`); n != 2 {
+		t.Errorf("%d letters of completed tasks are resolved, want 2", n)
 	}
 }

@@ -33,6 +33,7 @@ type letter struct {
 	key     []byte
 	headers []byte // dlq.DecodeHeaders
 	expired bool   // by the database's clock
+	ended   string // how its task ended, if a resolution says so: completed or cancelled
 	taken   string // another replay that is at work and has it; only asked while planning
 
 	block       bool   // on_dead: block
@@ -87,6 +88,10 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return noLetter(claims.Claim{})
 	case l.state == schemas.LetterResolved:
 		return refuse("resolved", "this letter is settled already")
+	case l.ended == "cancelled" && l.reason != schemas.ReasonUndecodable:
+		return refuse("cancelled", "the task was cancelled")
+	case l.ended != "" && l.reason != schemas.ReasonUndecodable:
+		return refuse(completedWord, "the task is completed, says the record of its end")
 	case l.reason == schemas.ReasonBlocked:
 		return refuse(string(schemas.ReasonBlocked), "it waits behind another task of its key: replay or discard that one's letter, and this one goes on by itself")
 	case l.state == schemas.LetterReplaying:

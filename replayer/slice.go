@@ -22,6 +22,7 @@ const nextLetters = `
 select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(d.epoch, 0), coalesce(d.kind, ''), coalesce(d.queue, ''),
   coalesce(d.state, ''), coalesce(d.reason, ''), coalesce(d.run, 0), coalesce(d.cut, false), coalesce(length(d.payload), 0),
   coalesce(d.block, false), coalesce(d.place, d.origin_offset, 0), d.record_key, d.headers, coalesce(d.content_type, ''), coalesce(d.deadline <= clock_timestamp(), false),
+  coalesce((select outcome from perdure.resolutions where task_id = d.task_id), ''),
   case when $4 then coalesce((
     select o.replay from (select replay, result from perdure.replay_letters where letter = rl.letter offset 0) o join perdure.replays r on r.replay = o.replay
     where o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end
@@ -164,7 +165,7 @@ func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]lett
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l letter, err error) {
 		var state, reason string
 		err = row.Scan(&l.n, &l.id, &l.found, &l.taskID, &l.epoch, &l.kind, &l.queue, &state, &reason, &l.run, &l.cut, &l.size,
-			&l.block, &l.place, &l.key, &l.headers, &l.contentType, &l.expired, &l.taken)
+			&l.block, &l.place, &l.key, &l.headers, &l.contentType, &l.expired, &l.ended, &l.taken)
 		l.state, l.reason, l.named = schemas.LetterState(state), schemas.Reason(reason), j.named
 		return l, err
 	})
