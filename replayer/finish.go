@@ -79,20 +79,20 @@ c as (
   where r.replay = j.replay)
 select result from u`
 
-// Only open letters: one that is being replayed is settled by the index. That a task is
+// Only open and held letters: one that is being replayed is settled by the index. That a task is
 // completed is true whatever the job's state is, so its row is not asked. A unique
 // key that the task held is given back with its letter; k is joined so that it is
 // asked at all.
 const settleCompleted = `
 with p as materialized (
-  select letter from perdure.dead_letters where task_id = any($1::text[]) and state = 'open' and reason <> 'undecodable'
+  select letter from perdure.dead_letters where task_id = any($1::text[]) and state in ('open', 'held') and reason <> 'undecodable'
   order by letter for update),
 l as (
   update perdure.dead_letters d set state = 'resolved', resolved_by = 'completed', changed_at = clock_timestamp()
-  from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id),
+  from p where d.letter = p.letter and d.state in ('open', 'held') returning d.letter, d.task_id),
 k as materialized (select perdure.release_unique(array_agg(task_id)) from l)
 insert into perdure.audit (who, what, letter, replay, why)
-select $2, 'letter.resolve', letter, $3, 'the task is completed' from l cross join k`
+select $2, 'letter.resolve', letter, $3, $4 from l cross join k`
 
 // maxMoved bounds the payloads that one statement copies, in bytes.
 const maxMoved = 16 << 20
@@ -100,7 +100,7 @@ const maxMoved = 16 << 20
 // finish moves or refuses letters that were judged.
 func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 	var move, rest []*letter
-	var completed []string
+	completed := map[string][]string{} // by why
 	for i := range list {
 		l := &list[i]
 		if l.why == "" {
@@ -108,7 +108,7 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 			continue
 		}
 		if l.why.completed() && l.found {
-			completed = append(completed, l.taskID)
+			completed[l.why.text()] = append(completed[l.why.text()], l.taskID)
 		}
 		rest = append(rest, l)
 	}
@@ -124,7 +124,7 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 		}
 		for _, l := range outrun {
 			if l.why.completed() {
-				completed = append(completed, l.taskID)
+				completed[l.why.text()] = append(completed[l.why.text()], l.taskID)
 			}
 		}
 		rest, move = append(rest, outrun...), move[n:]
@@ -145,15 +145,16 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 	return r.note(ctx, j, rest, 0)
 }
 
-// settle closes the letters of tasks that are completed.
-func (r *Replayer) settle(ctx context.Context, j *job, tasks []string) error {
-	if len(tasks) == 0 {
-		return nil
+// settle closes the letters of tasks that are completed, by why that is known.
+func (r *Replayer) settle(ctx context.Context, j *job, tasks map[string][]string) error {
+	for why, tasks := range tasks {
+		if _, err := r.deps.DB.Exec(ctx, settleCompleted, tasks, j.who, j.id, why); err != nil {
+			return fmt.Errorf("close the letters of completed tasks: %w", err)
+		}
 	}
-	if _, err := r.deps.DB.Exec(ctx, settleCompleted, tasks, j.who, j.id); err != nil {
-		return fmt.Errorf("close the letters of completed tasks: %w", err)
+	if len(tasks) > 0 {
+		r.step("settled")
 	}
-	r.step("settled")
 	return nil
 }
 

@@ -27,6 +27,7 @@ type letter struct {
 	queue   string
 	state   schemas.LetterState
 	reason  schemas.Reason
+	class   string // of the error
 	run     int64
 	cut     bool
 	size    int // bytes of payload
@@ -114,8 +115,8 @@ func before(l *letter, cat *schemas.Catalog) refusal {
 		return refuse("expired", "its deadline has passed: it would only die again; enqueue it as a new task")
 	case cat.Replays.MaxReplays > 0 && l.epoch >= cat.Replays.MaxReplays && !l.named:
 		return refuse(heldWord, "it was replayed %d times already; look at it, then replay it by its id", l.epoch)
-	case l.reason == schemas.ReasonUnknown && !l.named:
-		return refuse("unknown", "its effect may have happened; look at it, then replay it by its id")
+	case l.reason == schemas.ReasonUnknown && !l.named && cat.Kinds[l.kind].Reconcile == nil:
+		return refuse(unknownWord, "its effect may have happened; look at it, then replay it by its id with a reason (--why)")
 	}
 	return ""
 }
@@ -137,7 +138,7 @@ func noLetter(c claims.Claim) refusal {
 // judge adds what Redis knows. Positive proof that the task is not completed is
 // a claim that is dead at this very epoch, or a letter that was made before any
 // run was granted. Where Redis no longer knows, a second run of an idempotent or
-// fenced kind is harmless; one of `effects: once` is not.
+// fenced kind is harmless; one of `effects: once` is in doubt: see consult.
 //
 // The claim is read before the letter moves, and may change in between: a task
 // that is completed meanwhile has done, which absorbs the replay's record too.
@@ -165,7 +166,7 @@ func judge(l *letter, c claims.Claim, kind *schemas.Kind) refusal {
 	if l.run == 0 || kind.Effects != schemas.EffectsOnce {
 		return ""
 	}
-	return refuse("unproven", "Redis no longer knows the task, and its effect must not happen twice; it needs a person or the reconcile hook")
+	return refuse(unprovenWord, "Redis no longer knows the task, and its effect must not happen twice")
 }
 
 // misfit refuses a payload that the kind's current schema refuses.

@@ -75,7 +75,7 @@ func TestLettersThatCannotMove(t *testing.T) {
 		"unknown_queue": func(l *letter) { l.queue = "x" },
 		"moved":         func(l *letter) { l.queue = "refunds" },
 		"expired":       func(l *letter) { l.expired = true },
-		"unknown":       func(l *letter) { l.reason = schemas.ReasonUnknown },
+		"unknown":       func(l *letter) { l.reason = schemas.ReasonUnknown }, // of a kind without a hook
 	} {
 		l := &letter{found: true, taskID: "main-1-1", kind: "idem", queue: "payments", state: schemas.LetterOpen, reason: schemas.ReasonPermanent, size: 2}
 		change(l)

@@ -20,7 +20,7 @@ import (
 // and by those of other plans it may read all letters that there are, for each slice.
 const nextLetters = `
 select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(d.epoch, 0), coalesce(d.kind, ''), coalesce(d.queue, ''),
-  coalesce(d.state, ''), coalesce(d.reason, ''), coalesce(d.run, 0), coalesce(d.cut, false), coalesce(length(d.payload), 0),
+  coalesce(d.state, ''), coalesce(d.reason, ''), coalesce(d.error_class, ''), coalesce(d.run, 0), coalesce(d.cut, false), coalesce(length(d.payload), 0),
   coalesce(d.block, false), coalesce(d.place, d.origin_offset, 0), d.record_key, d.headers, coalesce(d.content_type, ''), coalesce(d.deadline <= clock_timestamp(), false),
   coalesce((select outcome from perdure.resolutions where task_id = d.task_id), ''),
   case when $4 then coalesce((
@@ -65,7 +65,7 @@ func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err e
 		return 0, r.become(ctx, j, Planned, "")
 	}
 	var refused, stopped []*letter
-	var completed []string
+	completed := map[string][]string{} // by why
 	for i := range list {
 		l := &list[i]
 		if l.why != "" || j.dryRun {
@@ -75,7 +75,7 @@ func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err e
 			stopped = append(stopped, l)
 		}
 		if l.why.completed() && l.found && !j.dryRun {
-			completed = append(completed, l.taskID)
+			completed[l.why.text()] = append(completed[l.why.text()], l.taskID)
 		}
 	}
 	if err := r.settle(ctx, j, completed); err != nil {
@@ -130,9 +130,17 @@ func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) (list
 				list[i].why = noLetter(known[k])
 				continue
 			}
-			list[i].why = judge(&list[i], known[k], r.deps.Catalog.Kinds[list[i].kind])
+			l := &list[i]
+			if l.why = judge(l, known[k], r.deps.Catalog.Kinds[l.kind]); l.why == "" && l.reason == schemas.ReasonUnknown {
+				l.why = refuse(unknownWord, "its effect may have happened")
+			}
 		}
 	}
+	done, err := r.consult(ctx, j, list)
+	if err != nil {
+		return nil, false, err
+	}
+	list, more = list[:done], more || done < len(list)
 	if j.spec.Fixer != nil {
 		done, err := r.fix(ctx, j, list)
 		if err != nil {
@@ -164,7 +172,7 @@ func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]lett
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l letter, err error) {
 		var state, reason string
-		err = row.Scan(&l.n, &l.id, &l.found, &l.taskID, &l.epoch, &l.kind, &l.queue, &state, &reason, &l.run, &l.cut, &l.size,
+		err = row.Scan(&l.n, &l.id, &l.found, &l.taskID, &l.epoch, &l.kind, &l.queue, &state, &reason, &l.class, &l.run, &l.cut, &l.size,
 			&l.block, &l.place, &l.key, &l.headers, &l.contentType, &l.expired, &l.ended, &l.taken)
 		l.state, l.reason, l.named = schemas.LetterState(state), schemas.Reason(reason), j.named
 		return l, err
