@@ -28,6 +28,7 @@ type Config struct {
 	PruneEvery time.Duration // default 10 minutes
 	BatchSize  int           // records a transaction; default 1000
 
+	Who      string                  // of Reindex: who asked for it, for the audit
 	Progress func(read, total int64) // of Reindex: offsets, after each batch; nil = nobody is told
 }
 

@@ -31,7 +31,7 @@ on conflict (task_id) do update set epoch = excluded.epoch, at = excluded.at, ou
 where excluded.outcome = 'completed' and r.outcome <> 'completed' or excluded.outcome = r.outcome and excluded.epoch > r.epoch`
 
 // What of a batch's letters is there already, and which of its causes people joined
-// to another. To have read aliases keeps them as they are until this commits (join.go).
+// to another. Aliases stay as they were read until this commits (join.go).
 const (
 	databaseTime = `select clock_timestamp()`
 	knownLetters = `select letter from perdure.dead_letters where letter = any($1::text[])`
@@ -177,6 +177,7 @@ func (b *batch) copyLetters(ctx context.Context, tx pgx.Tx) error {
 	written := map[string]bool{}  // letters that are there, or stand further ahead in the batch
 	var now time.Time
 	q := &pgx.Batch{}
+	q.Queue(shareAliases)
 	q.Queue(databaseTime).QueryRow(func(row pgx.Row) error { return row.Scan(&now) })
 	q.Queue(knownLetters, b.ids()).Query(func(rows pgx.Rows) error {
 		var letter string

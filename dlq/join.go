@@ -23,9 +23,14 @@ var (
 // moveChunk bounds one UPDATE.
 const moveChunk = 2000
 
-// Every writer of aliases waits for the letters that are being filed, which have
-// read them, and those to come wait for it: after it no letter is filed as before.
-const lockAliases = `lock table perdure.group_aliases in access exclusive mode`
+// Every writer of aliases waits for the letters that are being filed or moved, by
+// aliases that were read before, and those to come wait for it: after it no letter is
+// filed as before. No lock of the table: that would wait for a running pg_dump too, and
+// meanwhile stop whoever reads a group's name.
+const (
+	lockAliases  = `select pg_advisory_xact_lock(hashtextextended('perdure.group_aliases', 0))`
+	shareAliases = `select pg_advisory_xact_lock_shared(hashtextextended('perdure.group_aliases', 0))`
+)
 
 // Merge makes the letters of a group, also those to come, the letters of into, in
 // the name of who. What people say of into stays; what they said of the group comes
@@ -143,12 +148,20 @@ func settleJoins(ctx context.Context, db *pgxpool.Pool) (moved int64, err error)
 	}
 	for _, a := range list {
 		for {
-			tag, err := db.Exec(ctx, moveJoined, a.Group, moveChunk)
+			var n int64
+			err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, shareAliases); err != nil {
+					return err
+				}
+				tag, err := tx.Exec(ctx, moveJoined, a.Group, moveChunk)
+				n = tag.RowsAffected()
+				return err
+			})
 			if err != nil {
 				return moved, fmt.Errorf("move the letters of group %s, which goes on by itself: %w", a.Group, err)
 			}
-			moved += tag.RowsAffected()
-			if tag.RowsAffected() == 0 {
+			moved += n
+			if n == 0 {
 				break
 			}
 		}

@@ -169,6 +169,55 @@ func TestLettersFiledDuringAMergeAreMovedToo(t *testing.T) {
 	}
 }
 
+// A merge waits for the letters that are being filed by the aliases as they were, and for
+// no reader: a dump of the database holds every table for as long as it takes.
+func TestAMergeWaitsForLettersThatAreBeingFiledAndForNoReader(t *testing.T) {
+	r, x := storeRig(t)
+	s := NewLetters(r.db)
+	a, b := r.file(x, 1, 1, "urn:a", "one"), r.file(x, 2, 2, "urn:b", "two")
+	dump, err := r.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dump.Rollback(context.Background()) //nolint:errcheck // it only reads
+	if _, err := dump.Exec(t.Context(), `select * from perdure.group_aliases`); err != nil {
+		t.Fatal(err)
+	}
+	filer, err := r.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filer.Rollback(context.Background()) //nolint:errcheck // it is committed by then, or the test has failed
+	l := letterOf("main-1-3", 0)
+	l.ErrorClass, l.Message, l.Fingerprint = "urn:a", "one", a
+	filing := &batch{letters: []letterRow{row(l, "payments", &kgo.Record{Topic: "d"})}}
+	if err := filing.copyLetters(t.Context(), filer); err != nil {
+		t.Fatal(err)
+	}
+	merged := make(chan error, 1)
+	go func() { _, err := s.Merge(t.Context(), a, b, "ann", ""); merged <- err }()
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		select {
+		case err := <-merged:
+			t.Fatalf("it did not wait for the letter that is being filed: %v", err)
+		default:
+		}
+		return r.count(`select count(*) from pg_locks where not granted and locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`) == 1, "it does not wait"
+	})
+	if group := ""; r.db.QueryRow(t.Context(), `select perdure.group_of($1)`, a).Scan(&group) != nil || group != a {
+		t.Errorf("who reads a group's name gets %q", group)
+	}
+	if err := filer.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-merged; err != nil {
+		t.Fatal(err) // the dump still holds its table
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where fingerprint = $1`, b); n != 3 {
+		t.Errorf("%d letters are in the group, want 3", n)
+	}
+}
+
 func TestMergeOverHTTP(t *testing.T) {
 	r, x := storeRig(t)
 	a, b := r.file(x, 1, 3, "urn:a", "one"), r.file(x, 4, 5, "urn:b", "two")
@@ -195,44 +244,5 @@ func TestMergeOverHTTP(t *testing.T) {
 		if w := post(c.path, c.body); w.Code != c.code || !strings.Contains(w.Body.String(), c.has) {
 			t.Errorf("%s %s: %d %s, want %d with %s", c.path, c.body, w.Code, w.Body, c.code, c.has)
 		}
-	}
-}
-
-// A letter that is being filed has read that its group is nobody's: a merge waits
-// for it, and moves it too.
-func TestAMergeWaitsForLettersThatAreBeingFiled(t *testing.T) {
-	r, x := storeRig(t)
-	s := NewLetters(r.db)
-	a, b := r.file(x, 1, 1, "urn:a", "one"), r.file(x, 2, 2, "urn:b", "two")
-	l := letterOf("main-1-3", 0)
-	l.ErrorClass, l.Message = "urn:a", "one"
-	rec := Encode(l)
-	rec.Topic = "dlq.payments"
-	filing, err := r.db.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer filing.Rollback(context.Background()) //nolint:errcheck // it is committed, or the test has failed
-	b3 := (&Index{queues: map[string]string{"dlq.payments": "payments"}, log: r.deps.Log}).rows([]*kgo.Record{rec})
-	if err := b3.copyLetters(t.Context(), filing); err != nil {
-		t.Fatal(err)
-	}
-	merged := make(chan error, 1)
-	go func() {
-		_, err := s.Merge(t.Context(), a, b, "ann", "")
-		merged <- err
-	}()
-	testkit.Eventually(t, time.Minute, func() (bool, string) {
-		waits := r.count(`select count(*) from pg_locks where not granted and relation = 'perdure.group_aliases'::regclass`)
-		return waits > 0 || len(merged) > 0, "the merge neither waits nor ends"
-	})
-	if err := filing.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-merged; err != nil {
-		t.Fatal(err)
-	}
-	if n := r.count(`select count(*) from perdure.dead_letters where fingerprint = $1`, b); n != 3 {
-		t.Errorf("%d letters are in the group, want 3", n)
 	}
 }

@@ -88,7 +88,7 @@ func TestIndexRebuiltFromKafkaIsTheSame(t *testing.T) {
 	before := r.index()
 
 	var read, total int64
-	x, err := NewIndex(Config{Progress: func(n, of int64) { read, total = n, of }}, r.deps)
+	x, err := NewIndex(Config{Who: "ann", Progress: func(n, of int64) { read, total = n, of }}, r.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +102,9 @@ func TestIndexRebuiltFromKafkaIsTheSame(t *testing.T) {
 	}
 	if again, err := x.Reindex(t.Context()); err != nil || again.Restored != 0 || again.Records != done.Records {
 		t.Errorf("again: %+v %v", again, err)
+	}
+	if n := r.count(`select count(*) from perdure.audit where what = 'dlq.reindex' and who = 'ann' and details->>'letters' = $1`, fmt.Sprint(done.Letters)); n != 2 {
+		t.Errorf("%d audit rows of two reindexes", n)
 	}
 	if read != int64(len(recs)) || total != read {
 		t.Errorf("progress: %d of %d, want %d", read, total, len(recs))

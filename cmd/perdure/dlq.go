@@ -27,7 +27,7 @@ failure. Letters of one cause have one fingerprint and form a group; a repaired
 cause is replayed with perdure replay start --group.`,
 		Example: "perdure dlq groups\nperdure dlq ls --kind refund.issue --state open\nperdure dlq show main-1-42",
 	}
-	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQTry(c), newDLQExport(c), newDLQReindex(c), newDLQImport(c), newDLQMerge(c), newDLQUnmerge(c), newDLQGroups(c),
+	cmd.AddCommand(newDLQList(c), newDLQShow(c), newDLQTry(c), newDLQExport(c), newDLQReindex(c), newDLQRecount(c), newDLQImport(c), newDLQMerge(c), newDLQUnmerge(c), newDLQGroups(c),
 		newDLQState(c, "ack", "acknowledged", "Say that somebody is on a failure group", ""),
 		newDLQMute(c), newDLQNote(c),
 		newDLQState(c, "resolve", "resolved", "Say that the cause of a failure group is mended",

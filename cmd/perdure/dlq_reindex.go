@@ -49,3 +49,22 @@ which may run meanwhile.`,
 		},
 	}
 }
+
+func newDLQRecount(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "recount",
+		Short: "Count the failure groups anew, after a restore of the letters' data alone",
+		Long: `Failure groups are counted as letters change, by triggers of Postgres. For whoever wrote
+letters around those, as pg_restore --data-only does. No letter is written meanwhile, at
+ten million letters for more than 10 s. Reads the environment as perdure replayer does.`,
+		Example: "perdure dlq recount",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, _, err := c.environment()
+			if err != nil {
+				return err
+			}
+			return app.Recount(cmd.Context(), cfg)
+		},
+	}
+}

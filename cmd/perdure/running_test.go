@@ -211,6 +211,7 @@ func TestCommandsOnARunningSystem(t *testing.T) {
 	}
 	exportTest(t, id)
 	says(t, "dlq reindex -o json", `"letters": 1`, `"restored": 0`)
+	says(t, "dlq recount")
 	decideByHand(t, groups[0].Group, id)
 	died := maps.Collect(headers.Range)
 	headers.Clear()

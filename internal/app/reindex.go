@@ -21,7 +21,7 @@ func Reindex(ctx context.Context, cfg config.Config, cat *schemas.Catalog, progr
 		return done, err
 	}
 	err = direct(ctx, cfg, func(db *pgxpool.Pool) error {
-		x, err := dlq.NewIndex(dlq.Config{Source: cfg.Source, History: cfg.History, Progress: progress},
+		x, err := dlq.NewIndex(dlq.Config{Source: cfg.Source, History: cfg.History, Who: person(), Progress: progress},
 			dlq.Deps{DB: db, Kafka: opts, Names: kafka.Names{Prefix: cfg.KafkaTopicPrefix}, Catalog: cat, Log: log})
 		if err != nil {
 			return err
@@ -30,4 +30,9 @@ func Reindex(ctx context.Context, cfg config.Config, cat *schemas.Catalog, progr
 		return err
 	})
 	return done, err
+}
+
+// Recount is dlq.Recount with the database of cfg.
+func Recount(ctx context.Context, cfg config.Config) error {
+	return direct(ctx, cfg, func(db *pgxpool.Pool) error { return dlq.Recount(ctx, db, person()) })
 }
