@@ -5,6 +5,8 @@ package dlq
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,7 +25,7 @@ type Group struct {
 	Releases  []string       `json:"releases" doc:"of all its letters, or, from a time on, of those since then"`
 	Sample    Sample         `json:"sample" doc:"the latest letter"`
 	LastHour  int64          `json:"last_hour" doc:"letters that died within the last hour; at most 10,000 are counted"`
-	Hours     []int64        `json:"hours,omitempty" doc:"letters that died in each of the last 24 hours, the oldest first; of one group alone"`
+	Hours     []int64        `json:"hours,omitempty" doc:"letters that died in each of the last 24 hours, the oldest first; of one group alone; at most 100,000 of a state are counted, the latest"`
 	Care      Care           `json:"care"`
 }
 
@@ -142,10 +144,17 @@ func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, err
 	return list, nil
 }
 
+// mostInLastDay is how many letters of a group's last day are counted, the latest of
+// each state.
+const mostInLastDay = 100_000
+
+// Each state by itself: for all of them together the group's whole index is read.
 const countHours = `
 select h, count(*) from (
-  select 23 - floor(extract(epoch from now() - died_at) / 3600)::int as h from perdure.dead_letters
-  where fingerprint = $1 and died_at > now() - interval '24 hours' and died_at <= now()) d
+  select 23 - floor(extract(epoch from now() - d.died_at) / 3600)::int as h
+  from unnest($2::text[]) u(state) cross join lateral (
+    select died_at from perdure.dead_letters
+    where fingerprint = $1 and state = u.state and died_at > now() - interval '24 hours' and died_at <= now() order by died_at desc limit $3) d) t
 group by h`
 
 // Group returns one group, with its last day. The error is ErrNoGroup if it has no
@@ -160,7 +169,7 @@ func (s *Letters) Group(ctx context.Context, fingerprint string) (*Group, error)
 	}
 	g := &list[0]
 	g.Hours = make([]int64, 24)
-	rows, err := s.db.Query(ctx, countHours, g.Group)
+	rows, err := s.db.Query(ctx, countHours, g.Group, slices.Collect(maps.Keys(g.States)), mostInLastDay)
 	if err != nil {
 		return nil, fmt.Errorf("the last day of group %s: %w", fingerprint, err)
 	}

@@ -243,3 +243,36 @@ select 't', 0, i, 'main-1-' || i, 0, 1, 1, 'failed', now() from generate_series(
 		t.Errorf("pruning reads events that are not old:\n%s", plan)
 	}
 }
+
+// What died on other days of a large group is not read to count its last one.
+func TestTheLastDayOfALargeGroupIsReadAlone(t *testing.T) {
+	r, _ := storeRig(t)
+	if _, err := r.db.Exec(t.Context(), `insert into perdure.dead_letters (letter, task_id, kind, queue, state, reason, fingerprint, origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at)
+select 'main-1-' || i || '@0', 'main-1-' || i, 'k', 'payments', case i % 3 when 0 then 'open' when 1 then 'resolved' else 'discarded' end, 'permanent', 'fp1:a', 't', 0, i, 'd', 0, i,
+  now() - case when i <= 30 then interval '90 minutes' else interval '2 days' end - i * interval '1 ms' from generate_series(1, 200000) i`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.db.Exec(t.Context(), `vacuum analyze perdure.dead_letters`); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := r.db.Query(t.Context(), "explain (analyze, buffers, costs off) "+countHours, "fp1:a", []string{"open", "held", "replaying", "resolved", "discarded"}, mostInLastDay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, read := strings.Join(lines, "\n"), 0
+	for _, s := range regexp.MustCompile(`shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)[1:] {
+		n, _ := strconv.Atoi(s)
+		read += n
+	}
+	if read == 0 || read > 60 {
+		t.Errorf("the last day's 30 letters of 200,000 read %d pages:\n%s", read, plan)
+	}
+	g, err := NewLetters(r.db).Group(t.Context(), "fp1:a")
+	if err != nil || g.Hours[22] != 30 {
+		t.Errorf("the hour before the last has %v, want 30: %v", g, err)
+	}
+}

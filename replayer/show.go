@@ -130,6 +130,10 @@ func (j *Jobs) List(ctx context.Context, limit int) ([]Replay, error) {
 	return list, nil
 }
 
+// mostGrouped is how many of a replay's refused letters, and of those that died again,
+// are grouped: the first ones.
+const mostGrouped = 100_000
+
 // Get returns a replay with its refusals and what became of its letters.
 func (j *Jobs) Get(ctx context.Context, id string) (*Replay, error) {
 	r, err := j.glance(ctx, id)
@@ -137,8 +141,9 @@ func (j *Jobs) Get(ctx context.Context, id string) (*Replay, error) {
 		return nil, err
 	}
 	if r.Refused > 0 {
-		rows, err := j.db.Query(ctx, `select detail, count(*), min(letter) from perdure.replay_letters
-where replay = $1 and result = 'refused' group by detail order by 2 desc, 1 limit 20`, id)
+		rows, err := j.db.Query(ctx, `select detail, count(*), min(letter) from (
+  select detail, letter from perdure.replay_letters where replay = $1 and result = 'refused' order by n limit $2) d
+group by detail order by 2 desc, 1 limit 20`, id, mostGrouped)
 		if err != nil {
 			return nil, fmt.Errorf("replay %s: %w", id, err)
 		}
@@ -147,8 +152,9 @@ where replay = $1 and result = 'refused' group by detail order by 2 desc, 1 limi
 		}
 	}
 	if r.Became != nil && r.Became.DiedAgain > 0 {
-		rows, err := j.db.Query(ctx, `select fingerprint, count(*) from perdure.replay_letters
-where replay = $1 and outcome = 'died_again' group by fingerprint order by 2 desc, 1 limit 20`, id)
+		rows, err := j.db.Query(ctx, `select fingerprint, count(*) from (
+  select fingerprint from perdure.replay_letters where replay = $1 and outcome = 'died_again' order by n limit $2) d
+group by fingerprint order by 2 desc, 1 limit 20`, id, mostGrouped)
 		if err != nil {
 			return nil, fmt.Errorf("replay %s: %w", id, err)
 		}

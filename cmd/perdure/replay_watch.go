@@ -103,31 +103,54 @@ func (c *cli) replayBar() (show func(*replayer.Replay), finish func()) {
 		}
 }
 
-// follow looks at a replay until done says so; Ctrl-C leaves it running. A
-// replay that no replayer takes is not waited for.
+var errFollowed = errors.New("what was waited for has come")
+
+// follow waits until done says so of a replay; Ctrl-C leaves it running. A replay that
+// no replayer takes is not waited for. Its changes tell how far it is; the whole replay,
+// whose refusals are counted one by one, is read once, at the end.
 func (c *cli) follow(ctx context.Context, cl *apiclient.Client, r *replayer.Replay, done func(*replayer.Replay) bool) error {
+	if done(r) {
+		return nil
+	}
 	show, finish := c.replayBar()
 	defer finish()
-	began := time.Now()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for !done(r) {
-		if r.TakenAt == nil && time.Since(began) > patience {
-			return nil
+	path := apiclient.Path("replays", r.ID)
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	var taken atomic.Bool
+	untaken := time.AfterFunc(patience, func() {
+		var now replayer.Replay
+		if !taken.Load() && cl.Get(watch, path, nil, &now) == nil && now.TakenAt == nil {
+			stop()
 		}
-		select {
-		case <-ctx.Done():
+	})
+	defer untaken.Stop()
+	for !done(r) && watch.Err() == nil {
+		err := cl.Events(watch, apiclient.Path("replays", r.ID, "watch"), func(_ string, data []byte) error {
+			next := replayer.Replay{}
+			if err := json.Unmarshal(data, &next); err != nil {
+				return fmt.Errorf("an event is not a replay: %w", err)
+			}
+			*r = next
+			taken.Store(r.TakenAt != nil)
+			if show != nil {
+				show(r)
+			}
+			if done(r) {
+				return errFollowed
+			}
 			return nil
-		case <-tick.C:
-		}
-		*r = replayer.Replay{ID: r.ID}
-		err := cl.Get(ctx, apiclient.Path("replays", r.ID), nil, r)
-		if err != nil && !errors.Is(err, context.Canceled) {
+		})
+		if err != nil && !errors.Is(err, errFollowed) && watch.Err() == nil {
 			return err
 		}
-		if show != nil {
-			show(r)
-		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	*r = replayer.Replay{ID: r.ID}
+	if err := cl.Get(ctx, path, nil, r); err != nil && !errors.Is(err, context.Canceled) {
+		return err
 	}
 	return nil
 }
