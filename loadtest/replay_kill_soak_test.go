@@ -78,16 +78,25 @@ from generate_series($1::int, $2::int) i`, at, min(at+5000, n)-1); err != nil {
 	}
 	began := time.Now()
 	at := make([]int, 0, kills)
+	fifths := map[int]bool{}
 	for len(at) < kills {
-		// A random moment after some more letters have gone.
-		had := count(`select replayed from perdure.replays`)
-		testkit.Eventually(t, 2*time.Minute, func() (bool, string) {
-			return count(`select replayed from perdure.replays`) > had, fmt.Sprintf("stuck at %d letters after %d kills", had, len(at))
+		// A random moment in this kill's share of the letters.
+		share := n / (kills + 1)
+		after := (len(at)+1)*share + rand.IntN(share)
+		testkit.Eventually(t, 3*time.Minute, func() (bool, string) {
+			had := count(`select replayed from perdure.replays`)
+			return had >= after, fmt.Sprintf("stuck at %d letters after %d kills", had, len(at))
 		})
-		time.Sleep(time.Duration(rand.IntN(900)) * time.Millisecond)
 		r.kill()
-		at = append(at, count(`select replayed from perdure.replays`))
-		r = f.start("replayer", "1")
+		had := count(`select replayed from perdure.replays`)
+		at, fifths[min(had*5/n, 5)] = append(at, had), true
+		// Another one each time: the job is its only once the lease has run out.
+		r = f.start("replayer", strconv.Itoa(1+len(at)%2))
+	}
+	for fifth := range 5 {
+		if !fifths[fifth] {
+			t.Errorf("no kill in a fifth of the %d letters: %v", n, at)
+		}
 	}
 	if last := at[kills-1]; last >= n {
 		t.Errorf("all %d letters had gone before the last kill: %v", n, at)

@@ -2,6 +2,7 @@ package replayer
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +51,7 @@ from perdure.outbox o join perdure.dead_letters d using (task_id)) x where befor
 func TestNothingMovesOnceCancelHasAnswered(t *testing.T) {
 	r := newRig(t)
 	const each = 60
+	cancelled := 0
 	for race := range 30 {
 		r.letters(race*each+1, (race+1)*each, nil)
 		id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
@@ -72,6 +74,15 @@ func TestNothingMovesOnceCancelHasAnswered(t *testing.T) {
 		if now := r.count(`select count(*) from perdure.outbox`); err == nil && now != then {
 			t.Fatalf("%d letters moved after the replay was cancelled", now-then)
 		}
+		switch {
+		case err == nil:
+			cancelled++
+		case !errors.Is(err, ErrState):
+			t.Fatal(err)
+		}
+	}
+	if cancelled == 0 {
+		t.Error("each replay was over before it was cancelled")
 	}
 }
 

@@ -128,24 +128,26 @@ func TestRepairedPayloadsGoUnderAKeyOfTheirOwn(t *testing.T) {
 // there was none.
 func TestRepairNeedsThatNothingRan(t *testing.T) {
 	r := newRig(t)
-	r.broken(1, 6)
+	r.broken(1, 7)
 	r.exec(`update perdure.dead_letters set run = 7 where letter = 'main-1-2@0'`)
 	// 3: never granted now, but at an earlier epoch. 4: nothing is known of epoch 0.
 	// 5: its claim knows of a run. 6: never granted at either epoch.
-	for id, run := range map[string]int{"main-1-3": 7, "main-1-6": 0} {
+	// 7: a record that cannot be decoded claims to be its epoch 0.
+	for id, run := range map[string]int{"main-1-3": 7, "main-1-6": 0, "main-1-7": 0} {
 		r.exec(`insert into perdure.dead_letters select 'old-' || letter, task_id, 0, kind, queue, key, 'resolved', reason, error_class, message, fingerprint, attempts, $2,
   release, catalog, record_key, headers, payload, content_type, deadline, origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at
   from perdure.dead_letters where task_id = $1`, id, run)
 	}
-	for _, id := range []string{"main-1-3", "main-1-4", "main-1-6"} {
+	for _, id := range []string{"main-1-3", "main-1-4", "main-1-6", "main-1-7"} {
 		r.exec(`update perdure.dead_letters set letter = $1 || '@1', epoch = 1, headers = headers || '[["perdure_epoch", "MQ=="]]' where letter = $1 || '@0'`, id)
 	}
-	k := &known{at: map[string]claims.Claim{"main-1-5": {State: claims.Dead, Run: 9},
+	r.exec(`update perdure.dead_letters set reason = 'undecodable' where letter = 'old-main-1-7@0'`)
+	k := &known{at: map[string]claims.Claim{"main-1-5": {State: claims.Dead, Run: 9}, "main-1-7": {State: claims.Dead, Epoch: 1},
 		"main-1-3": {State: claims.Dead, Epoch: 1}, "main-1-4": {State: claims.Dead, Epoch: 1}, "main-1-6": {State: claims.Dead, Epoch: 1}}}
 	fixer := Fixer{JQ: `.amount |= tonumber`}
 	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Fixer: &fixer}, Start: true})
 	r.run(r.fixing("a", k))
-	if j := r.get(id); j.Replayed != 2 || r.words(id)["effects"] != 4 {
+	if j := r.get(id); j.Replayed != 2 || r.words(id)["effects"] != 5 {
 		t.Errorf("%d went, %v", j.Replayed, j.Refusals)
 	}
 	if n := r.count(`select count(*) from perdure.outbox where task_id in ('main-1-1', 'main-1-6')`); n != 2 {
@@ -154,7 +156,7 @@ func TestRepairNeedsThatNothingRan(t *testing.T) {
 	fixer.NoEffects = "the endpoint answers 422 before it does anything"
 	id = r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Fixer: &fixer}, Start: true})
 	r.run(r.fixing("a", k))
-	if j := r.get(id); j.Replayed != 4 || j.Refused != 0 {
+	if j := r.get(id); j.Replayed != 5 || j.Refused != 0 {
 		t.Errorf("with a decision: %d went, %v", j.Replayed, j.Refusals)
 	}
 	if n := r.count(`select count(*) from perdure.audit where replay = $1 and what = 'replay.plan' and details -> 'spec' -> 'fixer' ->> 'no_effects' like 'the endpoint%'`, id); n != 1 {
@@ -306,7 +308,7 @@ func TestKilledWhileItRepairs(t *testing.T) {
 			t.Fatal("it makes no progress")
 		}
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "REPLAYER_TEST_CHILD="+r.url, fmt.Sprintf("REPLAYER_TEST_STEPS=%d", 1+rand.IntN(20)))
+		cmd.Env = append(os.Environ(), "REPLAYER_TEST_CHILD="+r.url, fmt.Sprintf("REPLAYER_TEST_STEPS=%d", 1+rand.IntN(20)), fmt.Sprintf("REPLAYER_TEST_NAME=child-%d", kills))
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {

@@ -210,10 +210,15 @@ func (r *Replayer) become(ctx context.Context, j *job, to State, why string) err
 			return err
 		}
 		changed = true
-		if to != Stopped {
+		what := "replay.stop"
+		switch to {
+		case Stopped:
+		case Done:
+			what = "replay.done"
+		default:
 			return nil
 		}
-		return note(ctx, tx, "perdure", "replay.stop", j.id, why, map[string]any{
+		return note(ctx, tx, "perdure", what, j.id, why, map[string]any{
 			"replayed": j.replayed, "completed": j.completed, "died_again": j.died, "left": j.left()})
 	})
 	if err != nil {

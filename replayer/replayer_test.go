@@ -371,7 +371,8 @@ func TestKilledReplayerReplaysEveryLetterOnce(t *testing.T) {
 			t.Fatal("it makes no progress")
 		}
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "REPLAYER_TEST_CHILD="+r.url, fmt.Sprintf("REPLAYER_TEST_STEPS=%d", 1+rand.IntN(40)))
+		// Another one each time: it waits for the lease of the one before.
+		cmd.Env = append(os.Environ(), "REPLAYER_TEST_CHILD="+r.url, fmt.Sprintf("REPLAYER_TEST_STEPS=%d", 1+rand.IntN(40)), fmt.Sprintf("REPLAYER_TEST_NAME=child-%d", kills))
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
@@ -405,7 +406,7 @@ func child(url string) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	x, err := New(Config{Instance: "child", Slice: 3}, Deps{DB: db, Claims: &known{}, Catalog: catalog(), JQ: jqCommand()})
+	x, err := New(Config{Instance: os.Getenv("REPLAYER_TEST_NAME"), Slice: 3, Lease: 200 * time.Millisecond}, Deps{DB: db, Claims: &known{}, Catalog: catalog(), JQ: jqCommand()})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -422,15 +423,17 @@ func child(url string) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}()
 	}
-	for {
+	for idle := 0; idle < 50; idle++ {
 		busy, err := x.turn(ctx)
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
-		if !busy {
-			return
+		if busy {
+			idle = 0
+			continue
 		}
+		time.Sleep(10 * time.Millisecond) // the lease of the one before
 	}
 }
 
@@ -558,5 +561,28 @@ func TestReplaysOverHTTP(t *testing.T) {
 		if code, body := call(c.method, c.path, c.body); code != c.code || !strings.Contains(body, c.want) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, code, body)
 		}
+	}
+}
+
+// A job whose plan cannot be read is set aside: it is the first to be due, and would be
+// taken again and again.
+func TestAPlanThatCannotBeReadHoldsUpNoOther(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 5, nil)
+	bad := r.plan(Plan{Spec: Spec{Selector: Selector{IDs: []string{"main-1-1@0"}}}, Start: true})
+	good := r.plan(Plan{Spec: Spec{Selector: Selector{IDs: []string{"main-1-2@0"}}}, Start: true})
+	r.exec(`update perdure.replays set spec = '{"rate": "fast"}' where replay = $1`, bad)
+	r.start(r.replayer("a", &known{}))
+	if j := r.until(good, Done); j.Replayed != 1 {
+		t.Errorf("%+v", j)
+	}
+	if j := r.until(bad, Stopped); j.Replayed != 0 || !strings.Contains(j.Note, "its plan cannot be read") {
+		t.Errorf("%+v", j)
+	}
+	if list, err := r.jobs.List(t.Context(), 10); err != nil || len(list) != 2 {
+		t.Errorf("%d replays are listed: %v", len(list), err)
+	}
+	if n := r.count(`select count(*) from perdure.audit where (replay, what) in (($1, 'replay.stop'), ($2, 'replay.done'))`, bad, good); n != 2 {
+		t.Errorf("%d audit rows of the two ends", n)
 	}
 }

@@ -81,7 +81,8 @@ func (r *Replayer) take(ctx context.Context) (*job, error) {
 		return nil, fmt.Errorf("take a replay: %w", err)
 	}
 	if err := json.Unmarshal(spec, &j.spec); err != nil {
-		return nil, fmt.Errorf("replay %s: its plan cannot be read: %w", j.id, err)
+		// It would be taken again and again, before all others.
+		return nil, r.become(ctx, &j, Stopped, storable("its plan cannot be read: "+err.Error()))
 	}
 	j.ramped = now.Sub(ramp)
 	if canary != nil {

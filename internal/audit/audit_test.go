@@ -58,6 +58,19 @@ func verdict(t *testing.T, l *Log) Verdict {
 	return v
 }
 
+func TestTheAuditIsNotTruncated(t *testing.T) {
+	l, db := open(t)
+	fill(t, db, 3)
+	for _, sql := range []string{`truncate perdure.audit`, `begin; set local perdure.audit_prune = 'on'; truncate perdure.audit cascade; commit`} {
+		if _, err := db.Exec(t.Context(), sql); err == nil || !strings.Contains(err.Error(), "append-only") {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	if v := verdict(t, l); v.Rows != 3 || v.Broken != "" {
+		t.Errorf("%+v", v)
+	}
+}
+
 func TestAnyChangeOfAnyColumnIsFound(t *testing.T) {
 	l, db := open(t)
 	if v := verdict(t, l); v.Broken != "" || v.Rows != 0 {
