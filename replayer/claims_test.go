@@ -106,9 +106,9 @@ func TestReplayOfADeathThatAFailoverLost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	open()
 	r.letters(1, 2, nil)
 	r.letters(3, 3, func(t *schemas.Task) { t.Kind = "once" })
+	open() // its beat is soon out of date
 	recs := make([]claims.Record, 3)
 	for i := range recs {
 		recs[i] = claims.Record{TaskID: "main-1-" + strconv.Itoa(i+1), Attempt: 1, Coord: claims.Coord{Topic: "tasks.payments", Offset: int64(i)}}
