@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
@@ -72,6 +73,9 @@ func runAsVictim() bool {
 		if t.Payload.Mode == "kill" {
 			os.Exit(3)
 		}
+		if t.Payload.Mode == "deaf" {
+			select {}
+		}
 		if t.Payload.Mode == "tidy up" {
 			<-ctx.Done()
 			<-time.After(50 * time.Millisecond) // the work of tidying up
@@ -79,12 +83,21 @@ func runAsVictim() bool {
 		}
 		return res.Body.Close()
 	})
-	fail(wk.Run(context.Background()))
+	if err := wk.Run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "victim:", err)
+		os.Exit(exit.Code(err))
+	}
 	return true
 }
 
 // spawn starts a worker process.
 func (w *world) spawn(instance, catalog, url string, change ...func(*victim)) *exec.Cmd {
+	w.Helper()
+	return w.run(w.command(instance, catalog, url, change...))
+}
+
+// command is a worker process that is not started yet.
+func (w *world) command(instance, catalog, url string, change ...func(*victim)) *exec.Cmd {
 	w.Helper()
 	v := victim{
 		Instance: instance, Catalog: catalog, Redis: w.redis, Keys: w.keys, Prefix: w.names.Prefix,
@@ -100,6 +113,12 @@ func (w *world) spawn(instance, catalog, url string, change ...func(*victim)) *e
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "VICTIM="+string(text))
 	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// run starts a process that does not outlive the test.
+func (w *world) run(cmd *exec.Cmd) *exec.Cmd {
+	w.Helper()
 	if err := cmd.Start(); err != nil {
 		w.Fatal(err)
 	}

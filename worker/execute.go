@@ -73,7 +73,7 @@ func (p *pipeline) stepExecute(now time.Time) {
 
 	for _, f := range p.finished.take() {
 		if f.late {
-			p.strays--
+			p.strays.add(f.d.kind.Name, -1)
 			p.lateOutcome(f)
 			continue
 		}
@@ -96,12 +96,12 @@ func (a *tryOut) ignores(now time.Time, grace time.Duration) bool {
 }
 
 // abandon gives up an attempt whose handler ignores its context: its slot is
-// free, its goroutine is lost, its task is in doubt.
+// free, its goroutine is lost, its task is in doubt. Too many end the worker.
 func (p *pipeline) abandon(d *delivery, a *tryOut, now time.Time) {
 	p.ended(d)
 	p.pool.replace()
 	p.executors.Done()
-	p.strays++
+	p.stray(d.kind.Name)
 	p.met.abandoned.WithLabelValues(d.kind.Name).Inc()
 	p.log.Error("a handler did not return after its context ended: abandoned, its goroutine is lost",
 		"task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "run", d.run,

@@ -46,7 +46,7 @@ func (p *pipeline) isolating(now time.Time) bool {
 	if p.alone != nil {
 		return true
 	}
-	if len(p.suspects) == 0 || now.Before(p.next) || p.strays > 0 {
+	if len(p.suspects) == 0 || now.Before(p.next) || p.strays.total > 0 {
 		return false
 	}
 	if p.began.IsZero() {

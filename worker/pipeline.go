@@ -64,7 +64,7 @@ type pipeline struct {
 
 	isolation
 	consults
-	strays int // abandoned handlers that have not returned
+	strays strays
 
 	slots      int // free
 	busy       int // deliveries between claim and last word

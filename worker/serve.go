@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/internal/exit"
 )
 
 // leaveTimeout bounds each of the last words: a flush, leaving a group, Redis.
@@ -60,6 +61,8 @@ func (w *Worker) serve(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case cause = <-failed:
+	case cause = <-w.wornOut:
+		cause = exit.Restart(cause)
 	}
 	stopFetch()
 	pollers.Wait()

@@ -62,6 +62,8 @@ type Worker struct {
 	executors   sync.WaitGroup // those that are not abandoned
 
 	redisDown atomic.Pointer[string] // why; nil = Redis answers
+	worn      atomic.Pointer[error]  // too many handlers were abandoned; nil = not
+	wornOut   chan error             // the same, once
 	started   atomic.Bool
 	connected atomic.Bool // intakes may be read
 }
@@ -101,6 +103,7 @@ func New(cfg Config, deps Deps) (*Worker, error) {
 		commitDue:   make(chan struct{}, 1),
 		lost:        make(chan struct{}, 1),
 		loopEnded:   make(chan struct{}),
+		wornOut:     make(chan error, 1),
 	}
 	w.newBoot()
 	w.unknown = &kind{Kind: &schemas.Kind{Name: "unknown", Retry: schemas.Retry{
@@ -216,6 +219,9 @@ func (w *Worker) Ready(context.Context) error {
 	if why := w.redisDown.Load(); why != nil {
 		errs = append(errs, fmt.Errorf("redis does not answer, so nothing starts: %s", *why))
 	}
+	if worn := w.worn.Load(); worn != nil {
+		errs = append(errs, *worn)
+	}
 	if !w.connected.Load() {
 		return errors.Join(append(errs, errors.New("the worker has not started"))...)
 	}
@@ -232,7 +238,9 @@ func (w *Worker) Ready(context.Context) error {
 // Run serves the worker's queues until ctx ends, then stops in order: nothing
 // new starts, what was not started is handed back, what runs may end within the
 // grace period, offsets are committed, the consumer groups are left. It returns
-// nil after such a stop, else why the worker could not go on.
+// nil after such a stop, else why the worker could not go on. Where too many
+// handlers ignore their contexts it stops by itself in the same order: the error
+// names them, and is to end the process, with exit code 4 as Main does.
 func (w *Worker) Run(ctx context.Context) error {
 	if w.started.Swap(true) {
 		return errors.New("worker: Run was called before")
@@ -337,6 +345,7 @@ func newPipeline(w *Worker) *pipeline {
 	p := &pipeline{
 		Worker: w, wake: wake, slots: w.cfg.Concurrency, looks: 1,
 		lines: map[string]*keyLine{}, claimed: map[*delivery]*tryOut{}, away: map[*delivery]string{},
+		strays: strays{byKind: map[string]int{}},
 	}
 	p.arrived.wake, p.answers.wake, p.finished.wake = wake, wake, wake
 	p.settled.wake, p.hopped.wake, p.orders.wake, p.cancelled.wake = wake, wake, wake, wake

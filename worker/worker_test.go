@@ -225,7 +225,7 @@ func TestAHandlerThatIgnoresItsContextIsAbandoned(t *testing.T) {
 	l := newLedger()
 	hold := make(chan struct{})
 	var stuck atomic.Bool
-	w.start("a", func(c *worker.Config) { c.Concurrency = 1 }, func(wk *worker.Worker) {
+	w.start("a", func(c *worker.Config) { c.Concurrency = 4 }, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
 			if l.began(task.ID, task.Run) == 1 && task.Payload.Mode == "stuck" {
 				stuck.Store(true)

@@ -1,5 +1,5 @@
 // Package exit says with which code a command ends: 0 done, 1 failed, 2 used
-// wrongly, 3 refused by a safety check. Scripts rely on the difference.
+// wrongly, 3 refused by a safety check, 4 to be started again. Scripts rely on the difference.
 package exit
 
 import "errors"
@@ -10,6 +10,7 @@ const (
 	Failed  = 1
 	Wrong   = 2 // usage: nothing was tried
 	Refused = 3 // a safety check said no: nothing was changed
+	Again   = 4 // it ended itself, to be started again
 )
 
 type coded struct {
@@ -18,6 +19,10 @@ type coded struct {
 }
 
 func (c coded) Unwrap() error { return c.error }
+
+// Restart marks err as why a process ended itself that is to be started again.
+// nil stays nil.
+func Restart(err error) error { return mark(err, Again) }
 
 // Usage marks err as a mistake in how the command was called. nil stays nil.
 func Usage(err error) error { return mark(err, Wrong) }
