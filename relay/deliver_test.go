@@ -171,6 +171,24 @@ func TestScheduledTaskGoesOutWhenDue(t *testing.T) {
 	})
 }
 
+// TestARecordSaysWhenItsTaskWasDue: filed or not; and nothing where that is when it
+// was enqueued.
+func TestARecordSaysWhenItsTaskWasDue(t *testing.T) {
+	g := newRig(t)
+	const insert = `insert into perdure.outbox (kind, queue, key, created_at, run_at, payload) values ('pay', 'payments', 'k', now() - interval '1 hour', now() + $1::interval, '{}') returning coalesce(floor(extract(epoch from run_at) * 1000)::bigint::text, '')`
+	passed := one[string](g, insert, "-1 minute") // fell due before the relay came
+	one[string](g, insert, "-2 hours")
+	one[string](g, insert, nil)
+	soon := one[string](g, insert, "2 s")
+	g.run(g.relay("a", nil))
+	recs := g.first(4, g.names.Tasks("payments"))
+	for i, want := range []string{passed, "", "", soon} {
+		if got := headerOf(recs[i], schemas.HeaderDue); got != want {
+			t.Errorf("record %d: due %q, want %q", i, got, want)
+		}
+	}
+}
+
 func TestScheduledTaskOfABrokenQueueIsParkedWhenDue(t *testing.T) {
 	g := newRig(t)
 	run := g.run(g.relay("a", nil))

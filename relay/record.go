@@ -44,7 +44,7 @@ func (e *encoder) encode(m *slab, o *row, topic string, rec *kgo.Record) (bad er
 		ID: o.taskID, Kind: o.kind, Queue: o.queue, Key: o.key,
 		Payload: o.payload, ContentType: o.contentType,
 		Time: o.created, Deadline: o.deadline,
-		Attempt: 1, Epoch: o.epoch,
+		Attempt: 1, Epoch: o.epoch, Due: o.due,
 	}
 	if t.ID == "" {
 		t.ID = schemas.ID{Source: e.r.cfg.Source, Generation: o.generation, Seq: o.id}.String()

@@ -217,11 +217,12 @@ func (t *term) readFiled(ctx context.Context, m *slab, sql string, args ...any) 
 	defer rows.Close()
 	for rows.Next() {
 		v := rows.RawValues()
+		o := t.decodeRow(m, v)
 		if len(v) > 14 {
-			due := pgTime(v[14])
-			m.dues, m.late = append(m.dues, due), max(m.late, pgTime(v[15]).Sub(due))
+			o.due = pgTime(v[14])
+			m.dues, m.late = append(m.dues, o.due), max(m.late, pgTime(v[15]).Sub(o.due))
 		}
-		m.add(t.decodeRow(m, v))
+		m.add(o)
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("postgres: read filed tasks: %w", err)

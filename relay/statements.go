@@ -18,9 +18,9 @@ const (
 // outboxColumns are those of a row in the outbox. later: run_at is ahead. Null: no.
 // The payload stays behind where nobody has to look at it before it is due: a million
 // tasks for tomorrow are filed without coming here.
-// ends and keys: of a bundle, see unbundle.
+// ends and keys: of a bundle, see unbundle. Last, when a task was due that was not when it was enqueued.
 const outboxColumns = rowHead + `case when o.run_at > now() and o.checked then null else o.payload end` + rowTail +
-	`, case when o.run_at > now() then true end, o.ends, o.keys`
+	`, case when o.run_at > now() then true end, o.ends, o.keys, case when o.run_at > o.created_at then o.run_at end`
 
 // difference is the rows that a cursor has not passed and its target sees, as r:
 // new transactions, then those that were open at prev. %s: columns.
@@ -50,7 +50,7 @@ r as (
 // A header row stands before the rows, in their columns: now in created_at, upto
 // in kind, flushed in checked. Its id is null.
 const headerRow = `select null::bigint, now(), s.upto::text, null::text, null::text, null::text, null::bytea,
-  null::text, null::jsonb, null::timestamptz, null::int, null::int, s.flushed, null::boolean, null::int[], null::text[] from s
+  null::text, null::jsonb, null::timestamptz, null::int, null::int, s.flushed, null::boolean, null::int[], null::text[], null::timestamptz from s
 union all
 `
 

@@ -26,6 +26,7 @@ type row struct {
 	generation  int
 	epoch       int
 	created     time.Time
+	due         time.Time // zero = when it was enqueued, or not known
 	deadline    time.Time // zero = none
 	kind        string
 	queue       string
@@ -176,7 +177,9 @@ func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w
 			continue
 		}
 		w.read++
-		if o := t.decodeRow(w.slab, v); v[14] != nil {
+		o := t.decodeRow(w.slab, v)
+		o.due = pgTime(v[16])
+		if v[14] != nil {
 			w.unbundle(o, v[14], v[15])
 		} else {
 			w.add(o)

@@ -76,6 +76,7 @@ type Kind struct {
 	Timeout      time.Duration     // of one attempt
 	Heartbeat    time.Duration     // heartbeat_timeout: silence after which an attempt is given up; 0 = a running one may be silent
 	ExpiresAfter time.Duration     // 0 = never; a deadline given at enqueue wins if earlier
+	StartWithin  time.Duration     // how late its first attempt may begin, after its time; 0 = whenever
 	Ordered      bool              // order: key
 	BlockOnDead  bool              // on_dead: block
 	Effects      Effects           // default idempotent

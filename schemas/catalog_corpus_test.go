@@ -35,6 +35,7 @@ kinds:
     timeout: 10s
     heartbeat_timeout: 5s
     expires_after: 24h
+    start_within: 1m
     order: key                    # none | key
     on_dead: continue             # continue | block
     effects: fenced               # idempotent | fenced | once
@@ -182,6 +183,7 @@ var unseenCatalogs = map[string]string{
 	"fixer that is no jq":     "version: 1\nfixers: {n: {jq: '.a |= nope'}}\n",
 	"where that is no jq":     policyWith("{when: {kind: k}, replay: {where: '.payload.a >'}}"),
 	"where with a letter":     policyWith("{when: {kind: k}, replay: {where: $letter}}"),
+	"start after the end":     kindWith("expires_after: 1m", "start_within: 2m"),
 	"heartbeat too often":     kindWith("heartbeat_timeout: 500ms"),
 	"empty":                   "",
 	"only a comment":          "# nothing\n",

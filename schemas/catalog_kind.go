@@ -26,7 +26,7 @@ const maxConcurrency = 100_000
 
 func (b *builder) kind(e entry) {
 	path := "kinds." + clip(e.name)
-	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "heartbeat_timeout", "expires_after", "order",
+	o := b.object(e.value, e.at(), path, "queue", "schema", "timeout", "heartbeat_timeout", "expires_after", "start_within", "order",
 		"on_dead", "effects", "retry", "dependency", "concurrency", "sensitive", "executor", "reconcile", "responses", "schedule", "unique")
 	k := &Kind{Name: e.name}
 	b.out.Kinds[e.name] = k
@@ -44,6 +44,9 @@ func (b *builder) kind(e entry) {
 		o.wrong("heartbeat_timeout", "must be at least "+minHeartbeat.String())
 	}
 	k.ExpiresAfter = o.duration("expires_after", 0)
+	if k.StartWithin = o.duration("start_within", 0); k.ExpiresAfter > 0 && k.StartWithin > k.ExpiresAfter {
+		o.wrong("start_within", "is longer than expires_after, so that it bounds nothing")
+	}
 	k.Ordered = o.choice("order", "none", "none", "key") == "key"
 	if q := b.out.Queues[k.Queue]; k.Ordered && q != nil && q.Shared {
 		o.wrong("order", "key needs a queue with `delivery: partitioned`: "+k.Queue+" is shared, and its records come to any worker in any order")

@@ -48,7 +48,7 @@ func TestCatalogIsReadWhole(t *testing.T) {
 	}
 	k := c.Kind("refund.issue")
 	if k.Name != "refund.issue" || k.Queue != "payments" || k.SchemaFile != "schemas/refund.json" || k.SchemaURI != "https://example.com/refund.json" ||
-		k.Timeout != 10*time.Second || k.ExpiresAfter != 24*time.Hour || !k.Ordered || k.BlockOnDead || k.Effects != schemas.EffectsFenced || k.Dependency != "bank-api" {
+		k.Timeout != 10*time.Second || k.ExpiresAfter != 24*time.Hour || k.StartWithin != time.Minute || !k.Ordered || k.BlockOnDead || k.Effects != schemas.EffectsFenced || k.Dependency != "bank-api" {
 		t.Errorf("kind: %+v", k)
 	}
 	if k.Retry != (schemas.Retry{MaxAttempts: 8, InitialDelay: 500 * time.Millisecond, MaxDelay: 10 * time.Minute}) {
@@ -75,7 +75,7 @@ func TestCatalogFillsInDefaults(t *testing.T) {
 		t.Errorf("queue: %+v", q)
 	}
 	k := c.Kind("k")
-	if k.Timeout != schemas.DefaultTimeout || k.ExpiresAfter != 0 || k.Ordered || k.BlockOnDead || k.Effects != schemas.EffectsIdempotent || k.Schema != nil ||
+	if k.Timeout != schemas.DefaultTimeout || k.ExpiresAfter != 0 || k.StartWithin != 0 || k.Ordered || k.BlockOnDead || k.Effects != schemas.EffectsIdempotent || k.Schema != nil ||
 		k.Retry != (schemas.Retry{MaxAttempts: schemas.DefaultMaxAttempts, InitialDelay: schemas.DefaultInitialDelay, MaxDelay: schemas.DefaultMaxDelay}) {
 		t.Errorf("kind: %+v", k)
 	}

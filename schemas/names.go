@@ -155,6 +155,10 @@ const (
 	RunIncarnationShift = 24
 )
 
+// IsFirstRun reports whether a run is the first that an incarnation of Redis
+// granted to its task in its epoch.
+func IsFirstRun(run int64) bool { return run&(1<<RunIncarnationShift-1) == 1 }
+
 // FirstRun is the lowest run of an epoch under an incarnation of Redis; a grant
 // gives it plus n, n from 1.
 func FirstRun(epoch int, incarnation int64) int64 {

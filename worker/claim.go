@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/perdure/perdure/dlq"
@@ -158,6 +159,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		p.met.run(d.asg.intake.queue)
 		before := max(d.run, d.task.Run) // that of work elsewhere
 		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
+		d.first = before == 0 && !g.InDoubt && g.Attempt == 1 && schemas.IsFirstRun(g.Run)
 		p.claimed[d] = nil
 		if g.InDoubt && !g.Unheard {
 			p.tell(d, dlq.EventCrashed, execution.Result{}, map[string]any{"crashes": d.crashes})
@@ -234,9 +236,34 @@ func (p *pipeline) start(d *delivery, now time.Time) {
 		d.unprobe()
 		d.why = execution.Result{Class: "expired", Message: "the deadline passed before the task could run"}
 		p.settleDead(d, schemas.ReasonExpired)
+	case d.tooLate(now):
+		p.freeSlot(d)
+		d.unprobe()
+		d.why = execution.Result{Class: "expired", Message: fmt.Sprintf("no attempt began within %v of %s (start_within)", d.kind.StartWithin, d.since().UTC().Format(time.RFC3339))}
+		p.settleDead(d, schemas.ReasonExpired)
 	default:
 		p.granted = append(p.granted, d)
 	}
+}
+
+// tooLate reports whether a task's first attempt would begin later than its kind
+// allows. It is asked under a grant: only the claim knows whether it is the first.
+func (d *delivery) tooLate(now time.Time) bool {
+	limit := d.kind.StartWithin
+	return limit > 0 && d.first && now.Sub(d.since()) > limit
+}
+
+// since is when a task that was never run could have begun: when it was enqueued,
+// or due. On the tour of an unknown kind its due time is that of the next station.
+func (d *delivery) since() time.Time {
+	at := d.task.Time
+	if at.IsZero() {
+		at = d.rec.Timestamp
+	}
+	if due := unknownSince(d.rec, d.task.Due); due.After(at) {
+		at = due
+	}
+	return at
 }
 
 // park keeps a delivery unacknowledged and asks again later.

@@ -56,6 +56,7 @@ type delivery struct {
 	run       int64
 	crashes   int
 	inDoubt   bool
+	first     bool          // its run is the first that the task was ever granted, as far as is known
 	lease     *claims.Lease // of its grant; goes back with its outcome
 	known     bool          // it was asked about before, and has a claim
 	history   []dlq.Attempt

@@ -99,7 +99,7 @@ func showKind(w io.Writer, v app.KindView) {
 	output.Fields(w,
 		[2]string{"kind", v.Kind}, [2]string{"queue", fmt.Sprintf("%s (%d partitions)", v.Queue, v.Partitions)}, [2]string{"runs in", v.RunsIn},
 		[2]string{"schema", v.Schema}, [2]string{"effects", v.Effects}, [2]string{"order", v.Order}, [2]string{"when dead", v.OnDead},
-		[2]string{"timeout", v.Timeout}, [2]string{"heartbeat timeout", v.Heartbeat}, [2]string{"expires after", v.ExpiresAfter}, [2]string{"dependency", v.Dependency},
+		[2]string{"timeout", v.Timeout}, [2]string{"heartbeat timeout", v.Heartbeat}, [2]string{"expires after", v.ExpiresAfter}, [2]string{"start within", v.StartWithin}, [2]string{"dependency", v.Dependency},
 		[2]string{"schedule", v.Schedule}, [2]string{"next task", v.NextTask},
 		[2]string{"attempts", fmt.Sprintf("%d; pauses from %s to %s, at most %s in all", v.MaxAttempts, v.InitialDelay, v.MaxDelay, v.LongestRetry)})
 }

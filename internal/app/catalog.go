@@ -29,6 +29,7 @@ type KindView struct {
 	Timeout      string `json:"timeout"`
 	Heartbeat    string `json:"heartbeat_timeout,omitempty"`
 	ExpiresAfter string `json:"expires_after"`
+	StartWithin  string `json:"start_within,omitempty"`
 	Dependency   string `json:"dependency,omitempty"`
 	Schedule     string `json:"schedule,omitempty"`  // cron and time zone
 	NextTask     string `json:"next_task,omitempty"` // when the schedule is next due, RFC 3339
@@ -70,6 +71,9 @@ func ViewKind(cat *schemas.Catalog, k *schemas.Kind) KindView {
 	}
 	if k.ExpiresAfter > 0 {
 		v.ExpiresAfter = k.ExpiresAfter.String()
+	}
+	if k.StartWithin > 0 {
+		v.StartWithin = k.StartWithin.String()
 	}
 	var sum time.Duration
 	pause := k.Retry.InitialDelay
