@@ -100,7 +100,7 @@ func TestAStoppedAndResumedWorkerIsHarmlessAndComesBack(t *testing.T) {
 	a.signal(syscall.SIGSTOP)
 	stopped := time.Now()
 	open := inFlight(f.ledger.since(0), pid)
-	t.Logf("everything ran elsewhere %v after the SIGSTOP", f.begunAgain(open, mark, pid, takeOverBound).Sub(stopped).Round(time.Millisecond))
+	t.Logf("everything ran elsewhere %v after the SIGSTOP", f.begunAgain(open, mark, pid).Sub(stopped).Round(time.Millisecond))
 	testkit.Eventually(t, wait, func() (bool, string) { // longer than its session
 		return time.Since(stopped) > 7*time.Second, "it is stopped"
 	})
@@ -225,23 +225,24 @@ func (w *world) leave(group, instance, id string) {
 
 func TestAnotherFinishesARemovalWhoseWatcherDied(t *testing.T) {
 	f := newFleet(t)
+	f.session = longSession
 	a, b := f.hire("a", true), f.hire("b", true)
 	stop := f.feeding(50*time.Millisecond, 20)
 	a.runs()
 	b.runs()
 	s := f.opened()
 	seen := f.peer(s, "a")
-	a.signal(syscall.SIGSTOP) // alive for Kafka for six seconds more
+	a.signal(syscall.SIGSTOP) // alive for Kafka for minutes more
 	testkit.Eventually(t, wait, func() (bool, string) {
 		seen = f.peer(s, "a")
 		ok, err := s.Bury(t.Context(), "watcher/that-dies", seen, 50*time.Millisecond)
 		return ok, fmt.Sprint(err)
 	})
 	marked := time.Now()
-	testkit.Eventually(t, 4*time.Second, func() (bool, string) {
+	testkit.Eventually(t, wait, func() (bool, string) {
 		return f.members()["a"] == "", "it is still a member"
 	})
-	t.Logf("out of its group %v after it was marked", time.Since(marked).Round(time.Millisecond))
+	t.Logf("out of its group %v after it was marked", f.inTime(time.Since(marked)).Round(time.Millisecond))
 	a.signal(syscall.SIGCONT)
 	stop()
 	f.finish(wait)
@@ -267,6 +268,7 @@ func TestANameThatBeatsIsNotTaken(t *testing.T) {
 
 func TestANameThatNoLongerBeatsIsTakenOver(t *testing.T) {
 	f := newFleet(t)
+	f.session = longSession
 	a := f.hire("a", false) // PERDURE_INSTANCE was given: no lock proves anything
 	stop := f.feeding(50*time.Millisecond, 100)
 	a.runs()
@@ -278,8 +280,8 @@ func TestANameThatNoLongerBeatsIsTakenOver(t *testing.T) {
 	open := inFlight(f.ledger.since(0), pid)
 	began := time.Now()
 	f.hire("a", false).runs()
-	last := f.begunAgain(open, mark, pid, takeOverBound)
-	t.Logf("from exec until the last of its predecessor's tasks ran again: %v", last.Sub(began).Round(time.Millisecond))
+	took := f.inTime(f.begunAgain(open, mark, pid).Sub(began))
+	t.Logf("from exec until the last of its predecessor's tasks ran again: %v", took.Round(time.Millisecond))
 	stop()
 	f.finish(wait)
 }

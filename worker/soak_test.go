@@ -11,7 +11,7 @@ import (
 
 func TestSoakFaults(t *testing.T) { chaos(t, 10*time.Minute) }
 
-func TestSoakRebalanceStorm(t *testing.T) { rebalanceStorm(t, 20, time.Minute) }
+func TestSoakRebalanceStorm(t *testing.T) { rebalanceStorm(t, 20, time.Minute, time.Second) }
 
 func TestSoakABacklogDoesNotGrowTheWorker(t *testing.T) { backlogMemory(t, 1_000_000) }
 

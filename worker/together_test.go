@@ -44,7 +44,7 @@ func TestWorkersKilledTogetherAreRemoved(t *testing.T) {
 		mark := len(before)
 		open := inFlight(before, men[0].cmd.Process.Pid)
 		maps.Copy(open, inFlight(before, men[1].cmd.Process.Pid))
-		last := f.begunAgain(open, mark, men[0].cmd.Process.Pid, wait)
+		last := f.begunAgain(open, mark, men[0].cmd.Process.Pid)
 		testkit.Eventually(f, wait, func() (bool, string) {
 			m := f.members()
 			return m[men[0].name] == "" && m[men[1].name] == "", "the killed are still members"
