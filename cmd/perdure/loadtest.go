@@ -48,6 +48,9 @@ perdure loadtest run --mix noop=8,sleep=1,http=1 --cpuprofile cpu.pprof -o json`
 			if opts.Mix, err = load.ParseMix(mix); err != nil {
 				return exit.Usage(err)
 			}
+			if err := opts.CheckGiven(cmd.Flags().Changed); err != nil {
+				return exit.Usage(err)
+			}
 			cfg, err := c.checked(config.LoadEnvironment())
 			if err != nil {
 				return err

@@ -59,6 +59,23 @@ func Defaults() Options {
 	}
 }
 
+// CheckGiven refuses what was asked for by hand and means nothing in the loop:
+// with it left out in silence, another run is measured than was meant. given
+// reports whether an option of that name was.
+func (o *Options) CheckGiven(given func(name string) bool) error {
+	other, loop := map[string][]string{Closed: {"rate", "duration"}, Open: {"tasks", "in-flight"}}, Open
+	if o.Loop == Open {
+		loop = Closed
+	}
+	var errs []error
+	for _, name := range other[o.Loop] {
+		if given(name) {
+			errs = append(errs, fmt.Errorf("%s: the loop is %s: use it with a loop that is %s", name, o.Loop, loop))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Check says what is wrong with o, and derives Tasks in an open loop.
 func (o *Options) Check() error {
 	var errs []error
