@@ -30,7 +30,8 @@ type Catalog struct {
 	Replays      Replays
 	Fixers       map[string]*Fixer
 	Policies     map[string]*Policy
-	Hash         string // hex of the first 8 bytes of SHA-256 over the source text and the schemas it names
+	Warnings     CatalogErrors // of what is valid and does not do what it says, each with its place; nil = nothing
+	Hash         string        // hex of the first 8 bytes of SHA-256 over the source text and the schemas it names
 }
 
 // CompileSchema gives a kind that was read from elsewhere than a catalog file
@@ -60,7 +61,7 @@ type Queue struct {
 // Dependency is something that kinds call and that can fail as one.
 type Dependency struct {
 	Name string
-	Rate float64 // calls per second over the fleet, 0 = no limit; kept, enforced by the resilience part
+	Rate float64 // calls per second over the fleet, 0 = no limit; kept, and enforced by nobody yet
 
 	Concurrency int // attempts that may call it at once from one worker, 0 = no limit
 }

@@ -222,6 +222,9 @@ func (b *builder) dependency(e entry) {
 		o.wrong("rate", err.Error())
 	}
 	d.Rate = rate
+	if err == nil {
+		b.out.Warnings = append(b.out.Warnings, b.at(f.key, o.path+".rate", "is enforced by nobody yet: bound the calls by concurrency, of the dependency or of its kinds"))
+	}
 }
 
 // hash is over the text and every schema file read for it, in the order of names.

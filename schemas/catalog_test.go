@@ -87,10 +87,16 @@ func TestCatalogFillsInDefaults(t *testing.T) {
 		t.Errorf("the default of initial_delay does not give way: %+v, %v", c.Kind("k").Retry, err)
 	}
 	c, err = parseCatalog(goodCatalogs["rates"])
+	if err == nil && (len(c.Warnings) != 3 || c.Warnings[1].Path != "dependencies.b.rate" || c.Warnings[1].Line != 2 || !strings.Contains(c.Warnings[1].Detail, "nobody")) {
+		t.Errorf("warnings %v", c.Warnings)
+	}
 	if err != nil || c.Dependencies["a"].Rate != 0.5 || c.Dependencies["b"].Rate != 1.5 || c.Dependencies["c"].Rate != 10.0/3600 {
 		t.Errorf("rates: %v", err)
 	}
 	c, err = parseCatalog(goodCatalogs["queue that is a number"])
+	if err == nil && len(c.Warnings) != 0 {
+		t.Errorf("warnings %v", c.Warnings)
+	}
 	if err != nil || !slices.Equal(c.QueueNames(), []string{"12"}) || !slices.Equal(c.KindNames(), []string{"3"}) {
 		t.Errorf("names that are numbers: %v", err)
 	}

@@ -18,12 +18,17 @@ type source struct {
 
 // fail notes a mistake at a token; a nil token names no line.
 func (s *source) fail(at *token.Token, path, detail string) {
+	s.errs = append(s.errs, s.at(at, path, detail))
+}
+
+// at says something of a place.
+func (s *source) at(at *token.Token, path, detail string) *CatalogError {
 	e := &CatalogError{File: s.file, Path: path, Detail: detail}
 	if at != nil && at.Position != nil {
 		e.Line, e.Column = at.Position.Line, at.Position.Column
 		e.Excerpt = excerpt(s.lines, e.Line, e.Column)
 	}
-	s.errs = append(s.errs, e)
+	return e
 }
 
 // Visit implements ast.Visitor: it collects anchors.

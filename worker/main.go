@@ -69,6 +69,9 @@ func assemble(ctx context.Context, cfg config.Config, log *slog.Logger, group *s
 	if err != nil {
 		return fmt.Errorf("catalog: %w", err)
 	}
+	for _, w := range cat.Warnings {
+		log.Warn("the catalog asks for what is not done", "line", w.Line, "path", w.Path, "detail", w.Detail)
+	}
 	instance, err := cfg.TakeInstance("worker")
 	if err != nil {
 		return err

@@ -58,6 +58,9 @@ func newCatalogCheck(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, w := range cat.Warnings {
+				fmt.Fprintln(c.errOut, "perdure: warning:", output.Block(w.Error()))
+			}
 			result := map[string]any{"file": path, "hash": cat.Hash, "queues": len(cat.Queues), "kinds": len(cat.Kinds)}
 			return c.printer().One(result, func(w io.Writer) {
 				fmt.Fprintf(w, "%s is valid: %d kinds on %d queues, hash %s\n", output.Safe(path), len(cat.Kinds), len(cat.Queues), cat.Hash)

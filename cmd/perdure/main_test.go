@@ -197,6 +197,7 @@ func TestGolden(t *testing.T) {
 		"config.json":     "config -o json",
 		"catalog-check":   "catalog check",
 		"catalog-bad":     "catalog check testdata/bad.yaml",
+		"catalog-warned":  "catalog check testdata/warned.yaml",
 		"catalog-explain": "catalog explain",
 		"catalog-kind":    "catalog explain mail.send",
 		"help":            "--help",

@@ -97,6 +97,9 @@ func (p *process) loadCatalog() error {
 		return fmt.Errorf("catalog: %w", err)
 	}
 	p.catalog = cat
+	for _, w := range cat.Warnings {
+		p.log.Warn("the catalog asks for what is not done", "line", w.Line, "path", w.Path, "detail", w.Detail)
+	}
 	return nil
 }
 
