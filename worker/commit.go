@@ -104,6 +104,34 @@ func (w *Worker) commit(ctx context.Context, in *intake, parts map[int32]*tracke
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
+	bare, failed := w.commitOnce(ctx, in, parts, due)
+	if len(bare) > 0 {
+		// The broker takes less than its default. Without metadata the next owner
+		// fetches again what is complete beyond the offset, and asks the claims.
+		w.bareCommits.Do(func() {
+			w.log.Warn("the broker takes no commit metadata of this size: committing without, so that more is read again after a restart; raise its offset.metadata.max.bytes",
+				"queue", in.queue, "needed", tracker.MaxMetadata)
+		})
+		for _, t := range bare {
+			c := due[t]
+			c.Metadata = ""
+			due[t] = c
+		}
+		_, err := w.commitOnce(ctx, in, bare, due)
+		failed = errors.Join(failed, err)
+	}
+	if failed == nil {
+		w.met.commits.Inc()
+		return nil
+	}
+	w.met.commitErrors.Inc()
+	w.log.Warn("offset commit failed, trying again", "queue", in.queue, "err", failed)
+	return fmt.Errorf("commit %s: %w", in.group, failed)
+}
+
+// commitOnce sends one commit. large are the partitions whose metadata the broker
+// found too large: nothing of them was committed.
+func (w *Worker) commitOnce(ctx context.Context, in *intake, parts map[int32]*tracker.Tracker, due map[*tracker.Tracker]tracker.Commit) (large map[int32]*tracker.Tracker, failed error) {
 	offsets := make(map[int32]kgo.EpochOffset, len(parts))
 	for partition, t := range parts {
 		offsets[partition] = kgo.EpochOffset{Offset: due[t].Offset, Epoch: due[t].LeaderEpoch}
@@ -118,7 +146,6 @@ func (w *Worker) commit(ctx context.Context, in *intake, parts map[int32]*tracke
 		}
 		return nil
 	})
-	var failed error
 	in.cl.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{in.topic: offsets},
 		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 			if err != nil {
@@ -127,19 +154,20 @@ func (w *Worker) commit(ctx context.Context, in *intake, parts map[int32]*tracke
 			}
 			for _, t := range resp.Topics {
 				for _, p := range t.Partitions {
-					if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					tr, err := parts[p.Partition], kerr.ErrorForCode(p.ErrorCode)
+					switch {
+					case errors.Is(err, kerr.OffsetMetadataTooLarge) && tr != nil && due[tr].Metadata != "":
+						if large == nil {
+							large = map[int32]*tracker.Tracker{}
+						}
+						large[p.Partition] = tr
+					case err != nil:
 						failed = errors.Join(failed, fmt.Errorf("partition %d: %w", p.Partition, err))
-					} else if tr := parts[p.Partition]; tr != nil {
+					case tr != nil:
 						tr.Committed(due[tr])
 					}
 				}
 			}
 		})
-	if failed == nil {
-		w.met.commits.Inc()
-		return nil
-	}
-	w.met.commitErrors.Inc()
-	w.log.Warn("offset commit failed, trying again", "queue", in.queue, "err", failed)
-	return fmt.Errorf("commit %s: %w", in.group, failed)
+	return large, failed
 }

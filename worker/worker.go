@@ -51,6 +51,8 @@ type Worker struct {
 	p          *pipeline
 	pool       *pool
 
+	bareCommits sync.Once // said that the broker takes no metadata of ours
+
 	workCtx     context.Context // of attempts
 	produceCtx  context.Context // of calls to Kafka and Redis
 	claimCalls  chan claimCall
