@@ -16,8 +16,8 @@ import (
 
 	"github.com/perdure/perdure/dispatcher/client"
 	"github.com/perdure/perdure/internal/api"
-	"github.com/perdure/perdure/internal/jsonscan"
 	"github.com/perdure/perdure/schemas"
+	"github.com/perdure/perdure/schemas/jsonscan"
 )
 
 // maxTaskJSON is the longest JSON text of one task, in bytes: the largest

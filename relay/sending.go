@@ -128,7 +128,7 @@ func (p *producer) send(ctx context.Context, records []*kgo.Record, kafka *contr
 				continue
 			}
 			cancel()
-			<-flushed
+			_ = <-flushed // cancelled
 			return s, stuck, nil
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/perdure/perdure/internal/jsonscan"
+	"github.com/perdure/perdure/schemas/jsonscan"
 )
 
 // MaxDepth is the deepest nesting of a JSON payload.
