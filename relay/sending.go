@@ -4,6 +4,7 @@ package relay
 // others waiting.
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -195,12 +198,16 @@ func (p *producer) whyStuck(ctx context.Context, names []string) map[string]erro
 	for _, name := range names {
 		whys[name] = p.r.broker.because(fmt.Errorf("it acknowledged nothing for %v, others did", p.r.cfg.Patience))
 	}
-	details, err := p.adm.ListTopics(ctx, names...)
+	details, err := p.adm.ListTopics(kadm.WithAuthorizedOps(ctx), names...) // of the brokers, not of a cache
 	if err != nil {
 		return whys
 	}
 	wanted := p.inSyncWanted(ctx, names)
 	for _, name := range names {
+		if d, ok := details[name]; !ok || d.Err != nil || len(d.Partitions) == 0 {
+			whys[name] = cmp.Or(d.Err, error(kerr.UnknownTopicOrPartition))
+			continue
+		}
 		for _, d := range details[name].Partitions.Sorted() {
 			if d.Leader < 0 {
 				whys[name] = fmt.Errorf("partition %d has no leader", d.Partition)

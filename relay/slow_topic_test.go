@@ -189,3 +189,24 @@ func withoutReplicas(t *testing.T, length time.Duration) {
 	g.posted(mail)
 	t.Logf("payments: %d tasks, %v at most", w.n, w.most)
 }
+
+// A client that has produced to a topic tries again where it was deleted since, and
+// Kafka has to be asked why it takes nothing.
+func TestATopicThatIsDeletedUnderWayIsSaidToBeGone(t *testing.T) {
+	g := newRig(t)
+	r := g.relay("a", nil)
+	g.run(r)
+	mail := func(n int) {
+		g.exec(`insert into perdure.outbox (kind, queue, key, payload) values ('post', 'mail', 'k', $1)`, fmt.Sprintf(`{"n":%d}`, n))
+	}
+	mail(1)
+	g.first(1, g.names.Tasks("mail"))
+	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
+	mail(2)
+	g.enqueue("k", 1)
+	g.first(1, g.names.Tasks("payments"))
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		s := r.Status()
+		return strings.Contains(s.Parked["mail"], "does not exist"), fmt.Sprintf("%+v", s)
+	})
+}

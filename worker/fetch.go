@@ -6,11 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/internal/exit"
 )
 
 // perPoll bounds what one poll hands over, so that the first records of a large
@@ -43,6 +47,7 @@ type intake struct {
 	assigned map[int32]*assignment
 	found    map[int32]committed // from the last fetch of offsets, until the first poll
 	halted   map[int32]string    // partition → why nothing of it is fetched
+	unknown  time.Time           // since when Kafka does not know the topic's id; the poller's own
 	commits  sync.Mutex          // held from gathering offsets to the broker's answer
 }
 
@@ -130,6 +135,7 @@ func (w *Worker) handOverPartition(in *intake, topicID [16]byte, fp *kgo.FetchPa
 	}
 	w.track(in, asg, topicID)
 	if n := len(fp.Records); n > 0 {
+		in.unknown = time.Time{}
 		asg.position = fp.Records[n-1].Offset + 1
 		bytes := 0
 		for _, r := range fp.Records {
@@ -151,6 +157,8 @@ func (w *Worker) fetchError(ctx context.Context, in *intake, asg *assignment, pa
 		return nil
 	case errors.Is(err, kerr.FencedInstanceID):
 		return fmt.Errorf("queue %s: another process runs under the instance name %s and has taken its place: give each its own PERDURE_INSTANCE: %w", in.queue, w.cfg.Instance, err)
+	case errors.Is(err, kerr.UnknownTopicID):
+		return w.deleted(ctx, in, err)
 	case errors.As(err, &session):
 		w.log.Warn("left the consumer group, joining again", "queue", in.queue, "err", err)
 		return nil
@@ -167,7 +175,39 @@ func (w *Worker) fetchError(ctx context.Context, in *intake, asg *assignment, pa
 		return nil
 	default:
 		w.log.Warn("fetch failed, trying again", "queue", in.queue, "partition", partition, "err", err)
+		pause(ctx, fetchPause)
 		return nil
+	}
+}
+
+const (
+	fetchPause   = 100 * time.Millisecond // after an error that comes again at once
+	unknownTopic = 5 * time.Second        // a topic that has just been made is known to all brokers by then
+)
+
+// deleted ends the worker where its topic was deleted. What has the name now, or will
+// have it, is another one: positions and trackers are not about it, and the client
+// fetches it no more. A new process begins at its beginning.
+func (w *Worker) deleted(ctx context.Context, in *intake, err error) error {
+	if in.unknown.IsZero() {
+		in.unknown = time.Now()
+		w.log.Warn("Kafka does not know the topic that is fetched any more", "queue", in.queue, "topic", in.topic, "err", err)
+	}
+	if time.Since(in.unknown) < unknownTopic {
+		pause(ctx, fetchPause)
+		return nil
+	}
+	in.mu.Lock()
+	all := slices.Collect(maps.Keys(in.assigned))
+	in.mu.Unlock()
+	w.lose(in, all) // their offsets must not be committed for the topic of that name
+	return exit.Restart(fmt.Errorf("queue %s: topic %s was deleted: this process ends, so that a new one reads what has its name then: %w", in.queue, in.topic, err))
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }
 
