@@ -190,8 +190,7 @@ func withoutReplicas(t *testing.T, length time.Duration) {
 	t.Logf("payments: %d tasks, %v at most", w.n, w.most)
 }
 
-// A client that has produced to a topic tries again where it was deleted since, and
-// Kafka has to be asked why it takes nothing.
+// The client has produced to it before, and knows it.
 func TestATopicThatIsDeletedUnderWayIsSaidToBeGone(t *testing.T) {
 	g := newRig(t)
 	r := g.relay("a", nil)
