@@ -131,7 +131,7 @@ func (p *producer) send(ctx context.Context, records []*kgo.Record, kafka *contr
 				continue
 			}
 			cancel()
-			_ = <-flushed // cancelled
+			<-flushed //nolint:errcheck // it is the cancelling
 			return s, stuck, nil
 		}
 	}
