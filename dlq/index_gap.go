@@ -60,7 +60,10 @@ func (x *Index) passGaps(ctx context.Context, cl *kgo.Client, at map[string][]in
 				to[t] = map[int32]kgo.EpochOffset{}
 			}
 			to[t][p] = kgo.EpochOffset{Epoch: -1, Offset: start.Offset}
-			if lost := start.Offset - from.Offset; begun && lost > 0 {
+			if !begun {
+				continue // nothing of it was read, so nothing is missed
+			}
+			if lost := start.Offset - from.Offset; lost > 0 {
 				x.metrics.gaps.Add(float64(lost))
 				x.log.Error("dlq index: records were deleted by retention before they were indexed: no index ran, or none could write, for longer than dlq_retention",
 					"topic", t, "partition", p, "records", lost, "from", from.Offset)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -123,7 +124,9 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement // reads are binary, whatever suits the pool
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code == "08P01" { // Postgres itself knows all of these settings
+	// Postgres itself knows all of these settings. A pooler's other refusals, of a server
+	// that is away, have the same code, and pass.
+	if errors.As(err, &refused) && refused.Code == "08P01" && strings.Contains(refused.Message, "startup parameter") {
 		return nil, haltPooler("it refuses a session's settings: " + refused.Message)
 	}
 	if err != nil {

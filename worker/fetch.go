@@ -47,7 +47,7 @@ type intake struct {
 	assigned map[int32]*assignment
 	found    map[int32]committed // from the last fetch of offsets, until the first poll
 	halted   map[int32]string    // partition → why nothing of it is fetched
-	unknown  time.Time           // since when Kafka does not know the topic's id; the poller's own
+	unknown  spell               // in which Kafka does not know the topic's id; the poller's own
 	commits  sync.Mutex          // held from gathering offsets to the broker's answer
 }
 
@@ -111,15 +111,20 @@ func (w *Worker) poll(ctx context.Context, in *intake) error {
 // the worker; what concerns one partition does not.
 func (w *Worker) handOver(ctx context.Context, in *intake, fetches kgo.Fetches) error {
 	var fatal error
+	atOnce := false // an error comes again at once
 	for _, f := range fetches {
 		for _, t := range f.Topics {
 			for _, fp := range t.Partitions {
 				asg := w.handOverPartition(in, t.TopicID, &fp)
 				if fp.Err != nil {
-					fatal = errors.Join(fatal, w.fetchError(ctx, in, asg, fp.Partition, fp.Err))
+					again, err := w.fetchError(ctx, in, asg, fp.Partition, fp.Err)
+					fatal, atOnce = errors.Join(fatal, err), atOnce || again
 				}
 			}
 		}
+	}
+	if atOnce && fatal == nil {
+		pause(ctx, fetchPause)
 	}
 	return fatal
 }
@@ -135,7 +140,6 @@ func (w *Worker) handOverPartition(in *intake, topicID [16]byte, fp *kgo.FetchPa
 	}
 	w.track(in, asg, topicID)
 	if n := len(fp.Records); n > 0 {
-		in.unknown = time.Time{}
 		asg.position = fp.Records[n-1].Offset + 1
 		bytes := 0
 		for _, r := range fp.Records {
@@ -148,35 +152,34 @@ func (w *Worker) handOverPartition(in *intake, topicID [16]byte, fp *kgo.FetchPa
 }
 
 // fetchError decides what an error means. Errors that pass by themselves never
-// come here: the client retries them.
-func (w *Worker) fetchError(ctx context.Context, in *intake, asg *assignment, partition int32, err error) error {
+// come here: the client retries them. again says that it may come again at once.
+func (w *Worker) fetchError(ctx context.Context, in *intake, asg *assignment, partition int32, err error) (again bool, fatal error) {
 	var loss *kgo.ErrDataLoss
 	var session *kgo.ErrGroupSession
 	switch {
 	case errors.Is(err, kgo.ErrClientClosed), errors.Is(err, context.Canceled):
-		return nil
+		return false, nil
 	case errors.Is(err, kerr.FencedInstanceID):
-		return fmt.Errorf("queue %s: another process runs under the instance name %s and has taken its place: give each its own PERDURE_INSTANCE: %w", in.queue, w.cfg.Instance, err)
+		return false, fmt.Errorf("queue %s: another process runs under the instance name %s and has taken its place: give each its own PERDURE_INSTANCE: %w", in.queue, w.cfg.Instance, err)
 	case errors.Is(err, kerr.UnknownTopicID):
-		return w.deleted(ctx, in, err)
+		return true, w.deleted(in, err)
 	case errors.As(err, &session):
 		w.log.Warn("left the consumer group, joining again", "queue", in.queue, "err", err)
-		return nil
+		return false, nil
 	case asg == nil:
 		w.log.Warn("fetch failed", "queue", in.queue, "partition", partition, "err", err)
-		return nil
+		return false, nil
 	case errors.Is(err, kerr.OffsetOutOfRange), errors.As(err, &loss):
 		w.halt(in, partition, fmt.Sprintf("Kafka no longer has the records after the committed offset (%v): they were deleted before they were run. Nothing is skipped by itself: find out what was lost, then set the group's offset", err))
-		return nil
+		return false, nil
 	case isUnreadable(err):
 		if err := w.passUnreadable(ctx, asg, err); err != nil {
 			w.log.Error("cannot pass an unreadable batch, trying again", "queue", in.queue, "partition", partition, "err", err)
 		}
-		return nil
+		return false, nil
 	default:
 		w.log.Warn("fetch failed, trying again", "queue", in.queue, "partition", partition, "err", err)
-		pause(ctx, fetchPause)
-		return nil
+		return true, nil
 	}
 }
 
@@ -185,16 +188,24 @@ const (
 	unknownTopic = 5 * time.Second        // a topic that has just been made is known to all brokers by then
 )
 
+// spell is a time in which something comes again and again.
+type spell struct{ since, last time.Time }
+
+// longer notes that it came, and reports whether it has been coming for longer than d;
+// after a d without it a new spell begins.
+func (s *spell) longer(d time.Duration, now time.Time) bool {
+	if now.Sub(s.last) > d {
+		s.since = now
+	}
+	s.last = now
+	return now.Sub(s.since) > d
+}
+
 // deleted ends the worker where its topic was deleted. What has the name now, or will
 // have it, is another one: positions and trackers are not about it, and the client
 // fetches it no more. A new process begins at its beginning.
-func (w *Worker) deleted(ctx context.Context, in *intake, err error) error {
-	if in.unknown.IsZero() {
-		in.unknown = time.Now()
-		w.log.Warn("Kafka does not know the topic that is fetched any more", "queue", in.queue, "topic", in.topic, "err", err)
-	}
-	if time.Since(in.unknown) < unknownTopic {
-		pause(ctx, fetchPause)
+func (w *Worker) deleted(in *intake, err error) error {
+	if !in.unknown.longer(unknownTopic, time.Now()) {
 		return nil
 	}
 	in.mu.Lock()

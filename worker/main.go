@@ -27,7 +27,7 @@ import (
 // Main runs a worker with the handlers that setup registers, until SIGTERM or
 // SIGINT, and ends the process: with 0 after a stop that was asked for, 1 if
 // the worker cannot start or go on, 2 if its environment is wrong, 4 if it is to
-// be started again (its handlers ignore their contexts). It reads the
+// be started again (its handlers ignore their contexts, its topic was deleted). It reads the
 // PERDURE_* environment, or finds a running `perdure up`, and serves /healthz,
 // /readyz and /metrics. A second signal ends it at once.
 //

@@ -241,8 +241,8 @@ func (w *Worker) Ready(context.Context) error {
 // new starts, what was not started is handed back, what runs may end within the
 // grace period, offsets are committed, the consumer groups are left. It returns
 // nil after such a stop, else why the worker could not go on. Where too many
-// handlers ignore their contexts it stops by itself in the same order: the error
-// names them, and is to end the process, with exit code 4 as Main does.
+// handlers ignore their contexts, or a topic was deleted, it stops by itself in the same
+// order: the error names them, and is to end the process, with exit code 4 as Main does.
 func (w *Worker) Run(ctx context.Context) error {
 	if w.started.Swap(true) {
 		return errors.New("worker: Run was called before")

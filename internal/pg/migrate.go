@@ -29,8 +29,9 @@ const (
 	// stepWait is how long a step waits for a table that a transaction uses: whoever
 	// wants the table meanwhile queues behind the step, producers too.
 	stepWait = time.Second
-	// patience is how long such a step is tried again, with as much time in between.
-	patience = time.Minute
+	// stepTries is how often such steps are tried, with as much time in between: for
+	// about a minute, not counting what the others take.
+	stepTries = 30
 )
 
 // migrationLock is the advisory lock that a migrator holds: "perdure" in ASCII.
@@ -153,13 +154,13 @@ func Status(ctx context.Context, url string) ([]Migration, error) {
 // to the others between its tries, so that a transaction which stays open holds up the
 // migration and nobody else.
 func patiently(ctx context.Context, db *sql.DB, step func() error) error {
-	for until := time.Now().Add(patience); ; {
+	for tries := 1; ; tries++ {
 		err := step()
 		var pe *pgconn.PgError
 		if !errors.As(err, &pe) || pe.Code != "55P03" && pe.Code != "40P01" { // no lock in time, a deadlock
 			return err
 		}
-		if time.Now().After(until) {
+		if tries == stepTries {
 			var pids string
 			if qerr := db.QueryRowContext(ctx, holders).Scan(&pids); qerr != nil {
 				return errors.Join(err, fmt.Errorf("ask who holds the tables: %w", qerr))
