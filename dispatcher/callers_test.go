@@ -156,18 +156,7 @@ func callersOfFewKeys(t *testing.T, callers, keys int) {
 	if p99 > 2*time.Second {
 		t.Errorf("posts without a key took %v (p99) beside them", p99)
 	}
-	seen := map[string]string{}
-	for k, ids := range told.ids {
-		if len(ids) != 1 {
-			t.Errorf("%s: its callers were told of %v", k, ids)
-		}
-		for id := range ids {
-			if seen[id] != "" {
-				t.Errorf("%s and %s are both task %s", seen[id], k, id)
-			}
-			seen[id] = k
-		}
-	}
+	seen := told.tasks(t)
 	if n := outbox(t, s.db); n != 2*keys+len(took) || len(seen) != 2*keys {
 		t.Errorf("%d tasks, and %d ids were told; want %d of keys and %d without", n, len(seen), 2*keys, len(took))
 	}

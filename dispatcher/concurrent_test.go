@@ -31,6 +31,26 @@ func (a *answers) add(key, id string) {
 	a.ids[key][id]++
 }
 
+// tasks are the ids that were told, each with its key: each key has one, of its own.
+func (a *answers) tasks(t *testing.T) map[string]string {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := map[string]string{}
+	for key, ids := range a.ids {
+		if len(ids) != 1 {
+			t.Errorf("key %s: its posts were told of %v", key, ids)
+		}
+		for id := range ids {
+			if seen[id] != "" {
+				t.Errorf("keys %s and %s are both task %s", seen[id], key, id)
+			}
+			seen[id] = key
+		}
+	}
+	return seen
+}
+
 // persist posts until the answer is not "still committing", as a client must.
 func (s *server) persist(ctx context.Context, t *testing.T, body string, header ...string) (reply, bool) {
 	for ctx.Err() == nil {
@@ -124,18 +144,7 @@ func TestManyPostsOfFewKeysThroughTwoDispatchers(t *testing.T) {
 	}
 	waiting.Wait()
 
-	seen := map[string]string{}
-	for key, ids := range told.ids {
-		if len(ids) != 1 {
-			t.Errorf("key %s: its posts were told of %v", key, ids)
-		}
-		for id := range ids {
-			if seen[id] != "" {
-				t.Errorf("keys %s and %s are both task %s", seen[id], key, id)
-			}
-			seen[id] = key
-		}
-	}
+	seen := told.tasks(t)
 	want := held + 2*keys + keys*each
 	if n := outbox(t, one.db); n != want || len(seen) != want {
 		t.Errorf("%d tasks, and %d ids were told; want %d", n, len(seen), want)
