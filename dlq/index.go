@@ -147,6 +147,10 @@ func (x *Index) Run(ctx context.Context) error {
 		if len(gaps) > 0 && ctx.Err() == nil {
 			if err := x.passGaps(ctx, cl, gaps); err != nil {
 				x.log.Warn("dlq index: a log no longer has what comes next, and where it begins cannot be seen; tries on", "err", err)
+				select { // the same comes again at once
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+				}
 			}
 		}
 		cl.AllowRebalance()

@@ -41,6 +41,7 @@ func (x *Index) passGaps(ctx context.Context, cl *kgo.Client, at map[string][]in
 	}
 	committed, uncommitted := cl.CommittedOffsets(), cl.UncommittedOffsets()
 	to := map[string]map[int32]kgo.EpochOffset{}
+	var failed error
 	for t, ps := range at {
 		for _, p := range ps {
 			start, known := starts.Lookup(t, p)
@@ -51,7 +52,8 @@ func (x *Index) passGaps(ctx context.Context, cl *kgo.Client, at map[string][]in
 				begun = begun && from.Offset >= 0
 			}
 			if !known || !ended || start.Err != nil || end.Err != nil {
-				return fmt.Errorf("list offsets of %s partition %d: %w", t, p, errors.Join(start.Err, end.Err))
+				failed = errors.Join(failed, fmt.Errorf("list offsets of %s partition %d: %w", t, p, errors.Join(start.Err, end.Err)))
+				continue
 			}
 			if begun && start.Offset <= from.Offset && from.Offset <= end.Offset {
 				continue // the log was truncated, and the client has found its place
@@ -74,15 +76,15 @@ func (x *Index) passGaps(ctx context.Context, cl *kgo.Client, at map[string][]in
 		}
 	}
 	if len(to) == 0 {
-		return nil
+		return failed
 	}
 	cl.SetOffsets(to)
-	var failed error
+	var uncertain error
 	cl.CommitOffsetsSync(ctx, to, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, _ *kmsg.OffsetCommitResponse, err error) {
-		failed = err
+		uncertain = err
 	})
-	if failed != nil {
-		x.log.Warn("dlq index: cannot commit where it goes on; the next start says again what was lost", "err", failed)
+	if uncertain != nil {
+		x.log.Warn("dlq index: cannot commit where it goes on; the next start says again what was lost", "err", uncertain)
 	}
-	return nil
+	return failed
 }

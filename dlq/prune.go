@@ -5,6 +5,7 @@ package dlq
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/perdure/perdure/schemas"
@@ -53,11 +54,12 @@ func (x *Index) prune(ctx context.Context) {
 }
 
 func (x *Index) pruneOnce(ctx context.Context) error {
+	return errors.Join(x.sweep(ctx), x.pruneAll(ctx))
+}
+
+func (x *Index) pruneAll(ctx context.Context) error {
 	// A merge of groups whose process was killed goes on here.
 	if _, err := settleJoins(ctx, x.deps.DB); err != nil {
-		return err
-	}
-	if err := x.sweep(ctx); err != nil {
 		return err
 	}
 	longest := x.cfg.History

@@ -37,12 +37,12 @@ select $1::text, $3::bigint, $4::bigint, $5::int, $6::int, $7::bytea where` + fe
 select run_at, ` + fileColumns + ` from perdure.outbox where id = any($3::bigint[]) and id >= $4 and id <= $5 and` + fenced + `
 order by run_at, id returning 1` + orElse + `'perdure.scheduled') where` + fenced
 	// $8 are the rows that the tasks stand in: a bundle is parked task by task.
-	fileParked = exactly + `insert into perdure.parked (why, ` + fileColumns + `)
-select w.why, ` + fileColumns + ` from perdure.outbox_tasks o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
+	fileParked = exactly + `insert into perdure.parked (why, due, ` + fileColumns + `)
+select w.why, case when run_at > created_at then run_at end, ` + fileColumns + ` from perdure.outbox_tasks o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
 where row_id = any($8::bigint[]) and row_id >= $6 and row_id <= $7 and id = any($3::bigint[]) and` + fenced + ` returning 1` + orElse + `'perdure.parked') where` + fenced
 	// Not exactly: a person may have taken some out by hand.
-	moveParked = `insert into perdure.parked (why, ` + fileColumns + `)
-select w.why, ` + fileColumns + ` from perdure.scheduled o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
+	moveParked = `insert into perdure.parked (why, due, ` + fileColumns + `)
+select w.why, due, ` + fileColumns + ` from perdure.scheduled o join unnest($4::text[], $5::text[]) w(q, why) on w.q = o.queue
 where id = any($3::bigint[]) and` + fenced
 	dropScheduled = `delete from perdure.scheduled where id = any($3::bigint[]) and` + fenced
 	dropParked    = `delete from perdure.parked where id = any($3::bigint[]) and` + fenced

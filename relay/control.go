@@ -70,13 +70,13 @@ func (c *control) offer(seq int64) {
 
 // takes reports whether Kafka acknowledged a write that began after since. Where it
 // did not, the next answer may be another: the same id is written again.
-func (c *control) takes(since time.Time) bool {
+func (c *control) takes(ctx context.Context, since time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.taken.After(since) {
 		return true
 	}
-	if !c.busy {
+	if !c.busy && ctx.Err() == nil { // only a holder of the lease may
 		c.write(max(c.known, c.written))
 	}
 	return false

@@ -47,6 +47,12 @@ func (t *term) deliver(ctx context.Context, m *slab) (*delivery, error) {
 	}
 	if len(m.send) > 0 {
 		s, stuck, err := t.out.send(ctx, m.send, t.control)
+		if errors.Is(err, errUnsure) {
+			if rerr := t.reopen(); rerr != nil {
+				return nil, rerr
+			}
+			return nil, &waitError{classSlow, fmt.Errorf("kafka: %w", t.r.broker.because(err))}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -214,9 +220,6 @@ func (t *term) judge(rows []row, records []*kgo.Record, errs map[*kgo.Record]err
 				t.park(rows[i].queue, err) // not even its letter fits, though it was cut
 			}
 		}
-	}
-	if class == "" {
-		return nil // all of them are parked by now
 	}
 	return &waitError{class, worst}
 }

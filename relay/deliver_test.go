@@ -206,6 +206,29 @@ func TestScheduledTaskOfABrokenQueueIsParkedWhenDue(t *testing.T) {
 	})
 }
 
+// Both ways into perdure.parked keep when a task was due.
+func TestAParkedTaskKeepsWhenItWasDue(t *testing.T) {
+	g := newRig(t)
+	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
+	const insert = `insert into perdure.outbox (kind, queue, created_at, run_at, payload) values ('post', 'mail', now() - interval '1 hour', now() + $1::interval, '{}') returning floor(extract(epoch from run_at) * 1000)::bigint::text`
+	passed := one[string](g, insert, "-1 minute")
+	soon := one[string](g, insert, "1 s")
+	g.run(g.relay("a", nil))
+	testkit.Eventually(t, 60*time.Second, func() (bool, string) {
+		o, err := ReadOutbox(t.Context(), g.db, "main")
+		return err == nil && o.Parked["mail"] == 2, fmt.Sprintf("%+v, %v", o, err)
+	})
+	if _, err := g.adm.CreateTopic(t.Context(), 1, 1, nil, g.names.Tasks("mail")); err != nil {
+		t.Fatal(err)
+	}
+	recs := g.first(2, g.names.Tasks("mail"))
+	for i, want := range []string{passed, soon} {
+		if got := headerOf(recs[i], schemas.HeaderDue); got != want {
+			t.Errorf("record %d: due %q, want %q", i, got, want)
+		}
+	}
+}
+
 // A topic whose limit was lowered while the relay runs: what no longer fits dies,
 // the rest goes through.
 func TestTopicLimitThatIsLowered(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/testkit"
@@ -191,11 +192,11 @@ func TestAnotherQueuesDueTaskWaitsForOneShareOfAHeap(t *testing.T) {
 		}
 	}
 	promote(share)
-	g.exec(`insert into perdure.outbox (kind, queue, key, run_at, payload) select 'pay', 'payments', 'k', now() + interval '100 ms', '{"n":1}' from generate_series(1, 3)`)
+	g.exec(`insert into perdure.outbox (kind, queue, key, run_at, payload) select 'pay', 'payments', 'k', now() + interval '1500 ms', '{"n":1}' from generate_series(1, 3)`)
 	if _, err := tm.pass(t.Context()); err != nil { // files them
 		t.Fatal(err)
 	}
-	time.Sleep(150 * time.Millisecond) // they are due
+	time.Sleep(1600 * time.Millisecond) // they are due
 	promote(share/2 + 3)
 	if left := one[int](g, `select count(*) from perdure.scheduled where queue = 'payments'`); left != 0 {
 		t.Errorf("%d tasks of the other queue wait behind the heap", left)
@@ -205,21 +206,53 @@ func TestAnotherQueuesDueTaskWaitsForOneShareOfAHeap(t *testing.T) {
 }
 
 // In the middle of a release everything that has left would be gone through, and
-// all others wait for that.
-func TestAReleaseIsNotInterruptedByALookFromTheBeginning(t *testing.T) {
+// all others wait for that. Others' places are looked in front of all the same.
+func TestOnlyAQueueInTheMiddleOfAReleaseKeepsItsPlace(t *testing.T) {
 	g := newRig(t)
 	tm := g.directly(g.relay("a", func(c *Config) { c.Chunk = 10 * shareOfChunk }))
-	g.fileDue(15)
-	if err := tm.findScheduled(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []int{10, 5} {
-		tm.wholeAt = time.Now().Add(longestWait / 10)
+	promote := func(want int) {
+		t.Helper()
 		if n, err := tm.promote(t.Context()); err != nil || n != want {
 			t.Fatalf("%d went out, %v; want %d", n, err, want)
 		}
-		if put := time.Until(tm.wholeAt) > longestWait/2; put != (want == 10) {
-			t.Errorf("after a share of %d the next look from the beginning is in %v", want, time.Until(tm.wholeAt))
+	}
+	const pay = `insert into perdure.scheduled (id, due, generation, epoch, created_at, kind, queue, content_type, payload, checked)
+		values (nextval('perdure.outbox_id_seq'), now() + $1::interval, 1, 0, now(), 'pay', 'payments', 'application/json', '{"n":1}', true)`
+	g.fileDue(20)
+	g.exec(pay, "0")
+	if err := tm.findScheduled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	promote(5 + 1) // of 10, each may have a half
+	g.exec(pay, "-1 day")
+	promote(10) // all of mail, as nothing else is known
+	if err := tm.findScheduled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if tm.scheduled["mail"].passed == theBeginning || tm.scheduled["payments"].passed != theBeginning {
+		t.Errorf("it begins at %v and %v", tm.scheduled["mail"].passed, tm.scheduled["payments"].passed)
+	}
+	promote(5 + 1)
+	promote(0)
+	g.fileDue(1)
+	if err := tm.findScheduled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if tm.scheduled["mail"].passed != theBeginning {
+		t.Errorf("the release is over, and it begins at %v", tm.scheduled["mail"].passed)
+	}
+}
+
+// A chunk that was read ahead is filed after a share that left meanwhile.
+func TestATaskFiledInFrontOfWhatWentOutIsLookedFor(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	for after, want := range map[time.Duration]bool{-time.Second: true, 0: true, time.Second: false} {
+		tm := &term{scheduled: map[string]*scheduled{}}
+		q := tm.scheduledOf("mail")
+		q.passed = place{pgtype.Timestamptz{Time: at, Valid: true}, 7}
+		tm.filed(&delivery{rows: []row{{queue: "mail", due: at.Add(after)}}, fates: []fate{fateLater}})
+		if again := q.passed == theBeginning; again != want || q.at.IsZero() {
+			t.Errorf("due %v behind the place: from the beginning %v, at %v", after, again, q.at)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 
 const (
 	// $1 queue, $2 rows at most, $3 bytes of payload at most, the last row excepted.
-	readParked = `select ` + filedRow + ` from (
+	readParked = `select ` + filedRow + `, o.due from (
   select o.*, sum(octet_length(o.payload)) over (order by o.id rows between unbounded preceding and 1 preceding) as before
   from perdure.parked o where o.queue = $1 order by o.id limit $2) o
 where coalesce(o.before, 0) < $3 order by o.id`

@@ -85,8 +85,8 @@ with gone as (delete from perdure.parked where id <= $1 returning *)
 insert into perdure.held (was, ` + fileColumns + `) select 'parked', ` + fileColumns + ` from gone`
 	// The rest leaves as parked and scheduled tasks do, in the order of their ids.
 	parkRest = `
-insert into perdure.parked (why, ` + fileColumns + `)
-select 'carried over by outbox reset, leaves by itself', ` + fileColumns + ` from ` + unpassedTasks + `
+insert into perdure.parked (why, due, ` + fileColumns + `)
+select 'carried over by outbox reset, leaves by itself', case when run_at > created_at then run_at end, ` + fileColumns + ` from ` + unpassedTasks + `
 where id > $1 and coalesce(run_at <= now(), true)`
 	scheduleRest = `
 insert into perdure.scheduled (due, ` + fileColumns + `)

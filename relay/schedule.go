@@ -23,7 +23,7 @@ import (
 // rows, or 1 MiB of payload, by default.
 const shareOfChunk = 8
 
-// filedRow is what decodeRow reads; due and now stand behind it.
+// filedRow is what decodeRow reads; due stands behind it, and now where that is looked at.
 const filedRow = rowColumns + `, null::boolean`
 
 // Both read a queue's rows in the order of their index behind a place in it: rows
@@ -69,13 +69,19 @@ type scheduled struct {
 }
 
 // filed notes rows that a pass has put into perdure.scheduled: promote finds out when
-// they are due.
+// they are due. One that was read ahead may stand in front of the place that promote has
+// come to since.
 func (t *term) filed(d *delivery) {
 	now := time.Now()
 	for i := range d.rows {
-		if d.fates[i] == fateLater {
-			t.scheduledOf(d.rows[i].queue).at, t.due = now, now
+		if d.fates[i] != fateLater {
+			continue
 		}
+		q := t.scheduledOf(d.rows[i].queue)
+		if !d.rows[i].due.After(q.passed.due.Time) {
+			q.passed = theBeginning
+		}
+		q.at, t.due = now, now
 	}
 }
 
@@ -88,7 +94,9 @@ func (t *term) scheduledOf(queue string) *scheduled {
 	return q
 }
 
-// findScheduled begins at the beginning of every queue that has rows.
+// findScheduled begins at the beginning of every queue that has rows, but for those
+// that are in the middle of a release: what they have left is gone through once it is
+// over, and autovacuum had its time.
 func (t *term) findScheduled(ctx context.Context) error {
 	rows, err := t.conn.Query(ctx, scheduledQueues)
 	if err != nil {
@@ -98,9 +106,13 @@ func (t *term) findScheduled(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("postgres: look for queues with scheduled tasks: %w", err)
 	}
+	before := t.scheduled
 	t.scheduled, t.due = make(map[string]*scheduled, len(names)), time.Now()
 	for _, name := range names {
-		t.scheduledOf(name).at = t.due
+		q := t.scheduledOf(name)
+		if q.at = t.due; before[name] != nil && before[name].full {
+			q.passed = before[name].passed
+		}
 	}
 	return nil
 }
@@ -138,7 +150,6 @@ func (t *term) promote(ctx context.Context) (int, error) {
 	for _, q := range due {
 		if q.full {
 			late = m.late
-			t.wholeAt = time.Now().Add(longestWait) // what has left is behind us, and autovacuum was not there yet
 		} else if err := t.setDue(ctx, q); err != nil {
 			return n, err
 		}
@@ -156,8 +167,8 @@ func (t *term) promote(ctx context.Context) (int, error) {
 
 // readDue reads the next share, of the queues that may have something due. What
 // becomes due later is filed behind the places that were passed; once in a while it
-// looks from the beginning all the same, but not in the middle of a release, and spends
-// no more than a hundredth of its time on that.
+// looks from the beginning all the same, and spends no more than a hundredth of its time
+// on that.
 func (t *term) readDue(ctx context.Context) (*slab, []*scheduled, error) {
 	began := time.Now()
 	whole := !began.Before(t.wholeAt)
@@ -218,8 +229,8 @@ func (t *term) readFiled(ctx context.Context, m *slab, sql string, args ...any) 
 	for rows.Next() {
 		v := rows.RawValues()
 		o := t.decodeRow(m, v)
-		if len(v) > 14 {
-			o.due = pgTime(v[14])
+		o.due = pgTime(v[14])
+		if len(v) > 15 {
 			m.dues, m.late = append(m.dues, o.due), max(m.late, pgTime(v[15]).Sub(o.due))
 		}
 		m.add(o)

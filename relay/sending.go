@@ -6,6 +6,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -107,7 +108,8 @@ func (s *sending) end() map[*kgo.Record]struct{} {
 
 // send produces records and waits for every answer, or until some topics are stuck:
 // then the producer must not be used again, for what is under way stays so. err says
-// that the wait itself ended.
+// that the wait itself ended, errUnsure that it took longer than a record may: then, too,
+// the producer must not be used again.
 func (p *producer) send(ctx context.Context, records []*kgo.Record, kafka *control) (s *sending, stuck []string, err error) {
 	p.r.broker.begin()
 	defer p.r.broker.end()
@@ -125,17 +127,30 @@ func (p *producer) send(ctx context.Context, records []*kgo.Record, kafka *contr
 			if err != nil {
 				return nil, nil, fmt.Errorf("kafka: wait for acknowledgements: %w", err)
 			}
+			if !s.answered() { // it would be taken as sent
+				return nil, nil, errors.New("kafka: the client has forgotten a record")
+			}
 			return s, nil, nil
 		case now := <-tick.C:
-			if stuck = s.stuck(now, p.r.cfg.Patience, func() bool { return kafka.takes(began) }); stuck == nil {
+			stuck = s.stuck(now, p.r.cfg.Patience, func() bool { return kafka.takes(ctx, began) })
+			unsure := now.Sub(began) > p.r.cfg.Delivery+p.r.cfg.Patience
+			if stuck == nil && !unsure {
 				continue
 			}
 			cancel()
 			<-flushed //nolint:errcheck // it is the cancelling
+			if stuck == nil {
+				s.end()
+				return nil, nil, errUnsure
+			}
 			return s, stuck, nil
 		}
 	}
 }
+
+// errUnsure: the client gives no record up whose outcome it does not know. A new one
+// may do better, and what is read anew may have more than the topics that are stuck.
+var errUnsure = errors.New("nothing is acknowledged")
 
 // longPatience is how many times as long as a minority most topics may be stuck: a
 // broker that died is replaced meanwhile (9 s by default), and nobody needs to be parked.

@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perdure/perdure/internal/testkit"
 )
@@ -208,4 +212,45 @@ func TestATopicThatIsDeletedUnderWayIsSaidToBeGone(t *testing.T) {
 		s := r.Status()
 		return strings.Contains(s.Parked["mail"], "does not exist"), fmt.Sprintf("%+v", s)
 	})
+}
+
+// Kafka appends and says that it is not sure: the client never gives such a record up,
+// and nothing else tells that anything is well.
+func TestARecordThatIsNeverAnsweredForEndsItsPass(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	var mended atomic.Bool
+	cluster.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if mended.Load() {
+			return nil, nil, false
+		}
+		req := kreq.(*kmsg.ProduceRequest)
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, rt := range req.Topics {
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic, st.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewProduceResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = rp.Partition, kerr.NotEnoughReplicasAfterAppend.Code
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	g := newRigOver(t, testkit.MigratedPostgres(t).URL, testkit.KafkaServer{Brokers: cluster.ListenAddrs(), Prefix: "t-"}, testCatalog)
+	r := g.relay("a", func(c *Config) { c.Delivery, c.Patience = time.Second, 400*time.Millisecond })
+	g.run(r)
+	g.enqueue("k", 1)
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		s := r.Status()
+		return s.State == StateWaiting && strings.Contains(s.Err.Error(), errUnsure.Error()), fmt.Sprintf("%+v", s)
+	})
+	mended.Store(true)
+	g.first(1, g.names.Tasks("payments"))
+	g.drained(time.Minute)
 }

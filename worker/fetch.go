@@ -211,7 +211,7 @@ func (w *Worker) deleted(in *intake, err error) error {
 	in.mu.Lock()
 	all := slices.Collect(maps.Keys(in.assigned))
 	in.mu.Unlock()
-	w.lose(in, all) // their offsets must not be committed for the topic of that name
+	w.lose(in, all) // from here on no offset of theirs is committed for the topic of that name
 	return exit.Restart(fmt.Errorf("queue %s: topic %s was deleted: this process ends, so that a new one reads what has its name then: %w", in.queue, in.topic, err))
 }
 
