@@ -22,20 +22,29 @@ const (
 	EventFailed    EventType = "failed" // an attempt failed and will be retried; Data {"next_at"}
 	EventCrashed   EventType = "crashed"
 	EventInDoubt   EventType = "in_doubt"
-	EventWaiting   EventType = "waiting" // Data {"reason"}; of a breaker also {"next_at"}, its next probe
+	EventWaiting   EventType = "waiting" // Data {"reason"}; of a breaker also {"kind", "next_at"}, its next probe
 	EventDead      EventType = "dead"
 	EventCancelled EventType = "cancelled"
 	EventResult    EventType = "result" // Data: the result, at most 64 KiB
 	EventResolved  EventType = "resolved"
 	EventReleased  EventType = "released" // the task has ended: a unique key that it holds until then is free
+
+	// EventBreakerClosed: its attempt closed the breaker of its kind at its worker; Data {"kind"}.
+	EventBreakerClosed EventType = "breaker_closed"
 )
+
+// BreakerFresh is how long an open breaker is known to be open after it was told:
+// its probes are at most a minute apart, and each that fails is told.
+const BreakerFresh = 2 * time.Minute
 
 // MaxEventData bounds Event.Data, in bytes.
 const MaxEventData = 64 << 10
 
 // Event is one thing that happened to a task. Events are for people: they are
-// best effort, and nothing is decided from them. EventReleased alone is not: it is
-// waited for, no row is made of it, and it gives a unique key back.
+// best effort, and no task's fate is decided from them; a replay or a policy may
+// stop or wait because of an open breaker that they tell of. EventReleased alone is
+// not best effort: it is waited for, no row is made of it, and it gives a unique key
+// back.
 type Event struct {
 	TaskID     string          `json:"task_id"`
 	Epoch      int             `json:"epoch"`

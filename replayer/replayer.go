@@ -55,10 +55,12 @@ type Replayer struct {
 	log       *slog.Logger
 	letters   *prometheus.CounterVec
 	ended     *prometheus.CounterVec
-	passed    map[string]int64  // by job: letters up to this n were looked at by this process
-	transport *http.Transport   // to repair agents
-	strikes   map[string]int    // by job: letters in a row at which its fixer was stopped at a limit
-	soonest   time.Duration     // until a job that this process looked at is due; 0 = unknown
+	passed    map[string]int64       // by job: letters up to this n were looked at by this process
+	transport *http.Transport        // to repair agents
+	strikes   map[string]int         // by job: letters in a row at which its fixer was stopped at a limit
+	soonest   time.Duration          // until a job that this process looked at is due; 0 = unknown
+	broken    map[string]openBreaker // by kind; as it was at brokenAt
+	brokenAt  time.Time
 	pruned    time.Time         // when it last looked for what is old
 	steps     func(step string) // tests: called between the steps of a slice; nil = none
 }
@@ -179,7 +181,10 @@ func (r *Replayer) work(ctx context.Context, j *job) (pause time.Duration, err e
 		return 0, r.become(ctx, j, v.to, v.why)
 	}
 	if v.move == 0 {
-		return v.pause, nil
+		if j.stuck, err = r.canaryHeldBack(ctx, j); err != nil || j.stuck == "" {
+			return v.pause, err
+		}
+		return 0, r.become(ctx, j, Stopped, j.stuck)
 	}
 	left, err := r.slice(ctx, j, v.move)
 	if err == nil && j.stuck != "" {

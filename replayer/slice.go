@@ -37,6 +37,10 @@ func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err err
 	if err != nil || len(list) == 0 {
 		return false, err
 	}
+	if why, err := r.heldBack(ctx, j, list); err != nil || why != "" {
+		j.stuck = why
+		return false, err
+	}
 	if err := r.finish(ctx, j, list); err != nil {
 		return false, fmt.Errorf("letters %s to %s: %w", list[0].id, list[len(list)-1].id, err)
 	}

@@ -59,6 +59,7 @@ type Stop struct {
 	Outcomes        int     `json:"outcomes,omitempty" minimum:"0" doc:"from how many outcomes on the error rate counts; default 20"`
 	SameFingerprint int     `json:"same_fingerprint,omitempty" minimum:"0" doc:"so many died again of the cause that they had; 0 = any number"`
 	Lag             int     `json:"lag,omitempty" minimum:"0" doc:"so many were replayed and have no outcome yet; 0 = any number"`
+	IgnoreBreaker   bool    `json:"ignore_breaker,omitempty" doc:"go on where workers tell that the breaker of a letter's kind is open"`
 	Off             bool    `json:"off,omitempty" doc:"no rule"`
 }
 
@@ -107,7 +108,7 @@ func (s *Spec) complete() []api.FieldError {
 	if t.ErrorRate < 0 || t.ErrorRate > 1 || t.Outcomes < 0 || t.SameFingerprint < 0 || t.Lag < 0 {
 		say("#/stop", "numbers must not be negative, error_rate must be at most 1")
 	}
-	if t.Off && (t.ErrorRate > 0 || t.SameFingerprint > 0 || t.Lag > 0) {
+	if t.Off && (t.ErrorRate > 0 || t.SameFingerprint > 0 || t.Lag > 0 || t.IgnoreBreaker) {
 		say("#/stop", "is off, and has rules")
 	}
 	if !t.Off && t.ErrorRate == 0 {

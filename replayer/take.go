@@ -24,7 +24,7 @@ type job struct {
 
 	letters, looked, replayed, refused, completed, died, same, other int64
 
-	stuck string // why its fixer ends it; "" = it does not
+	stuck string // why its fixer or an open breaker ends it; "" = they do not
 
 	tokens float64       // letters that the rate allows now
 	ramped time.Duration // since the ramp began

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker"
@@ -106,6 +108,25 @@ func TestAMisconfiguredEndpointOpensItsBreakerAndCostsNoAttempt(t *testing.T) {
 	}
 	if letters := w.letters("jobs"); len(letters) != 0 {
 		t.Errorf("%d letters: an outage is not the tasks' failure", len(letters))
+	}
+	told := map[string]int{}
+	testkit.Eventually(t, wait, func() (bool, string) {
+		clear(told)
+		for _, r := range w.read(w.names.Events("jobs")) {
+			e, err := dlq.DecodeEvent(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var data struct{ Reason, Kind string }
+			if err := json.Unmarshal(e.Data, &data); err != nil {
+				t.Fatal(err)
+			}
+			told[fmt.Sprint(e.Type, " ", data.Reason, " ", data.Kind)]++
+		}
+		return told["breaker_closed  job.run"] == 1, fmt.Sprintf("%v: that it was closed is not told", told)
+	})
+	if told["waiting breaker job.run"] < 5 || len(told) != 2 {
+		t.Errorf("%v: want the breaker of job.run, told at each probe", told)
 	}
 }
 

@@ -65,7 +65,7 @@ func (p *pipeline) again(d *delivery, r execution.Result, now time.Time) {
 	if d.kind.breaker.open() {
 		due = now // its kind's line is held up by the breaker
 		p.met.waiting.WithLabelValues(d.task.Queue, string(schemas.WaitBreaker)).Inc()
-		p.tell(d, dlq.EventWaiting, r, map[string]any{"reason": schemas.WaitBreaker, "next_at": d.kind.breaker.until.UTC()})
+		p.tell(d, dlq.EventWaiting, r, map[string]any{"reason": schemas.WaitBreaker, "kind": d.kind.Name, "next_at": d.kind.breaker.until.UTC()})
 	}
 	d.why = r
 	p.settle(settlement{op: opWait, d: d, next: d.attempt, due: due, local: !d.shared()})
@@ -107,5 +107,6 @@ func (p *pipeline) reportBreaker(d *delivery, r execution.Result, now time.Time)
 		return
 	}
 	p.met.breaker.WithLabelValues(d.kind.Name).Set(0)
+	p.tell(d, dlq.EventBreakerClosed, execution.Result{}, map[string]any{"kind": d.kind.Name})
 	p.log.Info("breaker closed: the endpoint answers", "endpoint", b.endpoint, "kind", d.task.Kind)
 }

@@ -71,13 +71,14 @@ func (p *planFlags) register(f *pflag.FlagSet) {
 	f.Float64Var(&p.Stop.ErrorRate, "stop-error-rate", 0.5, "stop if more than this share of the outcomes died again")
 	f.IntVar(&p.Stop.SameFingerprint, "stop-same", 0, "stop if so many died again of the same cause; 0 = any number")
 	f.IntVar(&p.Stop.Lag, "stop-lag", 0, "stop if so many have no outcome yet; 0 = any number")
+	f.BoolVar(&p.Stop.IgnoreBreaker, "ignore-breaker", false, "go on where the breaker of a letter's kind is open: its endpoint was mended just now")
 	f.BoolVar(&p.noStop, "no-stop", false, "no rule stops it")
 	wordVar(f, &p.Why, "why", "", "for the audit")
 	p.fix.register(f)
 }
 
 // planOnly are the flags that make no sense with a PLAN.
-var planOnly = []string{"where", "limit", "canary", "success", "rate", "ramp", "stop-error-rate", "stop-same", "stop-lag", "no-stop", "why", "dry-run",
+var planOnly = []string{"where", "limit", "canary", "success", "rate", "ramp", "stop-error-rate", "stop-same", "stop-lag", "ignore-breaker", "no-stop", "why", "dry-run",
 	"fix", "fix-jq", "fix-patch", "no-effects"}
 
 func (p *planFlags) selected() bool {
@@ -456,6 +457,9 @@ func stopsOf(s *replayer.Stop) string {
 	}
 	if s.Lag > 0 {
 		rules = append(rules, fmt.Sprintf("%d have no outcome", s.Lag))
+	}
+	if !s.IgnoreBreaker {
+		rules = append(rules, "a breaker of its kinds is open")
 	}
 	return strings.Join(rules, "; ")
 }
