@@ -107,7 +107,8 @@ func (s *Letters) Change(ctx context.Context, fingerprint, who string, c *CareCh
 		if _, err := tx.Exec(ctx, changeCare, fingerprint, c.State, c.Until, c.Owner, c.Note, c.Runbook, who); err != nil {
 			return fmt.Errorf("change group %s: %w", fingerprint, err)
 		}
-		if _, err := tx.Exec(ctx, `insert into perdure.audit (who, what, why, details) values ($1, $2, $3, $4)`, who, what, c.Why, details); err != nil {
+		if _, err := tx.Exec(ctx, `insert into perdure.audit (who, what, why, details, origin) values ($1, $2, $3, $4, perdure.audit_origin($5))`,
+			who, what, c.Why, details, api.Caller(ctx)); err != nil {
 			return fmt.Errorf("change group %s: %w", fingerprint, err)
 		}
 		return nil

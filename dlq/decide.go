@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -71,7 +72,7 @@ l as materialized (select letter from perdure.dead_letters where letter in (sele
 u as (
   update perdure.dead_letters d set state = $11, resolved_by = $12, changed_at = clock_timestamp()
   from l where d.letter = l.letter and d.state = any($1) returning d.letter, d.task_id, d.reason),
-a as (insert into perdure.audit (who, what, letter, why) select $13, $14, letter, $15 from u order by letter returning 1)
+a as (insert into perdure.audit (who, what, letter, why, origin) select $13, $14, letter, $15, perdure.audit_origin($16) from u order by letter returning 1)
 select (select count(*) from c), (select count(*) from a),
   (select perdure.release_unique(array_agg(task_id) filter (where reason <> 'undecodable')) from u where $11 = 'discarded')`
 
@@ -96,7 +97,7 @@ func (s *Letters) Matching(ctx context.Context, d Decision, sel *LetterSelector,
 // error leaves decided stays so.
 func (s *Letters) Decide(ctx context.Context, d Decision, sel *LetterSelector, who, why string, limit int) (n int, err error) {
 	for n < limit {
-		args := append(sel.args(d, min(limit-n, most)), string(d.to), d.by, who, "letter."+d.name, why)
+		args := append(sel.args(d, min(limit-n, most)), string(d.to), d.by, who, "letter."+d.name, why, api.Caller(ctx))
 		var found, decided, freed int // others may decide of what was found first
 		if err := s.db.QueryRow(ctx, decideLetters, args...).Scan(&found, &decided, &freed); err != nil {
 			return n, fmt.Errorf("%s letters: %w", d.name, err)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/perdure/perdure/internal/api"
 )
 
 // Errors of Merge and Unmerge.
@@ -102,7 +104,8 @@ func beginJoin(ctx context.Context, tx pgx.Tx) error {
 }
 
 func auditJoin(ctx context.Context, tx pgx.Tx, who, what, why, group, into string) error {
-	_, err := tx.Exec(ctx, `insert into perdure.audit (who, what, why, details) values ($1, $2, $3, jsonb_build_object('group', $4::text, 'into', $5::text))`, who, what, why, group, into)
+	_, err := tx.Exec(ctx, `insert into perdure.audit (who, what, why, details, origin)
+values ($1, $2, $3, jsonb_build_object('group', $4::text, 'into', $5::text), perdure.audit_origin($6))`, who, what, why, group, into, api.Caller(ctx))
 	return err
 }
 

@@ -245,4 +245,7 @@ func TestMergeOverHTTP(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d with %s", c.path, c.body, w.Code, w.Body, c.code, c.has)
 		}
 	}
+	if n := r.count(`select count(*) from perdure.audit where what like 'group.%' and origin like '192.0.2.1 %'`); n != 2 {
+		t.Errorf("%d rows of the audit say where they were asked from, want 2", n)
+	}
 }

@@ -93,7 +93,7 @@ func TestAnUnknownLetterIsReconciledFirst(t *testing.T) {
 	if n := h.total(); n != 0 || r.get(plan).Refused != 0 {
 		t.Errorf("the plan asked %d times, and refuses %d: its run asks", n, r.get(plan).Refused)
 	}
-	if err := r.jobs.Start(t.Context(), plan, "t"); err != nil {
+	if err := r.jobs.Start(t.Context(), plan, "t", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.run(x)

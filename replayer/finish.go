@@ -30,7 +30,7 @@ import (
 // tables as they are then.
 const moveLetters = `
 with j as materialized (
-  select replay, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
+  select replay, hash, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
   from perdure.replays where replay = $1 and state in ('canary', 'ramping', 'running') for update),
 i as materialized (
   select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $13::bytea[], $14::int[])
@@ -56,7 +56,7 @@ f as (
 m as materialized (select j.replay, s.n, letter, id from j, s),
 a as (
   insert into perdure.audit (who, what, replay, why, details)
-  select $8, 'letters.replay', $1, $9, jsonb_build_object('letters', jsonb_object_agg(letter, id)) from m having count(*) > 0),
+  select $8, 'letters.replay', $1, $9, jsonb_build_object('hash', (select hash from j), 'letters', jsonb_object_agg(letter, id)) from m having count(*) > 0),
 c as (
   update perdure.replays r set replayed = r.replayed + s.n, tokens = case when $11 then tokens - s.n else tokens end, changed_at = clock_timestamp(),
     canary_at = case when state = 'canary' and replayed + s.n >= $10 then clock_timestamp() else canary_at end
@@ -91,8 +91,8 @@ l as (
   update perdure.dead_letters d set state = 'resolved', resolved_by = 'completed', changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state in ('open', 'held') returning d.letter, d.task_id),
 k as materialized (select perdure.release_unique(array_agg(task_id)) from l)
-insert into perdure.audit (who, what, letter, replay, why)
-select $2, 'letter.resolve', letter, $3, $4 from l cross join k`
+insert into perdure.audit (who, what, letter, replay, why, details)
+select $2, 'letter.resolve', letter, $3, $4, jsonb_build_object('hash', $5::text) from l cross join k`
 
 // maxMoved bounds the payloads that one statement copies, in bytes.
 const maxMoved = 16 << 20
@@ -148,7 +148,7 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 // settle closes the letters of tasks that are completed, by why that is known.
 func (r *Replayer) settle(ctx context.Context, j *job, tasks map[string][]string) error {
 	for why, tasks := range tasks {
-		if _, err := r.deps.DB.Exec(ctx, settleCompleted, tasks, j.who, j.id, why); err != nil {
+		if _, err := r.deps.DB.Exec(ctx, settleCompleted, tasks, j.who, j.id, why, j.hash); err != nil {
 			return fmt.Errorf("close the letters of completed tasks: %w", err)
 		}
 	}
@@ -167,7 +167,7 @@ l as (
   update perdure.dead_letters d set state = 'held', changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state = 'open' returning d.letter)
 insert into perdure.audit (who, what, replay, why, details)
-select $2, 'letters.hold', $3, $4, jsonb_build_object('letters', jsonb_agg(letter)) from l having count(*) > 0`
+select $2, 'letters.hold', $3, $4, jsonb_build_object('hash', $5::text, 'letters', jsonb_agg(letter)) from l having count(*) > 0`
 
 // hold leaves letters to a person: their tasks were replayed too often, or a
 // fixer did not come to an end.
@@ -179,7 +179,7 @@ func (r *Replayer) hold(ctx context.Context, j *job, list []*letter) error {
 		}
 	}
 	for why, ids := range ids {
-		if _, err := r.deps.DB.Exec(ctx, holdLetters, ids, j.who, j.id, why); err != nil {
+		if _, err := r.deps.DB.Exec(ctx, holdLetters, ids, j.who, j.id, why, j.hash); err != nil {
 			return fmt.Errorf("hold letters: %w", err)
 		}
 	}

@@ -224,7 +224,8 @@ l as (
   update perdure.dead_letters d set state = 'discarded', resolved_by = 'discard', changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id),
 k as materialized (select perdure.release_unique(array_agg(task_id)) from l)
-insert into perdure.audit (who, what, letter, replay, why) select $2, 'letter.discard', letter, $3, $4 from l cross join k`
+insert into perdure.audit (who, what, letter, replay, why, details)
+select $2, 'letter.discard', letter, $3, $4, jsonb_build_object('hash', $5::text) from l cross join k`
 
 // discard gives up the letters of which an agent said so.
 func (r *Replayer) discard(ctx context.Context, j *job, list []*letter) error {
@@ -232,7 +233,7 @@ func (r *Replayer) discard(ctx context.Context, j *job, list []*letter) error {
 		if !l.discard || l.state != schemas.LetterOpen {
 			continue
 		}
-		if _, err := r.deps.DB.Exec(ctx, discardLetter, l.id, j.who, j.id, l.why.text()); err != nil {
+		if _, err := r.deps.DB.Exec(ctx, discardLetter, l.id, j.who, j.id, l.why.text(), j.hash); err != nil {
 			return fmt.Errorf("discard %s: %w", l.id, err)
 		}
 	}

@@ -102,7 +102,7 @@ func TestARepairAgentIsAskedAndHeldToTheRules(t *testing.T) {
 	if f, err := r.jobs.Fixes(t.Context(), id); err != nil || len(f) != 3 || r.count(`select count(*) from perdure.dead_letters where state <> 'open'`) != 0 {
 		t.Errorf("the plan shows %+v, %v", f, err)
 	}
-	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
+	if err := r.jobs.Start(t.Context(), id, "tester", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.run(x)

@@ -195,7 +195,7 @@ func TestAFixerIsStoppedAtItsLimit(t *testing.T) {
 	r.broken(1, 12)
 	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Fixer: &Fixer{JQ: `if .n % 6 == 1 then last(range(1e18)) else .amount |= tonumber end`}}})
 	r.run(r.fixing("a", &known{}))
-	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
+	if err := r.jobs.Start(t.Context(), id, "tester", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.run(r.fixing("a", &known{}))

@@ -28,15 +28,15 @@ func TestAPlanIsHeldToItsHash(t *testing.T) {
 	} {
 		id := plan()
 		r.exec(change, id)
-		if err := r.jobs.Start(t.Context(), id, "t"); !errors.Is(err, ErrHash) {
+		if err := r.jobs.Start(t.Context(), id, "t", ""); !errors.Is(err, ErrHash) {
 			t.Errorf("%s: %v", change, err)
 		}
 	}
 	id := plan()
-	if err := r.jobs.StartHash(t.Context(), id, "t", "another"); !errors.Is(err, ErrHash) {
+	if err := r.jobs.StartHash(t.Context(), id, "t", "", "another"); !errors.Is(err, ErrHash) {
 		t.Errorf("another hash: %v", err)
 	}
-	if err := r.jobs.StartHash(t.Context(), id, "t", r.get(id).Hash); err != nil {
+	if err := r.jobs.StartHash(t.Context(), id, "t", "", r.get(id).Hash); err != nil {
 		t.Errorf("as it was planned: %v", err)
 	}
 }
@@ -57,18 +57,18 @@ func TestAnotherRateNeedsAnotherApproval(t *testing.T) {
 		}
 	}
 	act(jobs.Approve(t.Context(), id, "bob", ""))
-	act(jobs.SetRate(t.Context(), id, "ann", 10)) // the same: nothing changes
+	act(jobs.SetRate(t.Context(), id, "ann", "", 10)) // the same: nothing changes
 	before := r.get(id)
-	act(jobs.SetRate(t.Context(), id, "ann", 0))
+	act(jobs.SetRate(t.Context(), id, "ann", "", 0))
 	if j := r.get(id); before.State != Approved || j.State != Planned || j.ApprovedBy != "" || j.Hash == before.Hash {
 		t.Errorf("%s, then %s, approved by %q, hash changed: %v", before.State, j.State, j.ApprovedBy, j.Hash != before.Hash)
 	}
-	if err := jobs.Start(t.Context(), id, "ann"); !errors.Is(err, ErrApproval) {
+	if err := jobs.Start(t.Context(), id, "ann", ""); !errors.Is(err, ErrApproval) {
 		t.Errorf("started at another rate: %v", err)
 	}
 	act(jobs.Approve(t.Context(), id, "bob", ""))
-	act(jobs.Start(t.Context(), id, "ann"))
-	act(jobs.SetRate(t.Context(), id, "ann", 5)) // it moves: from now on
+	act(jobs.Start(t.Context(), id, "ann", ""))
+	act(jobs.SetRate(t.Context(), id, "ann", "", 5)) // it moves: from now on
 	if j := r.get(id); j.State != Running || j.Spec.Rate != 5 || j.ApprovedBy != "bob" {
 		t.Errorf("%+v", j)
 	}

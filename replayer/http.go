@@ -45,6 +45,7 @@ type startInput struct {
 	ID   string `path:"id"`
 	Body *struct {
 		Hash string `json:"hash,omitempty" doc:"start only the plan that has this hash"`
+		Why  string `json:"why,omitempty" maxLength:"2000" doc:"for the audit"`
 	}
 }
 
@@ -52,6 +53,7 @@ type rateInput struct {
 	ID   string `path:"id"`
 	Body struct {
 		Rate float64 `json:"rate" minimum:"0" maximum:"1000000" doc:"letters a second; 0 = as fast as it can"`
+		Why  string  `json:"why,omitempty" maxLength:"2000" doc:"for the audit"`
 	}
 }
 
@@ -117,23 +119,23 @@ func (j *Jobs) httpApprove(ctx context.Context, in *whyInput) (*replayOutput, er
 }
 
 func (j *Jobs) httpStart(ctx context.Context, in *startInput) (*replayOutput, error) {
-	hash := ""
+	hash, why := "", ""
 	if in.Body != nil {
-		hash = in.Body.Hash
+		hash, why = in.Body.Hash, in.Body.Why
 	}
-	return j.answer(ctx, in.ID, j.StartHash(ctx, in.ID, api.Who(ctx), hash))
+	return j.answer(ctx, in.ID, j.StartHash(ctx, in.ID, api.Who(ctx), why, hash))
 }
 
 func (j *Jobs) httpPause(ctx context.Context, in *whyInput) (*replayOutput, error) {
 	return j.answer(ctx, in.ID, j.Pause(ctx, in.ID, api.Who(ctx), in.why()))
 }
 
-func (j *Jobs) httpResume(ctx context.Context, in *replayInput) (*replayOutput, error) {
-	return j.answer(ctx, in.ID, j.Resume(ctx, in.ID, api.Who(ctx)))
+func (j *Jobs) httpResume(ctx context.Context, in *whyInput) (*replayOutput, error) {
+	return j.answer(ctx, in.ID, j.Resume(ctx, in.ID, api.Who(ctx), in.why()))
 }
 
 func (j *Jobs) httpRate(ctx context.Context, in *rateInput) (*replayOutput, error) {
-	return j.answer(ctx, in.ID, j.SetRate(ctx, in.ID, api.Who(ctx), in.Body.Rate))
+	return j.answer(ctx, in.ID, j.SetRate(ctx, in.ID, api.Who(ctx), in.Body.Why, in.Body.Rate))
 }
 
 func (j *Jobs) httpCancel(ctx context.Context, in *whyInput) (*replayOutput, error) {

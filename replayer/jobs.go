@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -107,6 +108,10 @@ from perdure.replays where replay = $1 for update`, id).
 				return err
 			}
 		}
+		if details == nil {
+			details = map[string]any{}
+		}
+		details["hash"] = r.hash
 		return note(ctx, tx, who, a.name, id, why, details)
 	})
 	if err != nil {
@@ -126,11 +131,13 @@ update perdure.replays set state = $2, resume = $3, note = $4, tokens = least(to
 // *ChangedError: its letters are not what they were. ErrApproval: nobody else
 // has approved it. ErrHash: what stands in the database is not what was planned.
 // ErrState: it is not planned yet, or over.
-func (j *Jobs) Start(ctx context.Context, id, who string) error { return j.StartHash(ctx, id, who, "") }
+func (j *Jobs) Start(ctx context.Context, id, who, why string) error {
+	return j.StartHash(ctx, id, who, why, "")
+}
 
 // StartHash is Start of the plan that has this hash; "" is any.
-func (j *Jobs) StartHash(ctx context.Context, id, who, hash string) error {
-	return j.act(ctx, id, who, "", actStart, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
+func (j *Jobs) StartHash(ctx context.Context, id, who, why, hash string) error {
+	return j.act(ctx, id, who, why, actStart, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
 		if hash != "" && hash != r.hash {
 			return "", nil, fmt.Errorf("%w: its hash is %s", ErrHash, r.hash)
 		}
@@ -209,8 +216,8 @@ func (j *Jobs) Pause(ctx context.Context, id, who, why string) error {
 
 // Resume lets a paused replay go on where it was; a ramp begins again. Resuming
 // one that moves changes nothing.
-func (j *Jobs) Resume(ctx context.Context, id, who string) error {
-	return j.act(ctx, id, who, "", actResume, func(_ context.Context, _ pgx.Tx, r *row) (State, map[string]any, error) {
+func (j *Jobs) Resume(ctx context.Context, id, who, why string) error {
+	return j.act(ctx, id, who, why, actResume, func(_ context.Context, _ pgx.Tx, r *row) (State, map[string]any, error) {
 		if r.state != Paused {
 			return "", nil, nil
 		}
@@ -231,8 +238,8 @@ func (j *Jobs) Cancel(ctx context.Context, id, who, why string) error {
 
 // SetRate changes how many letters a second move, from now on; 0 = as fast as
 // it can. Before the start it makes another plan: with another hash, and not approved.
-func (j *Jobs) SetRate(ctx context.Context, id, who string, rate float64) error {
-	return j.act(ctx, id, who, "", actRate, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
+func (j *Jobs) SetRate(ctx context.Context, id, who, why string, rate float64) error {
+	return j.act(ctx, id, who, why, actRate, func(ctx context.Context, tx pgx.Tx, r *row) (State, map[string]any, error) {
 		to := r.state
 		if rate == 0 && to == Ramping {
 			to = Running // there is nothing to grow to
@@ -248,7 +255,7 @@ func (j *Jobs) SetRate(ctx context.Context, id, who string, rate float64) error 
 			if r.hash, err = hashPlan(ctx, tx, id, &r.spec); err != nil {
 				return "", nil, err
 			}
-			details["hash"], r.approvedBy = r.hash, ""
+			r.approvedBy = ""
 			if to == Approved {
 				to = Planned
 			}
@@ -261,9 +268,7 @@ func (j *Jobs) SetRate(ctx context.Context, id, who string, rate float64) error 
 
 // note writes an audit row.
 func note(ctx context.Context, tx pgx.Tx, who, what, replay, why string, details map[string]any) error {
-	if details == nil {
-		details = map[string]any{}
-	}
-	_, err := tx.Exec(ctx, `insert into perdure.audit (who, what, replay, why, details) values ($1, $2, $3, $4, $5)`, who, what, replay, why, details)
+	_, err := tx.Exec(ctx, `insert into perdure.audit (who, what, replay, why, details, origin) values ($1, $2, $3, $4, $5, perdure.audit_origin($6))`,
+		who, what, replay, why, details, api.Caller(ctx))
 	return err
 }

@@ -56,7 +56,7 @@ func TestAReplayFindsACompletedTaskAndFreesItsKey(t *testing.T) {
 	c := &known{at: map[string]claims.Claim{"main-1-1": {State: claims.Done}}}
 	id := r.plan(Plan{Spec: Spec{Selector: Selector{Kind: "idem"}}})
 	r.run(r.replayer("a", c))
-	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
+	if err := r.jobs.Start(t.Context(), id, "tester", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.run(r.replayer("a", c))

@@ -49,7 +49,7 @@ func (p *Policies) judge(ctx context.Context, pol *schemas.Policy, s *standing) 
 // meanwhile is given up, and planned anew.
 func (p *Policies) begin(ctx context.Context, pol *schemas.Policy, s *standing, id string) error {
 	who := "policy:" + pol.Name
-	err := p.jobs.Start(ctx, id, who)
+	err := p.jobs.Start(ctx, id, who, "approved")
 	var changed *ChangedError
 	if !errors.As(err, &changed) {
 		return err

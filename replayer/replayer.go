@@ -224,7 +224,7 @@ func (r *Replayer) become(ctx context.Context, j *job, to State, why string) err
 			return nil
 		}
 		return note(ctx, tx, "perdure", what, j.id, why, map[string]any{
-			"replayed": j.replayed, "completed": j.completed, "died_again": j.died, "left": j.left()})
+			"hash": j.hash, "replayed": j.replayed, "completed": j.completed, "died_again": j.died, "left": j.left()})
 	})
 	if err != nil {
 		return fmt.Errorf("from %s to %s: %w", j.state, to, err)

@@ -201,7 +201,7 @@ func TestReplayMovesLettersWholeAndSaysWhatItRefused(t *testing.T) {
 	if j := r.get(id); j.State != Planning || j.Letters != 25 || j.Left != 25 || len(j.Hash) != 64 {
 		t.Errorf("planning: %+v", j)
 	}
-	if err := r.jobs.Start(t.Context(), id, "tester"); !errors.Is(err, ErrState) {
+	if err := r.jobs.Start(t.Context(), id, "tester", ""); !errors.Is(err, ErrState) {
 		t.Errorf("a plan that was not looked at was started: %v", err)
 	}
 	r.run(r.replayer("a", k))
@@ -211,7 +211,7 @@ func TestReplayMovesLettersWholeAndSaysWhatItRefused(t *testing.T) {
 	if n := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); n != 24 { // all but the completed one
 		t.Fatalf("planning left %d letters open", n)
 	}
-	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
+	if err := r.jobs.Start(t.Context(), id, "tester", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.run(r.replayer("a", k))
@@ -274,7 +274,7 @@ func TestLetterOfATaskThatWasReplayedTooOftenIsHeld(t *testing.T) {
 	}
 	id = r.plan(Plan{Spec: Spec{Selector: Selector{IDs: []string{"main-1-2"}}}})
 	r.run(x)
-	if err := r.jobs.Start(t.Context(), id, "t"); err != nil {
+	if err := r.jobs.Start(t.Context(), id, "t", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.run(x)
@@ -511,7 +511,7 @@ func TestCancelledReplayMovesNoMore(t *testing.T) {
 	if open := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); open != 13 {
 		t.Errorf("%d letters are open, want 13", open)
 	}
-	if err := r.jobs.Start(t.Context(), id, "tester"); !errors.Is(err, ErrState) {
+	if err := r.jobs.Start(t.Context(), id, "tester", ""); !errors.Is(err, ErrState) {
 		t.Errorf("a cancelled replay was started: %v", err)
 	}
 }

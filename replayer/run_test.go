@@ -104,7 +104,7 @@ func TestCanaryCatchesACauseThatIsStillThere(t *testing.T) {
 	if n := r.count(`select count(*) from perdure.dead_letters where state = 'open'`); n != 52 {
 		t.Errorf("%d letters are open, want 52", n)
 	}
-	if err := r.jobs.Resume(t.Context(), id, "t"); !errors.Is(err, ErrState) {
+	if err := r.jobs.Resume(t.Context(), id, "t", ""); !errors.Is(err, ErrState) {
 		t.Errorf("a stopped replay was resumed: %v", err)
 	}
 }
@@ -180,7 +180,7 @@ func TestRateIsKept(t *testing.T) {
 	}
 	r.start(xs...)
 	testkit.Eventually(t, time.Minute, func() (bool, string) { n := r.get(id).Replayed; return n >= 300, fmt.Sprint(n) })
-	if err := r.jobs.SetRate(t.Context(), id, "t", 1000); err != nil {
+	if err := r.jobs.SetRate(t.Context(), id, "t", "", 1000); err != nil {
 		t.Fatal(err)
 	}
 	r.until(id, Done)
@@ -220,10 +220,10 @@ func TestPausedReplayMovesNothingUntilItIsResumed(t *testing.T) {
 	if now := r.get(id); now.Replayed != then.Replayed {
 		t.Errorf("%d letters moved while paused", now.Replayed-then.Replayed)
 	}
-	if err := r.jobs.SetRate(t.Context(), id, "t", 0); err != nil {
+	if err := r.jobs.SetRate(t.Context(), id, "t", "", 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.jobs.Resume(t.Context(), id, "t"); err != nil {
+	if err := r.jobs.Resume(t.Context(), id, "t", ""); err != nil {
 		t.Fatal(err)
 	}
 	if j := r.until(id, Done); j.Replayed != 79 || j.Refused != 1 {
@@ -245,13 +245,13 @@ func TestPlanWhoseLettersChangedDoesNotStart(t *testing.T) {
 	if ja, jb := r.get(a), r.get(b); ja.State != Planned || jb.State != Planned || ja.Hash == jb.Hash || jb.Letters != 4 {
 		t.Fatalf("%+v %+v", ja, jb)
 	}
-	if err := r.jobs.Start(t.Context(), b, "t"); err != nil {
+	if err := r.jobs.Start(t.Context(), b, "t", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.run(x)
 	r.outcome(1, false, "")
 	var changed *ChangedError
-	if err := r.jobs.Start(t.Context(), a, "t"); !errors.As(err, &changed) || changed.Changed != 4 || changed.Letters != 10 || len(changed.How) != 2 {
+	if err := r.jobs.Start(t.Context(), a, "t", ""); !errors.As(err, &changed) || changed.Changed != 4 || changed.Letters != 10 || len(changed.How) != 2 {
 		t.Errorf("%v", err)
 	}
 	if n := r.count(`select count(*) from perdure.outbox`); n != 4 {
@@ -285,7 +285,7 @@ func TestPlanThatNeedsApproval(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.run(r.replayer("a", &known{}))
-		if err := jobs.Start(t.Context(), id, "bob"); !errors.Is(err, ErrApproval) || r.get(id).State != Planned || r.get(id).Approval == "" {
+		if err := jobs.Start(t.Context(), id, "bob", ""); !errors.Is(err, ErrApproval) || r.get(id).State != Planned || r.get(id).Approval == "" {
 			t.Fatalf("%s: started without approval: %v", name, err)
 		}
 		if err := jobs.Approve(t.Context(), id, "ann", ""); !errors.Is(err, ErrApproval) {
@@ -297,7 +297,7 @@ func TestPlanThatNeedsApproval(t *testing.T) {
 		if j := r.get(id); j.State != Approved || j.ApprovedBy != "bob" {
 			t.Errorf("%s: %+v", name, j)
 		}
-		if err := jobs.Start(t.Context(), id, "ann"); err != nil {
+		if err := jobs.Start(t.Context(), id, "ann", ""); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if err := jobs.Cancel(t.Context(), id, "ann", ""); err != nil {

@@ -37,7 +37,7 @@ func TestALetterOfANewPlanIsFoundWithoutTheOthers(t *testing.T) {
 		t.Fatalf("it does not become %s", state)
 	}
 	turnUntil(Planned)
-	if err := r.jobs.Start(t.Context(), id, "tester"); err != nil {
+	if err := r.jobs.Start(t.Context(), id, "tester", ""); err != nil {
 		t.Fatal(err)
 	}
 	turnUntil(Done)

@@ -19,6 +19,7 @@ type job struct {
 	state    State
 	dryRun   bool
 	who, why string
+	hash     string // of its plan
 	named    bool // letters were chosen by id
 	spec     Spec
 
@@ -59,7 +60,7 @@ where replay = (
   where state in ('planning', 'canary', 'ramping', 'running') and due_at <= clock_timestamp()
     and (lease is null or lease < clock_timestamp() or owner = $1)
   order by due_at, replay limit 1 for update skip locked)
-returning replay, state, dry_run, who, why, selector ? 'ids', spec, letters, looked, replayed, refused, completed, died_again, died_same, other,
+returning replay, state, dry_run, who, why, hash, selector ? 'ids', spec, letters, looked, replayed, refused, completed, died_again, died_same, other,
   tokens, paced_at, clock_timestamp(), coalesce(ramp_at, clock_timestamp()), canary_at`
 
 // Only from the count that was read: a person may have changed the rate since.
@@ -72,7 +73,7 @@ func (r *Replayer) take(ctx context.Context) (*job, error) {
 	var spec []byte
 	var now, ramp time.Time
 	var paced, canary *time.Time
-	err := r.deps.DB.QueryRow(ctx, takeJob, r.cfg.Instance, r.cfg.Lease).Scan(&j.id, &j.state, &j.dryRun, &j.who, &j.why, &j.named, &spec,
+	err := r.deps.DB.QueryRow(ctx, takeJob, r.cfg.Instance, r.cfg.Lease).Scan(&j.id, &j.state, &j.dryRun, &j.who, &j.why, &j.hash, &j.named, &spec,
 		&j.letters, &j.looked, &j.replayed, &j.refused, &j.completed, &j.died, &j.same, &j.other, &j.tokens, &paced, &now, &ramp, &canary)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil

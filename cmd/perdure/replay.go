@@ -38,9 +38,9 @@ perdure replay start --group fp1:4771f883ced71064 --yes
 perdure replay watch r-va6ybdljmki2`,
 	}
 	cmd.AddCommand(newReplayPlan(c), newReplayApprove(c), newReplayStart(c), newReplayStatus(c), newReplayReport(c), newReplayWatch(c),
-		newReplayAct(c, "pause", "Hold a replay; what it moved stays moved", true),
-		newReplayAct(c, "resume", "Let a paused replay go on; a ramp begins again", false),
-		newReplayRate(c), newReplayAct(c, "cancel", "End a replay; what it moved stays moved", true))
+		newReplayAct(c, "pause", "Hold a replay; what it moved stays moved"),
+		newReplayAct(c, "resume", "Let a paused replay go on; a ramp begins again"),
+		newReplayRate(c), newReplayAct(c, "cancel", "End a replay; what it moved stays moved"))
 	return cmd
 }
 
@@ -78,7 +78,7 @@ func (p *planFlags) register(f *pflag.FlagSet) {
 }
 
 // planOnly are the flags that make no sense with a PLAN.
-var planOnly = []string{"where", "limit", "canary", "success", "rate", "ramp", "stop-error-rate", "stop-same", "stop-lag", "ignore-breaker", "no-stop", "why", "dry-run",
+var planOnly = []string{"where", "limit", "canary", "success", "rate", "ramp", "stop-error-rate", "stop-same", "stop-lag", "ignore-breaker", "no-stop", "dry-run",
 	"fix", "fix-jq", "fix-patch", "no-effects"}
 
 func (p *planFlags) selected() bool {
@@ -206,11 +206,7 @@ func newReplayStart(c *cli) *cobra.Command {
 			}
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
 				if len(args) == 1 {
-					var only any
-					if hash != "" {
-						only = map[string]string{"hash": hash}
-					}
-					err = cl.Post(ctx, apiclient.Path("replays", args[0], "start"), only, &r)
+					err = cl.Post(ctx, apiclient.Path("replays", args[0], "start"), map[string]string{"hash": hash, "why": p.Why}, &r)
 				} else {
 					body.Start = true
 					err = cl.Post(ctx, "/v1/replays", body, &r)
@@ -333,7 +329,7 @@ func newReplayStatus(c *cli) *cobra.Command {
 }
 
 // newReplayAct is a command that posts to one route of a replay.
-func newReplayAct(c *cli, name, short string, reasoned bool) *cobra.Command {
+func newReplayAct(c *cli, name, short string) *cobra.Command {
 	var why string
 	cmd := &cobra.Command{
 		Use:   name + " ID",
@@ -349,20 +345,19 @@ func newReplayAct(c *cli, name, short string, reasoned bool) *cobra.Command {
 			}, nil)
 		},
 	}
-	if reasoned {
-		wordVar(cmd.Flags(), &why, "why", "", "for the audit")
-	}
+	wordVar(cmd.Flags(), &why, "why", "", "for the audit")
 	return cmd
 }
 
 func newReplayApprove(c *cli) *cobra.Command {
-	cmd := newReplayAct(c, "approve", "Approve a plan that another person made", true)
+	cmd := newReplayAct(c, "approve", "Approve a plan that another person made")
 	cmd.Long = "A plan that is large, or has letters of a sensitive kind, starts only once a token of\nanother name than its planner's approved it."
 	return cmd
 }
 
 func newReplayRate(c *cli) *cobra.Command {
-	return &cobra.Command{
+	var why string
+	cmd := &cobra.Command{
 		Use:     "rate ID LETTERS_A_SECOND",
 		Short:   "Change how fast a replay is, from now on; 0 = as fast as it can",
 		Example: "perdure replay rate r-va6ybdljmki2 50",
@@ -373,10 +368,12 @@ func newReplayRate(c *cli) *cobra.Command {
 				return exit.Usage(fmt.Errorf("%q is not a number of letters a second", args[1]))
 			}
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
-				return r, cl.Post(ctx, apiclient.Path("replays", args[0], "rate"), map[string]float64{"rate": rate}, &r)
+				return r, cl.Post(ctx, apiclient.Path("replays", args[0], "rate"), map[string]any{"rate": rate, "why": why}, &r)
 			}, nil)
 		},
 	}
+	wordVar(cmd.Flags(), &why, "why", "", "for the audit")
+	return cmd
 }
 
 func replayState(r *replayer.Replay) string {

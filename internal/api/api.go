@@ -94,6 +94,7 @@ func Register[I, O any](a *API, verb Verb, op huma.Operation, handler func(conte
 // require lets a request pass that has a token with verb.
 func (a *API) require(verb Verb) func(huma.Context, func(huma.Context)) {
 	return func(c huma.Context, next func(huma.Context)) {
+		c = calledFrom(c)
 		if verb == Public || a.tokens == nil {
 			next(c)
 			return

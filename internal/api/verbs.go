@@ -4,7 +4,10 @@ package api
 
 import (
 	"context"
+	"net"
 	"slices"
+
+	"github.com/danielgtaylor/huma/v2"
 )
 
 // Verb is a permission. A route needs exactly one; a token has some.
@@ -33,6 +36,25 @@ type principal struct {
 }
 
 type principalKey struct{}
+
+type callerKey struct{}
+
+// Caller returns the address from which the request came, for the audit: behind a
+// proxy that is the proxy's, because what a header says of it anybody may write.
+// "" outside a request.
+func Caller(ctx context.Context) string {
+	caller, _ := ctx.Value(callerKey{}).(string)
+	return caller
+}
+
+// calledFrom notes a request's address for Caller.
+func calledFrom(c huma.Context) huma.Context {
+	host, _, err := net.SplitHostPort(c.RemoteAddr())
+	if err != nil {
+		return c
+	}
+	return huma.WithValue(c, callerKey{}, host)
+}
 
 // Who returns the name of the token that made the request, for the audit and
 // as the producer in the scope of keys; Local without tokens or outside a

@@ -115,7 +115,7 @@ func (r *replays) run(ctx context.Context, id string, letters int) (*result, err
 	if err := r.jobs.Approve(ctx, id, "another", ""); err != nil && !errors.Is(err, replayer.ErrState) { // a large one needs it
 		return nil, err
 	}
-	if err := r.jobs.Start(ctx, id, "bench"); err != nil {
+	if err := r.jobs.Start(ctx, id, "bench", ""); err != nil {
 		return nil, err
 	}
 	if err := r.await(ctx, id, "done"); err != nil {
