@@ -62,7 +62,7 @@ func TestOnlyWhatADecisionMayTouchIsTouched(t *testing.T) {
 		t.Fatalf("again: %+v", a)
 	}
 	for what, n := range map[string]int64{"letter.hold": 1, "letter.release": 2, "letter.discard": 2} {
-		if got := d.audited(what); got != n {
+		if got := d.asked(what); got != n {
 			t.Errorf("%d rows %s in the audit, want %d", got, what, n)
 		}
 	}

@@ -20,7 +20,7 @@ type job struct {
 	dryRun   bool
 	who, why string
 	hash     string // of its plan
-	named    bool // letters were chosen by id
+	named    bool   // letters were chosen by id
 	spec     Spec
 
 	letters, looked, replayed, refused, completed, died, same, other int64
