@@ -4,80 +4,12 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/perdure/perdure/internal/tracker"
 )
-
-// committed is what stands in the group for a partition.
-type committed struct {
-	offset   int64 // -1 = nothing
-	metadata string
-}
-
-// onOffsetsFetched keeps the metadata beside the committed offsets for the
-// trackers. It runs after assign, and before any record of these partitions
-// can be polled.
-func (in *intake) onOffsetsFetched(_ context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	note := func(partition int32, code int16, offset int64, metadata *string) {
-		if code != 0 {
-			return
-		}
-		c := committed{offset: offset}
-		if metadata != nil {
-			c.metadata = *metadata
-		}
-		in.found[partition] = c
-	}
-	for _, g := range resp.Groups {
-		for _, t := range g.Topics {
-			for _, p := range t.Partitions {
-				note(p.Partition, p.ErrorCode, p.Offset, p.Metadata)
-			}
-		}
-	}
-	for partition := range in.found {
-		asg := in.assigned[partition]
-		if asg == nil || asg.tracker != nil {
-			delete(in.found, partition)
-		}
-	}
-	return nil
-}
-
-// startExactly replaces "at the beginning" by the offset that this is: the
-// client can be set past an unreadable batch only where it knows where it is.
-func (w *Worker) startExactly(in *intake) func(context.Context, map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-	return func(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-		var unset []int32
-		for partition, o := range offsets[in.topic] {
-			if o.EpochOffset().Offset < 0 {
-				unset = append(unset, partition)
-			}
-		}
-		if len(unset) == 0 {
-			return offsets, nil
-		}
-		starts, err := kadm.NewClient(w.producer).ListStartOffsets(ctx, in.topic)
-		if err != nil {
-			w.log.Warn("cannot ask where partitions begin; the client finds it by itself", "queue", in.queue, "err", err)
-			return offsets, nil
-		}
-		for _, partition := range unset {
-			if o, ok := starts.Lookup(in.topic, partition); ok && o.Err == nil {
-				offsets[in.topic][partition] = kgo.NewOffset().At(o.Offset)
-			}
-		}
-		return offsets, nil
-	}
-}
 
 // assign begins a generation of each partition. The tracker is made when the
 // first record comes, for only then the committed offset is known.
@@ -99,12 +31,13 @@ func (w *Worker) assign(in *intake, partitions []int32) {
 	w.log.Info("partitions assigned", "queue", in.queue, "partitions", partitions)
 }
 
-// track makes the tracker of an assignment from what the group has committed.
-func (w *Worker) track(in *intake, asg *assignment, topicID [16]byte) {
+// track makes the tracker of an assignment from what the group has committed. The
+// id of the topic, as fetched, has the last word on whether that is about it.
+func (w *Worker) track(in *intake, asg *assignment, topicID [16]byte) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if asg.tracker != nil {
-		return
+		return nil
 	}
 	c, ok := in.found[asg.partition]
 	if !ok {
@@ -112,12 +45,16 @@ func (w *Worker) track(in *intake, asg *assignment, topicID [16]byte) {
 	}
 	delete(in.found, asg.partition)
 	t, err := tracker.New(c.offset, c.metadata, topicID)
+	if errors.Is(err, tracker.ErrOtherTopic) {
+		return err // and startExactly did not know it yet
+	}
 	if err != nil && c.metadata != "" {
 		w.log.Info("completed offsets above the committed one are not known; claims stop what ran already",
 			"queue", in.queue, "partition", asg.partition, "why", err)
 	}
 	asg.tracker, asg.topicID = t, topicID
 	asg.position = max(asg.position, c.offset)
+	return nil
 }
 
 // revoke gives partitions back while they are still ours: nothing of them

@@ -104,20 +104,21 @@ func (w *Worker) commit(ctx context.Context, in *intake, parts map[int32]*tracke
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	bare, failed := w.commitOnce(ctx, in, parts, due)
-	if len(bare) > 0 {
+	large, failed := w.commitOnce(ctx, in, parts, due)
+	for len(large) > 0 {
 		// The broker takes less than its default. Without metadata the next owner
 		// fetches again what is complete beyond the offset, and asks the claims.
 		w.bareCommits.Do(func() {
-			w.log.Warn("the broker takes no commit metadata of this size: committing without, so that more is read again after a restart; raise its offset.metadata.max.bytes",
+			w.log.Warn("the broker takes no commit metadata of this size: committing with less, so that more is read again after a restart; raise its offset.metadata.max.bytes",
 				"queue", in.queue, "needed", tracker.MaxMetadata)
 		})
-		for _, t := range bare {
+		for _, t := range large {
 			c := due[t]
-			c.Metadata = ""
+			c.Shorten()
 			due[t] = c
 		}
-		_, err := w.commitOnce(ctx, in, bare, due)
+		var err error
+		large, err = w.commitOnce(ctx, in, large, due)
 		failed = errors.Join(failed, err)
 	}
 	if failed == nil {

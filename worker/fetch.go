@@ -115,8 +115,10 @@ func (w *Worker) handOver(ctx context.Context, in *intake, fetches kgo.Fetches) 
 	for _, f := range fetches {
 		for _, t := range f.Topics {
 			for _, fp := range t.Partitions {
-				asg := w.handOverPartition(in, t.TopicID, &fp)
-				if fp.Err != nil {
+				asg, err := w.handOverPartition(in, t.TopicID, &fp)
+				if err != nil {
+					fatal = errors.Join(fatal, err)
+				} else if fp.Err != nil {
 					again, err := w.fetchError(ctx, in, asg, fp.Partition, fp.Err)
 					fatal, atOnce = errors.Join(fatal, err), atOnce || again
 				}
@@ -131,14 +133,19 @@ func (w *Worker) handOver(ctx context.Context, in *intake, fetches kgo.Fetches) 
 
 // handOverPartition returns the partition's assignment, nil if it is not ours
 // any more: its next owner fetches it again.
-func (w *Worker) handOverPartition(in *intake, topicID [16]byte, fp *kgo.FetchPartition) *assignment {
+func (w *Worker) handOverPartition(in *intake, topicID [16]byte, fp *kgo.FetchPartition) (*assignment, error) {
 	in.mu.Lock()
 	asg := in.assigned[fp.Partition]
 	in.mu.Unlock()
 	if asg == nil || fp.Partition < 0 {
-		return nil
+		return nil, nil
 	}
-	w.track(in, asg, topicID)
+	if topicID == ([16]byte{}) && fp.Err != nil && !isUnreadable(fp.Err) {
+		return asg, nil // the client's own error, not of a fetch: it knows no id
+	}
+	if err := w.track(in, asg, topicID); err != nil {
+		return asg, w.replaced(in, err)
+	}
 	if n := len(fp.Records); n > 0 {
 		asg.position = fp.Records[n-1].Offset + 1
 		bytes := 0
@@ -148,7 +155,7 @@ func (w *Worker) handOverPartition(in *intake, topicID [16]byte, fp *kgo.FetchPa
 		in.gate.add(n, bytes)
 		w.p.arrived.put(arrival{asg: asg, recs: fp.Records})
 	}
-	return asg
+	return asg, nil
 }
 
 // fetchError decides what an error means. Errors that pass by themselves never
@@ -208,6 +215,11 @@ func (w *Worker) deleted(in *intake, err error) error {
 	if !in.unknown.longer(unknownTopic, time.Now()) {
 		return nil
 	}
+	return w.replaced(in, err)
+}
+
+// replaced is deleted, where that is certain.
+func (w *Worker) replaced(in *intake, err error) error {
 	in.mu.Lock()
 	all := slices.Collect(maps.Keys(in.assigned))
 	in.mu.Unlock()

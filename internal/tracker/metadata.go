@@ -1,7 +1,8 @@
 package tracker
 
-// The acknowledged offsets above the low watermark, as they travel in the
-// metadata of an offset commit.
+// What travels in the metadata of an offset commit: which topic the offset is of,
+// for a commit names it and a name outlives its topic, and the acknowledged offsets
+// above the low watermark.
 //
 //	base64url( version 1 | form | topic id, 16 bytes | low | leader epoch | span | body )
 //
@@ -11,6 +12,9 @@ package tracker
 //
 //	'r'  alternating run lengths, the first not acknowledged
 //	'b'  a bitmap, lowest offset first, 1 = acknowledged
+//
+// Without such offsets span is 0 and the body empty. Nothing is written where there
+// are none and the brokers have no topic ids; older versions never wrote it then.
 
 import (
 	"encoding/base64"
@@ -33,6 +37,13 @@ const (
 
 // maxBody is what is left of MaxMetadata for the body.
 var maxBody = base64.RawURLEncoding.DecodedLen(MaxMetadata) - maxHeader
+
+// ErrOtherTopic is returned for an offset that was committed for another topic of
+// the same name: the topic was deleted and made again.
+var ErrOtherTopic = errors.New("tracker: the offset was committed for another topic of this name: the topic was deleted and made again")
+
+// noID is the id of a topic whose brokers have none (before Kafka 3.1).
+var noID [16]byte
 
 // errForeign is returned for metadata that is not ours; kgo, for one, writes its
 // member id there.
@@ -70,7 +81,7 @@ func (g *gaps) done(offset int64, epoch int32) bool {
 // encode returns the metadata for the tracker's present window; t.mu is held.
 func encode(t *Tracker) string {
 	acked, epoch := t.acked()
-	if len(acked) == 0 {
+	if len(acked) == 0 && t.topicID == noID {
 		return ""
 	}
 	// Both forms, each as far as it fits: what is left out is only the highest.
@@ -96,13 +107,53 @@ func encode(t *Tracker) string {
 	if bitsEnd > runsEnd || bitsEnd == runsEnd && len(bits) < len(runs) {
 		form, body, reach = formBits, bits, bitsEnd
 	}
+	return pack(t.topicID, t.low, form, epoch, reach, body)
+}
+
+func pack(topicID [16]byte, low int64, form byte, epoch int32, reach int64, body []byte) string {
 	b := make([]byte, 0, maxHeader+len(body))
 	b = append(b, version, form)
-	b = append(b, t.topicID[:]...)
-	b = binary.AppendUvarint(b, uint64(t.low))
+	b = append(b, topicID[:]...)
+	b = binary.AppendUvarint(b, uint64(low))
 	b = binary.AppendVarint(b, int64(epoch))
 	b = binary.AppendUvarint(b, uint64(reach))
 	return base64.RawURLEncoding.EncodeToString(append(b, body...))
+}
+
+// Shorten says less in the metadata: first that of the offsets is left out, then
+// that of the topic.
+func (c *Commit) Shorten() {
+	short := pack(c.topicID, c.Offset, formRuns, -1, 0, nil)
+	if c.topicID == noID || len(short) >= len(c.Metadata) {
+		short = ""
+	}
+	c.Metadata = short
+}
+
+// TopicID returns the id of the topic that commit metadata was written for; ok is
+// false where it does not say.
+func TopicID(metadata string) (id [16]byte, ok bool) {
+	b, err := unpack(metadata)
+	if err != nil {
+		return id, false
+	}
+	id = [16]byte(b[2:18])
+	return id, id != noID
+}
+
+// unpack returns the bytes of metadata that is ours.
+func unpack(s string) ([]byte, error) {
+	if len(s) > MaxMetadata {
+		return nil, fmt.Errorf("tracker: commit metadata of %d bytes, at most %d are ours", len(s), MaxMetadata)
+	}
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || len(b) < 18 {
+		return nil, errForeign
+	}
+	if b[0] != version {
+		return nil, fmt.Errorf("tracker: commit metadata of version %d, this program reads %d", b[0], version)
+	}
+	return b, nil
 }
 
 // acked returns the acknowledged offsets above low as sorted, disjoint ranges,
@@ -146,19 +197,16 @@ func decode(s string, topicID [16]byte, committed int64) (*gaps, error) {
 	if s == "" {
 		return nil, nil
 	}
-	if len(s) > MaxMetadata {
-		return nil, fmt.Errorf("tracker: commit metadata of %d bytes, at most %d are ours", len(s), MaxMetadata)
-	}
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || len(b) < 18 {
-		return nil, errForeign
-	}
-	if b[0] != version {
-		return nil, fmt.Errorf("tracker: commit metadata of version %d, this program reads %d", b[0], version)
+	b, err := unpack(s)
+	if err != nil {
+		return nil, err
 	}
 	form := b[1]
-	if [16]byte(b[2:18]) != topicID {
-		return nil, errors.New("tracker: commit metadata of another topic of this name: the topic was deleted and made again")
+	if id := [16]byte(b[2:18]); id != topicID {
+		if id != noID && topicID != noID {
+			return nil, ErrOtherTopic
+		}
+		return nil, errors.New("tracker: commit metadata that names no topic, or brokers that name none")
 	}
 	b = b[18:]
 	low, n := binary.Uvarint(b)

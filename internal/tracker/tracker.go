@@ -2,13 +2,17 @@ package tracker
 
 // The window between the committed offset and the last fetched record.
 
-import "sync"
+import (
+	"errors"
+	"sync"
+)
 
 // Commit is what may be committed for a partition now.
 type Commit struct {
 	Offset      int64  // the low watermark: every record below it is acknowledged
 	LeaderEpoch int32  // of the last record below Offset, for KIP-320; -1 = unknown
-	Metadata    string // acknowledged offsets above Offset; at most MaxMetadata bytes; "" = none
+	Metadata    string // the topic, and acknowledged offsets above Offset; at most MaxMetadata bytes; "" = none
+	topicID     [16]byte
 	version     uint64
 }
 
@@ -37,16 +41,19 @@ type entry struct {
 
 // New returns the tracker of a newly assigned partition. committed is the
 // group's offset, negative if it has none; metadata is what stood beside it.
-// Metadata that is damaged, foreign, or of another incarnation of the topic is
-// dropped, and err says why: the tracker is good in any case, and records that
-// it then shows again are stopped by their claims.
+// Metadata that is damaged or foreign is dropped, and err says why: the tracker
+// is good in any case, and records that it then shows again are stopped by their
+// claims. With ErrOtherTopic the offset is dropped too: it says nothing of this
+// topic, whose first record is to be the first delivered.
 func New(committed int64, metadata string, topicID [16]byte) (t *Tracker, err error) {
 	t = &Tracker{topicID: topicID, low: -1, lowEpoch: -1, next: -1}
 	if committed < 0 {
 		return t, nil
 	}
+	if t.gaps, err = decode(metadata, topicID, committed); errors.Is(err, ErrOtherTopic) {
+		return t, err
+	}
 	t.low, t.next = committed, committed
-	t.gaps, err = decode(metadata, topicID, committed)
 	return t, err
 }
 
@@ -173,7 +180,7 @@ func (t *Tracker) Commit() (c Commit, ok bool) {
 }
 
 func (t *Tracker) commit() Commit {
-	return Commit{Offset: t.low, LeaderEpoch: t.lowEpoch, Metadata: encode(t), version: t.version}
+	return Commit{Offset: t.low, LeaderEpoch: t.lowEpoch, Metadata: encode(t), topicID: t.topicID, version: t.version}
 }
 
 // Committed says that c was accepted by the broker.

@@ -1,6 +1,7 @@
 package tracker
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -133,6 +134,77 @@ func TestMetadataOfAnotherTopicOrOffsetIsDropped(t *testing.T) {
 		if !tr.Deliver(2, 0) {
 			t.Errorf("%s: a record was skipped by metadata that is not its own", name)
 		}
+	}
+}
+
+func TestAnOffsetOfAnotherTopicIsDropped(t *testing.T) {
+	tr := fresh(t, 0, "")
+	for o := int64(0); o < 4; o++ {
+		tr.Deliver(o, 0)
+		tr.Ack(o)
+	}
+	c, _ := tr.Commit() // nothing is acknowledged beyond it
+	if id, ok := TopicID(c.Metadata); !ok || id != topic {
+		t.Fatalf("the metadata names topic %v, %v", id, ok)
+	}
+	again, err := New(c.Offset, c.Metadata, [16]byte{9})
+	if !errors.Is(err, ErrOtherTopic) {
+		t.Fatalf("the other topic is not noticed: %v", err)
+	}
+	if !again.Deliver(0, 0) || !again.Deliver(1, 0) || !again.Ack(0) {
+		t.Error("records of the new topic are skipped")
+	}
+	if c, ok := again.Commit(); !ok || c.Offset != 1 {
+		t.Errorf("commit = %+v, %v; want offset 1", c, ok)
+	}
+}
+
+// What older versions wrote, and what is written where nothing tells topics apart.
+func TestAnOffsetWhoseTopicIsNotSaidIsTrusted(t *testing.T) {
+	none := [16]byte{}
+	tr, _ := New(0, "", none)
+	for o := int64(0); o < 4; o++ {
+		tr.Deliver(o, 0)
+	}
+	tr.Ack(0)
+	if c, _ := tr.Commit(); c.Metadata != "" {
+		t.Errorf("metadata %q says nothing", c.Metadata)
+	}
+	tr.Ack(2)
+	c, _ := tr.Commit()
+	for name, open := range map[string]func() (*Tracker, error){
+		"no metadata":         func() (*Tracker, error) { return New(1, "", topic) },
+		"written without ids": func() (*Tracker, error) { return New(1, c.Metadata, topic) },
+		"read without ids":    func() (*Tracker, error) { return New(1, pack(topic, 1, formRuns, 0, 0, nil), none) },
+		"gaps, as always":     func() (*Tracker, error) { return New(1, pack(topic, 1, formRuns, 0, 2, []byte{1, 1}), topic) },
+		"a member id":         func() (*Tracker, error) { return New(1, "perdure-worker-0-3f7a", topic) },
+	} {
+		tr, err := open()
+		if errors.Is(err, ErrOtherTopic) || tr.Next() != 1 {
+			t.Errorf("%s: begins at %d: %v", name, tr.Next(), err)
+		}
+	}
+}
+
+func TestMetadataIsShortenedToTheTopicThenToNothing(t *testing.T) {
+	tr := fresh(t, 0, "")
+	for o := int64(0); o < 400; o++ {
+		tr.Deliver(o, 0)
+		if o%3 > 0 {
+			tr.Ack(o)
+		}
+	}
+	c, _ := tr.Commit()
+	whole := len(c.Metadata)
+	c.Shorten()
+	if id, ok := TopicID(c.Metadata); !ok || id != topic || len(c.Metadata) >= whole {
+		t.Errorf("first to %q", c.Metadata)
+	}
+	if again := fresh(t, c.Offset, c.Metadata); !again.Deliver(1, 0) {
+		t.Error("it still speaks of offsets")
+	}
+	if c.Shorten(); c.Metadata != "" {
+		t.Errorf("then to %q", c.Metadata)
 	}
 }
 
