@@ -46,7 +46,7 @@ type Config struct {
 	Concurrency    int           // attempts that run at once
 	Grace          time.Duration // for running attempts at a stop or a rebalance
 	AbandonAfter   time.Duration // for a handler whose context ended, until it is abandoned
-	HeldAlarm      time.Duration // a task that holds its partition's low watermark for longer is named in the log
+	HeldAlarm      time.Duration // a task that holds its partition's low watermark for longer is named in the log, and one that abandoned handlers keep from running alone ends the worker
 	SessionTimeout time.Duration // silence after which Kafka gives this worker's partitions away by itself
 	Silence        time.Duration // without a beat, after which the other workers have one removed
 	CommitInterval time.Duration // between offset commits

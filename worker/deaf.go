@@ -3,7 +3,8 @@ package worker
 // Deaf handlers: those that ignore the end of their context. One is abandoned and
 // its slot given back, but its goroutine, and whatever it holds, are lost to this
 // process. At half as many as the worker has slots that is a leak which only a new
-// process mends: nothing starts any more, what runs may end, and Run returns.
+// process mends: nothing starts any more, what runs may end, and Run returns. So is
+// one beside which a suspect waits to run alone, for as long as HeldAlarm.
 
 import (
 	"errors"
@@ -52,9 +53,13 @@ func (p *pipeline) stray(kind string) {
 	if p.strays.total < p.cfg.mostStrays() || p.stopping {
 		return
 	}
+	p.wearOut(fmt.Errorf("%d handlers were abandoned and still run (%s): %w", p.strays.total, &p.strays, errDeaf))
+}
+
+// wearOut ends the worker, to be started again.
+func (p *pipeline) wearOut(err error) {
 	p.stopping = true // from now on, and not from when serve has heard of it
-	err := fmt.Errorf("%d handlers were abandoned and still run (%s): %w", p.strays.total, &p.strays, errDeaf)
 	p.worn.Store(&err)
-	p.log.Error("too many handlers ignore the end of their context: nothing starts any more, and this process ends", "handlers", p.strays.String())
+	p.log.Error("handlers ignore the end of their context: nothing starts any more, and this process ends", "handlers", p.strays.String(), "err", err)
 	p.wornOut <- err // capacity one, and stopping is never taken back
 }

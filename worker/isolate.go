@@ -4,7 +4,10 @@ package worker
 // alone on its worker, so that a third crash says whose fault it was, and takes
 // nobody with it. Only such crashes condemn it; the claims count them.
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // isolatePause is the least time for everything else between two isolations.
 // It is also at least as long as the last one took: suspects have at most half
@@ -22,6 +25,7 @@ type isolation struct {
 	alone    *delivery   // the one that is asked about, runs, or is being settled
 	began    time.Time   // when the others stopped being started for it
 	next     time.Time   // no isolation before
+	kept     time.Time   // since when abandoned handlers keep suspects waiting
 }
 
 // suspect lets a delivery wait until it can run alone.
@@ -40,13 +44,15 @@ func (p *pipeline) suspect(d *delivery, crashes int) {
 }
 
 // isolating reports whether everything else has to wait, and asks for the first
-// suspect once nothing else runs. A handler that was abandoned still runs: until
-// it returns, or the process ends, nothing is alone here, and nothing waits for it.
+// suspect once nothing else runs.
 func (p *pipeline) isolating(now time.Time) bool {
 	if p.alone != nil {
 		return true
 	}
-	if len(p.suspects) == 0 || now.Before(p.next) || p.strays.total > 0 {
+	if p.besideStrays(now) {
+		return p.stopping
+	}
+	if len(p.suspects) == 0 || now.Before(p.next) {
 		return false
 	}
 	if p.began.IsZero() {
@@ -67,6 +73,26 @@ func (p *pipeline) isolating(now time.Time) bool {
 	p.slots--
 	p.ready.take(d.kind)
 	p.ask([]*delivery{d})
+	return true
+}
+
+// besideStrays reports whether suspects wait because handlers that were abandoned
+// still run: until those return nothing is alone here, and the others go on. One
+// that never returns must not keep them for ever: a new process has no strays.
+func (p *pipeline) besideStrays(now time.Time) bool {
+	if len(p.suspects) == 0 || p.strays.total == 0 {
+		p.kept = time.Time{}
+		return false
+	}
+	p.began = time.Time{}
+	if p.kept.IsZero() {
+		p.kept = now
+	}
+	if now.Sub(p.kept) >= p.cfg.HeldAlarm {
+		d := p.suspects[0]
+		p.wearOut(fmt.Errorf("task %s of %s, during whose runs its workers died, waits to run alone, and %d handlers that were abandoned still run (%s): %w",
+			d.task.ID, d.task.Kind, p.strays.total, &p.strays, errDeaf))
+	}
 	return true
 }
 

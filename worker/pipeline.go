@@ -148,6 +148,9 @@ func (p *pipeline) nextTimer(now time.Time) time.Duration {
 	if p.asks > 0 && !p.stopping {
 		earlier(p.nextRoom)
 	}
+	if !p.kept.IsZero() && !p.stopping {
+		earlier(p.kept.Add(p.cfg.HeldAlarm))
+	}
 	earlier(p.nextCommit)
 	earlier(p.nextShared())
 	if !p.asking && p.slots > 0 && !p.stopping {
