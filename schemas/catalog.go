@@ -135,6 +135,12 @@ func (k *Kind) Silence() time.Duration {
 // TakesUniqueKey reports whether a task of this kind may have a unique key.
 func (k *Kind) TakesUniqueKey() bool { return k.UniqueFor > 0 || k.UniqueUntilCompleted }
 
+// StartsTooLate reports whether a task that could have begun at since, and never
+// did, is not to begin any more: start_within.
+func (k *Kind) StartsTooLate(since, now time.Time) bool {
+	return k.StartWithin > 0 && now.Sub(since) > k.StartWithin
+}
+
 // ValidatePayload returns what is wrong with a payload of this kind, nil if
 // nothing is. A JSON content type (IsJSON) must hold JSON, at most MaxDepth
 // deep, that matches the kind's schema; any other is opaque bytes and passes.

@@ -249,8 +249,7 @@ func (p *pipeline) start(d *delivery, now time.Time) {
 // tooLate reports whether a task's first attempt would begin later than its kind
 // allows. It is asked under a grant: only the claim knows whether it is the first.
 func (d *delivery) tooLate(now time.Time) bool {
-	limit := d.kind.StartWithin
-	return limit > 0 && d.first && now.Sub(d.since()) > limit
+	return d.first && d.kind.StartsTooLate(d.since(), now)
 }
 
 // since is when a task that was never run could have begun: when it was enqueued,

@@ -82,6 +82,9 @@ func (s *setup) play(t testing.TB, try func() worker.Outcome) *Story {
 		if s.task.Expired(time.Now()) {
 			return story.ends(schemas.OutcomeDead, schemas.ReasonExpired, worker.Outcome{})
 		}
+		if s.neverBegan() && s.kind.StartsTooLate(s.task.Time, time.Now()) {
+			return story.ends(schemas.OutcomeDead, schemas.ReasonExpired, worker.Outcome{})
+		}
 		start := Start{Attempt: s.attempt, Run: s.run, InDoubt: s.inDoubt, Began: time.Now(), Crashed: s.crashes[len(story.Starts)+1]}
 		o := try()
 		start.Took, start.Outcome = time.Since(start.Began), o
@@ -123,6 +126,11 @@ func (s *setup) play(t testing.TB, try func() worker.Outcome) *Story {
 		s.attempt++
 		s.inDoubt = false
 	}
+}
+
+// neverBegan reports whether this would be the first start that the task ever had.
+func (s *setup) neverBegan() bool {
+	return s.attempt == 1 && !s.inDoubt && schemas.IsFirstRun(s.run)
 }
 
 // reconciled asks the hook about the last start, and reports whether the task

@@ -75,6 +75,41 @@ func TestPlayEndsAtTheDeadline(t *testing.T) {
 	}
 }
 
+func TestPlayStartsNothingThatWaitedTooLong(t *testing.T) {
+	kind := &schemas.Kind{
+		Name: "k", Queue: "q", Timeout: 10 * time.Second, StartWithin: 30 * time.Second, Effects: schemas.EffectsIdempotent,
+		Retry: schemas.Retry{MaxAttempts: 3, InitialDelay: time.Minute, MaxDelay: time.Minute},
+	}
+	once := func(_ context.Context, task *worker.Task[email]) error {
+		if task.Attempt == 1 && !task.InDoubt {
+			return errors.New("no luck")
+		}
+		return nil
+	}
+	for name, c := range map[string]struct {
+		options []workertest.Option
+		starts  int // 0 = expired, else completed with so many
+	}{
+		"in time, and retried past it":     {[]workertest.Option{workertest.Queued(30 * time.Second)}, 2},
+		"too late":                         {[]workertest.Option{workertest.Queued(31 * time.Second)}, 0},
+		"too late for a limit of the test": {[]workertest.Option{workertest.Queued(2 * time.Second), workertest.StartWithin(time.Second)}, 0},
+		"without a limit":                  {[]workertest.Option{workertest.Queued(time.Hour), workertest.StartWithin(0)}, 2},
+		"it began, and failed":             {[]workertest.Option{workertest.Queued(time.Hour), workertest.Attempt(2)}, 1},
+		"it began, and its worker died":    {[]workertest.Option{workertest.Queued(time.Hour), workertest.InDoubt()}, 1},
+		"it was started before":            {[]workertest.Option{workertest.Queued(time.Hour), workertest.Fence(2)}, 2},
+		"its first worker dies":            {[]workertest.Option{workertest.Queued(time.Second), workertest.Crash(1)}, 2},
+	} {
+		s := play(t, once, append([]workertest.Option{workertest.Kind(kind)}, c.options...)...)
+		ok := s.Result == schemas.OutcomeCompleted
+		if c.starts == 0 {
+			ok = s.Reason == schemas.ReasonExpired
+		}
+		if !ok || len(s.Starts) != c.starts {
+			t.Errorf("%s: %v, want %d starts", name, s, c.starts)
+		}
+	}
+}
+
 func TestPlayLetsWorkersDie(t *testing.T) {
 	always := func(context.Context, *worker.Task[email]) error { return nil }
 	var effects, doubts int

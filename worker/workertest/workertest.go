@@ -77,6 +77,16 @@ func InDoubt() Option { return func(s *setup) { s.inDoubt = true } }
 // Timeout bounds each attempt.
 func Timeout(d time.Duration) Option { return func(s *setup) { s.kind.Timeout = d } }
 
+// Queued lets the task wait for d before a worker turns to it: it was enqueued, and
+// could have begun, so long ago. In a Play, one whose first attempt would begin later
+// than its kind's start_within ends without a start.
+func Queued(d time.Duration) Option {
+	return func(s *setup) { s.task.Time = time.Now().Add(-d) }
+}
+
+// StartWithin bounds how late the first attempt may begin.
+func StartWithin(d time.Duration) Option { return func(s *setup) { s.kind.StartWithin = d } }
+
 // Attempts sets how many attempts the task has.
 func Attempts(n int) Option { return func(s *setup) { s.kind.Retry.MaxAttempts = n } }
 
