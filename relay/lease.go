@@ -40,9 +40,11 @@ from (select 1) one left join perdure.relay_lease l on l.shard = $1`
 const unlockGone = `select pg_advisory_unlock(hashtext($1), ($2::bigint % 2147483647)::int)`
 
 // A first cursor has seen nothing: no transaction id lies below 3.
+const firstSnapshot = `3:3:`
+
 const takeCursor = `
 insert into perdure.relay_cursor as c (shard, fence, prev, system_id, database, timeline)
-values ($1, $2, '3:3:', $3, $4, $5)
+values ($1, $2, '` + firstSnapshot + `', $3, $4, $5)
 on conflict (shard) do update set fence = excluded.fence
 returning c.prev::text, c.upto is not null, c.at_id, c.system_id, c.database, c.timeline,
   greatest(pg_snapshot_xmax(c.prev), pg_snapshot_xmax(coalesce(c.upto, c.prev)))

@@ -25,6 +25,7 @@ type term struct {
 	given   bool   // the lease is given back
 	ended   func() // stops renewing the lease
 	out     *producer
+	side    *kgo.Client // for all that passes do not wait for
 	control *control
 
 	limit     int               // rows of the next chunk
@@ -57,6 +58,10 @@ func (r *Relay) oneTerm(ctx context.Context) (err error) {
 	}
 	defer func() { closeConn(t.conn) }()
 	if t.is, err = r.identify(ctx, t.conn); err != nil {
+		return err
+	}
+	defer t.close()
+	if err := t.open(); err != nil {
 		return err
 	}
 	c, err := t.standby(ctx)
@@ -138,6 +143,9 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 // standby waits until the lease is free and takes it.
 func (t *term) standby(ctx context.Context) (cursor, error) {
 	r := t.r
+	stop := func() {}
+	defer func() { stop() }()
+	var rehearsed time.Time // zero = not yet: who finds the lease free need not wait
 	for {
 		fence, c, ok, err := r.take(ctx, t.conn, t.is)
 		if err != nil {
@@ -149,6 +157,13 @@ func (t *term) standby(ctx context.Context) (cursor, error) {
 			return c, nil
 		}
 		r.setState(StateStandby, nil)
+		if rehearsed.IsZero() {
+			stop = t.keepWarm(ctx)
+		}
+		if time.Since(rehearsed) > warmEvery {
+			t.rehearse(ctx)
+			rehearsed = time.Now()
+		}
 		sleep(ctx, r.cfg.Standby)
 		if ctx.Err() != nil {
 			return c, ctx.Err()
@@ -160,12 +175,8 @@ func (t *term) standby(ctx context.Context) (cursor, error) {
 // database agree, and loops. ctx says when to stop, work when to let go.
 func (t *term) relay(ctx, work context.Context) (err error) {
 	r := t.r
-	side, err := kgo.NewClient(append(append([]kgo.Opt{}, r.deps.Kafka...), kgo.RequiredAcks(kgo.AllISRAcks()))...)
-	if err != nil {
-		return fmt.Errorf("kafka: %w", err)
-	}
-	defer side.Close()
-	adm := kadm.NewClient(side)
+	defer t.close() // before the lease is given back
+	adm := kadm.NewClient(t.side)
 	known, err := r.readControl(work, adm)
 	if err != nil {
 		return err
@@ -173,17 +184,13 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 	if err := checkControl(t.is, known, r.high); err != nil {
 		return err
 	}
-	t.control = &control{r: r, cl: side, is: t.is}
+	t.control = &control{r: r, cl: t.side, is: t.is}
 	if known != nil {
 		t.control.known = known.Seq
 	}
 	if known != nil && known.Generation == t.is.generation {
 		t.control.written = known.Seq
 	}
-	if t.out, err = r.newProducer(newTopics(), kgo.ManualFlushing()); err != nil {
-		return err
-	}
-	defer func() { t.out.close() }() // the one that is last: see reopen
 	defer t.endTrials()
 	if err := t.resume(work); err != nil {
 		return err
@@ -193,7 +200,7 @@ func (t *term) relay(ctx, work context.Context) (err error) {
 
 	g, chores := errgroup.WithContext(work)
 	chores, end := context.WithCancel(chores)
-	g.Go(func() error { r.runChores(chores, side); return nil })
+	g.Go(func() error { r.runChores(chores, t.side); return nil })
 	g.Go(func() error { r.runMeasure(chores); return nil })
 	g.Go(func() error {
 		defer end()
