@@ -141,10 +141,14 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // standby waits until the lease is free and takes it.
-func (t *term) standby(ctx context.Context) (cursor, error) {
+func (t *term) standby(ctx context.Context) (c cursor, err error) {
 	r := t.r
-	stop := func() {}
-	defer func() { stop() }()
+	stop := func() error { return nil }
+	defer func() {
+		if serr := stop(); err == nil {
+			err = serr
+		}
+	}()
 	var rehearsed time.Time // zero = not yet: who finds the lease free need not wait
 	for {
 		fence, c, ok, err := r.take(ctx, t.conn, t.is)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -60,36 +61,48 @@ func (t *term) rehearse(ctx context.Context) {
 }
 
 // keepWarm has the clients connected to Kafka, and the topics of all queues known,
-// until stop returns: then they are the caller's.
-func (t *term) keepWarm(ctx context.Context) (stop func()) {
+// until stop returns: then they are the caller's, or new ones where Kafka keeps one of
+// them waiting, whatever their context says.
+func (t *term) keepWarm(ctx context.Context) (stop func() error) {
 	ctx, cancel := context.WithCancel(ctx)
+	out, side := t.out, t.side
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			if err := t.connectKafka(ctx); err != nil && ctx.Err() == nil {
+			if err := warm(ctx, out, side); err != nil && ctx.Err() == nil {
 				t.r.log.Debug("a standby could not reach Kafka", "cause", err)
 			}
 			sleep(ctx, warmEvery)
 		}
 	}()
-	return func() { cancel(); <-done }
+	return func() error {
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-time.After(t.r.cfg.Standby):
+		}
+		t.close()
+		<-done
+		return t.open()
+	}
 }
 
-func (t *term) connectKafka(ctx context.Context) error {
+func warm(ctx context.Context, out *producer, side *kgo.Client) error {
 	names := map[string]struct{}{}
-	for _, q := range t.r.deps.Catalog.QueueNames() {
-		names[t.r.deps.Names.Tasks(q)], names[t.r.deps.Names.DLQ(q)] = struct{}{}, struct{}{}
+	for _, q := range out.r.deps.Catalog.QueueNames() {
+		names[out.r.deps.Names.Tasks(q)], names[out.r.deps.Names.DLQ(q)] = struct{}{}, struct{}{}
 	}
-	if err := t.out.ask(ctx, names); err != nil {
+	if err := out.ask(ctx, names); err != nil {
 		return err
 	}
-	_, _, err := t.out.cl.ProducerID(ctx)
+	_, _, err := out.cl.ProducerID(ctx)
 	if err == nil {
-		err = t.out.cl.EnsureProduceConnectionIsOpen(ctx)
+		err = out.cl.EnsureProduceConnectionIsOpen(ctx)
 	}
 	if err == nil {
-		_, err = kadm.NewClient(t.side).ListEndOffsets(ctx, t.r.deps.Names.Control())
+		_, err = kadm.NewClient(side).ListEndOffsets(ctx, out.r.deps.Names.Control())
 	}
 	return err
 }

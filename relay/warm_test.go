@@ -42,7 +42,7 @@ func TestAStandbyWarmsUpAndTouchesNothing(t *testing.T) {
 	}
 	defer x.close()
 	x.rehearse(t.Context())
-	if err := x.connectKafka(t.Context()); err != nil {
+	if err := warm(t.Context(), x.out, x.side); err != nil {
 		t.Fatal(err)
 	}
 	if after := state(); after != before {
@@ -78,11 +78,17 @@ func TestAStandbyThatCannotWarmUpTakesOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.close()
+	waiting := x.out
 	stop := x.keepWarm(t.Context())
 	time.Sleep(100 * time.Millisecond) // it asks by now; if not, the test is only weaker
 	began := time.Now()
-	stop()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
 	if took := time.Since(began); took > 5*time.Second { // a question to Kafka has ten
 		t.Errorf("it waited %v for what is not needed", took)
+	}
+	if x.out == nil || x.out == waiting || x.side == nil {
+		t.Error("it has no new clients")
 	}
 }
