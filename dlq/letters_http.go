@@ -58,6 +58,8 @@ type LetterView struct {
 	Headers       json.RawMessage `json:"headers,omitempty" doc:"[[name, base64 value], …]; needs the verb read-payload"`
 	Hidden        bool            `json:"hidden,omitempty" doc:"payload and headers need the verb read-payload"`
 	Tombstone     bool            `json:"tombstone,omitempty" doc:"the record had no value at all"`
+	Cuts          string          `json:"cuts,omitempty" doc:"what was too large to be kept; only where one letter is shown"`
+	Past          []PastReplay    `json:"past,omitempty" doc:"replays of the task's letters, the latest first; only where one letter is shown"`
 }
 
 type groupsInput struct {
@@ -119,7 +121,12 @@ func (s *Letters) httpGet(ctx context.Context, in *letterInput) (*letterOutput, 
 	if err != nil {
 		return nil, err
 	}
-	return &letterOutput{Body: view(e, api.Can(ctx, api.ReadPayload))}, nil
+	v := view(e, api.Can(ctx, api.ReadPayload))
+	v.Cuts = cuts(e)
+	if v.Past, err = s.past(ctx, e, !v.Hidden); err != nil {
+		return nil, err
+	}
+	return &letterOutput{Body: v}, nil
 }
 
 func view(e *Entry, all bool) LetterView {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -63,6 +64,20 @@ type listInput struct {
 	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"50"`
 }
 
+type lettersInput struct {
+	ID     string `path:"id"`
+	Which  string `query:"which" enum:"left,refused,died_again" doc:"absent = all"`
+	Cursor int64  `query:"cursor" minimum:"0" doc:"next of the page before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}
+
+type lettersOutput struct {
+	Body struct {
+		Letters []ReplayLetter `json:"letters"`
+		Next    string         `json:"next,omitempty" doc:"cursor of the next page; absent on the last"`
+	}
+}
+
 type listOutput struct {
 	Body struct {
 		Replays []Replay `json:"replays"`
@@ -82,6 +97,9 @@ func (j *Jobs) Routes(a *api.API) {
 	watch := op("watch-replay", http.MethodGet, "/v1/replays/{id}/watch", "The same, as server-sent events: `replay` for each change, `end` once nothing changes any more")
 	watch.Responses = map[string]*huma.Response{"200": {Description: "events; data is a replay", Content: map[string]*huma.MediaType{"text/event-stream": {}}}}
 	api.Register(a, api.ReadMeta, watch, j.httpWatch)
+	letters := op("list-replay-letters", http.MethodGet, "/v1/replays/{id}/letters", "The letters of a replay in its order, with what became of each")
+	letters.RejectUnknownQueryParameters = true // a misspelt filter would show everything
+	api.Register(a, api.ReadMeta, letters, j.httpLetters)
 	j.reportRoute(a)
 	api.Register(a, api.Replay, op("approve-replay", http.MethodPost, "/v1/replays/{id}/approve", "Approve a plan that another person made"), j.httpApprove)
 	api.Register(a, api.Replay, op("start-replay", http.MethodPost, "/v1/replays/{id}/start", "Let a planned replay run"), j.httpStart)
@@ -112,6 +130,20 @@ func (j *Jobs) httpList(ctx context.Context, in *listInput) (*listOutput, error)
 
 func (j *Jobs) httpGet(ctx context.Context, in *replayInput) (*replayOutput, error) {
 	return j.answer(ctx, in.ID, nil)
+}
+
+func (j *Jobs) httpLetters(ctx context.Context, in *lettersInput) (*lettersOutput, error) {
+	list, err := j.Letters(ctx, in.ID, in.Which, in.Cursor, in.Limit+1)
+	if err != nil {
+		return nil, problem(err)
+	}
+	out := &lettersOutput{}
+	if len(list) > in.Limit { // there is a page behind it
+		list = list[:in.Limit]
+		out.Body.Next = strconv.FormatInt(list[in.Limit-1].N, 10)
+	}
+	out.Body.Letters = list
+	return out, nil
 }
 
 func (j *Jobs) httpApprove(ctx context.Context, in *whyInput) (*replayOutput, error) {
@@ -152,6 +184,9 @@ func (j *Jobs) answer(ctx context.Context, id string, err error) (*replayOutput,
 		return nil, problem(err)
 	}
 	if err := j.withFixes(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := j.withFirst(ctx, r); err != nil {
 		return nil, err
 	}
 	return &replayOutput{Body: r}, nil

@@ -38,6 +38,8 @@ type Replay struct {
 	Refusals   []Refusal       `json:"refusals,omitempty" doc:"why, most frequent first"`
 	Became     *Became         `json:"became,omitempty" doc:"of the replayed ones, as far as is known now"`
 	Fixes      []Fix           `json:"fixes,omitempty" doc:"of the first letters, before and after the fixer; needs the verb read-payload"`
+	First      []ReplayLetter  `json:"first_letters,omitempty" doc:"the first five in its order, until something of it moves"`
+	Order      string          `json:"order" doc:"in which its letters go"`
 	Hidden     bool            `json:"hidden,omitempty" doc:"fixes need the verb read-payload"`
 	Rate       float64         `json:"rate_now,omitempty" doc:"letters a second that may go now; absent = as fast as it can"`
 	Expected   Duration        `json:"expected,omitempty" doc:"how long the letters that are left take to be sent, without the canary's wait"`
@@ -70,7 +72,7 @@ const jobColumns = `replay, state, resume, note, dry_run, selector, spec, hash, 
   letters, looked, replayed, refused, completed, died_again, died_same, other, coalesce(ramp_at, clock_timestamp()), clock_timestamp()`
 
 func scanReplay(r pgx.CollectableRow) (Replay, error) {
-	x := Replay{Became: &Became{}}
+	x := Replay{Became: &Became{}, Order: Order}
 	b := x.Became
 	var spec []byte
 	var ramp, now time.Time

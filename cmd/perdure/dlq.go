@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -86,7 +87,7 @@ text once numbers, ids and quoted strings are taken out of both.`,
 				return err
 			}
 			defer cl.Close()
-			letters, more, err := listLetters(cmd, cl, f.query(), limit)
+			letters, more, err := pages[dlq.Entry](cmd, cl, "/v1/dead-letters", "letters", f.query(), limit)
 			if err != nil {
 				return err
 			}
@@ -147,22 +148,27 @@ perdure dlq export main-1-42 --as go-test --dir ./payments --catalog ../catalog.
 	return cmd
 }
 
-// listLetters follows the pages up to limit.
-func listLetters(cmd *cobra.Command, cl *apiclient.Client, q url.Values, limit int) (all []dlq.Entry, more bool, err error) {
+// pages follows the pages of a list of field up to limit.
+func pages[T any](cmd *cobra.Command, cl *apiclient.Client, path, field string, q url.Values, limit int) (all []T, more bool, err error) {
 	for len(all) < limit {
-		var page struct {
-			Letters []dlq.Entry `json:"letters"`
-			Next    string      `json:"next"`
-		}
+		var page map[string]json.RawMessage
 		q.Set("limit", strconv.Itoa(min(limit-len(all), 1000)))
-		if err := cl.Get(cmd.Context(), "/v1/dead-letters", q, &page); err != nil {
+		if err := cl.Get(cmd.Context(), path, q, &page); err != nil {
 			return nil, false, err
 		}
-		all = append(all, page.Letters...)
-		if page.Next == "" {
+		var list []T
+		if err := json.Unmarshal(page[field], &list); err != nil {
+			return nil, false, fmt.Errorf("the answer to %s: %w", path, err)
+		}
+		all = append(all, list...)
+		next := ""
+		if page["next"] == nil {
 			return all, false, nil
 		}
-		q.Set("cursor", page.Next)
+		if err := json.Unmarshal(page["next"], &next); err != nil {
+			return nil, false, fmt.Errorf("the answer to %s: %w", path, err)
+		}
+		q.Set("cursor", next)
 	}
 	return all, true, nil
 }

@@ -71,11 +71,12 @@ func showLetter(w io.Writer, l *dlq.LetterView, group string) {
 		[2]string{"key", l.Key}, [2]string{"waits for", l.BlockedBy}, [2]string{"blocks", blocked(l)}, [2]string{"state", l.State}, [2]string{"resolved by", l.ResolvedBy}, [2]string{"reason", l.Reason},
 		[2]string{"error", l.ErrorClass}, [2]string{"message", l.Message}, [2]string{"group", l.Group}, [2]string{"", group},
 		[2]string{"died", l.DiedAt.Local().Format(time.DateTime)}, [2]string{"deadline", deadline}, [2]string{"release", l.Release},
-		[2]string{"catalog", l.Catalog}, [2]string{"from", l.Origin}, [2]string{"on", l.DLQ}, [2]string{"replays", replays}, [2]string{"next", next(l)})
+		[2]string{"catalog", l.Catalog}, [2]string{"from", l.Origin}, [2]string{"on", l.DLQ}, [2]string{"replays", replays}, [2]string{"cut", l.Cuts}, [2]string{"next", next(l)})
 	if len(l.Attempts) > 0 {
 		fmt.Fprintln(w, "\ntried")
 		showAttempts(w, l.Attempts)
 	}
+	showPast(w, l.Past)
 	fmt.Fprintln(w)
 	switch {
 	case l.Hidden:
@@ -86,6 +87,30 @@ func showLetter(w io.Writer, l *dlq.LetterView, group string) {
 		fmt.Fprintf(w, "payload\n%s\n", output.Block(indented(l.Payload)))
 	default:
 		fmt.Fprintf(w, "payload (%d bytes, not JSON)\n  %s\n", l.Size, output.Cut(string(l.PayloadBase64), 2000))
+	}
+}
+
+// showPast writes what replays did with the task's letters.
+func showPast(w io.Writer, list []dlq.PastReplay) {
+	if len(list) > 0 {
+		fmt.Fprintln(w, "\nreplayed before")
+	}
+	for _, p := range list {
+		when, became := "not yet", p.Result
+		if p.At != nil {
+			when = p.At.Local().Format(time.DateTime)
+		}
+		if p.Outcome != "" {
+			became += ", " + strings.ReplaceAll(p.Outcome, "_", " ")
+		}
+		fmt.Fprintf(w, "  %s  %s by %s: %s %s", when, output.Safe(p.Replay), output.Safe(p.Who), output.Safe(p.Letter), became)
+		if p.Repair > 0 {
+			fmt.Fprintf(w, ", repaired (-r%d)", p.Repair)
+		}
+		fmt.Fprintln(w, reason(p.Why, func(s string) string { return output.Cut(s, 200) }))
+		if p.RepairDiff != "" {
+			fmt.Fprintln(w, output.Block(strings.TrimSuffix(p.RepairDiff, "\n")))
+		}
 	}
 }
 

@@ -20,7 +20,11 @@ func TestALetterReadsLikeANote(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &dlq.LetterView{Entry: dlq.Entry{Letter: "main-1-42@0", TaskID: "main-1-42", Kind: "pay", Queue: "q", State: "open", Reason: "exhausted", ErrorClass: "panic",
-		Message: "index out of range", Group: "fp1:01", DiedAt: at, Origin: "tasks.q/0/1", DLQ: "dlq.q/0/1", Attempts: attempts}, Payload: json.RawMessage(`{"n":1}`)}
+		Message: "index out of range", Group: "fp1:01", DiedAt: at, Origin: "tasks.q/0/1", DLQ: "dlq.q/0/1", Attempts: attempts}, Payload: json.RawMessage(`{"n":1}`),
+		Cuts: "7 attempts were left out", Past: []dlq.PastReplay{
+			{Replay: "r-b", Letter: "main-1-42@0", Who: "ann", Result: "left", Why: "try \x1b[31magain"},
+			{Replay: "r-a", Letter: "main-1-42@0", Who: "policy:mend", Result: "replayed", At: &at, Outcome: "died_again", Repair: 1, RepairDiff: "-  \"n\": 1\n+  \"n\": \x1b2\n"},
+		}}
 	var b strings.Builder
 	showLetter(&b, l, "12 letters, 11 open, 3 in the last hour; acknowledged (ann)")
 	const want = `letter   main-1-42@0
@@ -36,6 +40,7 @@ group    fp1:01
 died     2026-11-27 02:14:05
 from     tasks.q/0/1
 on       dlq.q/0/1
+cut      7 attempts were left out
 next     once the cause is mended: perdure replay plan --group fp1:01
 
 tried
@@ -43,6 +48,12 @@ tried
   … 7 attempts were left out here
   9  11-27 02:15:05.000 on w-1: panic: index out of range
      at main.pay(…) pay.go:12
+
+replayed before
+  not yet  r-b by ann: main-1-42@0 left: try \x1b[31magain
+  2026-11-27 02:14:05  r-a by policy:mend: main-1-42@0 replayed, died again, repaired (-r1)
+-  "n": 1
++  "n": \x1b2
 
 payload
   {

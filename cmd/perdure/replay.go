@@ -37,7 +37,7 @@ perdure replay start r-va6ybdljmki2 --yes
 perdure replay start --group fp1:4771f883ced71064 --yes
 perdure replay watch r-va6ybdljmki2`,
 	}
-	cmd.AddCommand(newReplayPlan(c), newReplayApprove(c), newReplayStart(c), newReplayStatus(c), newReplayReport(c), newReplayWatch(c),
+	cmd.AddCommand(newReplayPlan(c), newReplayApprove(c), newReplayStart(c), newReplayStatus(c), newReplayLetters(c), newReplayReport(c), newReplayWatch(c),
 		newReplayAct(c, "pause", "Hold a replay; what it moved stays moved"),
 		newReplayAct(c, "resume", "Let a paused replay go on; a ramp begins again"),
 		newReplayRate(c), newReplayAct(c, "cancel", "End a replay; what it moved stays moved"))
@@ -390,7 +390,7 @@ func showReplay(w io.Writer, r *replayer.Replay) {
 	}
 	fields := [][2]string{
 		{"replay", r.ID}, {"state", replayState(r)}, {"note", r.Note}, {"selector", string(r.Selector)}, {"where", r.Spec.Where}, {"fixer", fixerOf(r.Spec.Fixer)}, {"no effects", noEffectsOf(r.Spec.Fixer)}, {"who", r.Who}, {"why", r.Why},
-		{"approval", approval(r)}, {"hash", r.Hash}, {"canary", canaryOf(&r.Spec)}, {"rate", rateOf(r)}, {"stops", stopsOf(&r.Spec.Stop)}, {"expected", expectedOf(r)},
+		{"approval", approval(r)}, {"hash", r.Hash}, {"canary", canaryOf(&r.Spec)}, {"rate", rateOf(r)}, {"stops", stopsOf(&r.Spec.Stop)}, {"order", r.Order}, {"expected", expectedOf(r)},
 		{"letters", fmt.Sprint(r.Letters)}, {"left", fmt.Sprint(r.Left)}, {replayed, fmt.Sprint(r.Replayed)}, {"refused", fmt.Sprint(r.Refused)},
 	}
 	output.Fields(w, fields...)
@@ -403,6 +403,7 @@ func showReplay(w io.Writer, r *replayer.Replay) {
 			fmt.Fprintf(w, "    %d died of %s\n", f.Letters, output.Safe(f.Group))
 		}
 	}
+	showFirst(w, r)
 	showFixes(w, r)
 	if r.State == replayer.Planned || r.State == replayer.Approved {
 		if r.Approval != "" && r.ApprovedBy == "" {

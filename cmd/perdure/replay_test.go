@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/perdure/perdure/replayer"
 )
@@ -56,5 +57,27 @@ func TestANoughtThatWouldBeTheDefaultIsRefused(t *testing.T) {
 				t.Errorf("%s %s 0: exit %d, %q, want 2 and %q", verb, flag, code, errOut, want)
 			}
 		}
+	}
+}
+
+func TestAPlanShowsItsFirstLettersAndTheirOrder(t *testing.T) {
+	died := time.Date(2026, 11, 27, 2, 14, 5, 0, time.Local)
+	r := &replayer.Replay{ID: "r-1", State: replayer.Planned, Letters: 2, Left: 1, Refused: 1, Order: replayer.Order, Spec: replayer.Spec{Canary: replayer.Canary{Off: true}},
+		First: []replayer.ReplayLetter{
+			{N: 1, Letter: "main-1-2@0", Kind: "pay", Key: "k\x1b", DiedAt: &died, Result: "left", ErrorClass: "HTTP 500", Message: "no"},
+			{N: 2, Letter: "main-1-1@0", Kind: "pay", DiedAt: &died, Result: "refused", Why: "expired: its deadline has passed"},
+		}}
+	var b strings.Builder
+	showReplay(&b, r)
+	for _, want := range []string{"order", "oldest death first, of each key too", "first letters\n  main-1-2@0  pay, key k\\x1b: HTTP 500: no\n  main-1-1@0  pay: refused, expired: its deadline has passed\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is not in\n%s", want, b.String())
+		}
+	}
+	if got := letterLine(r.First[1]); got[1] != "main-1-1@0" || got[4] != "2026-11-27 02:14:05" || got[5] != "refused" || got[7] != r.First[1].Why {
+		t.Errorf("%q", got)
+	}
+	if got := letterLine(replayer.ReplayLetter{Result: "replayed", Outcome: "died_again", Group: "fp1:aa"}); got[6] != "died_again of fp1:aa" {
+		t.Errorf("%q", got)
 	}
 }
