@@ -54,7 +54,7 @@ type Index struct {
 	log     *slog.Logger
 	session *session // of a Reindex; nil: deps.DB, and letters are open when they are new
 	texts   *texts
-	swept   swept
+	swept   [len(sweeps)]swept
 }
 
 // NewIndex returns an Index over the queues of deps.Catalog.

@@ -134,6 +134,34 @@ l as materialized (
 update perdure.dead_letters d set fingerprint = l.root, joined_from = case when l.root <> l.own then l.own end
 from l where d.letter = l.letter`
 
+// Whoever does not hold the lock of aliases, as a process of an older version during an
+// upgrade, files letters by aliases that somebody changes meanwhile: those of a joined
+// group under its own name, or under one that it is not joined to any more. Groups of
+// which one is found are settled again. Of those that were joined once, one letter each
+// is looked at.
+const unsettleJoins = `
+with recursive stray(fingerprint) as (
+  select a.fingerprint from perdure.group_aliases a
+  where a.settled and a.into_group is not null and exists (select from perdure.dead_letters d where d.fingerprint = a.fingerprint)),
+own(fingerprint) as (
+  (select joined_from from perdure.dead_letters where joined_from is not null order by joined_from limit 1)
+  union all
+  select (select d.joined_from from perdure.dead_letters d where d.joined_from > own.fingerprint order by d.joined_from limit 1) from own where own.fingerprint is not null),
+u as (update perdure.group_aliases a set settled = false from stray where a.fingerprint = stray.fingerprint)
+insert into perdure.group_aliases (fingerprint, into_group, settled, who, why)
+select o.fingerprint, null, false, 'perdure', 'its letters were filed by an older version' from own o
+where o.fingerprint is not null and not exists (select from perdure.group_aliases a where a.fingerprint = o.fingerprint)
+on conflict do nothing`
+
+// settleStrays is settleJoins of letters that were filed under a wrong name, too.
+func settleStrays(ctx context.Context, db *pgxpool.Pool) error {
+	if _, err := db.Exec(ctx, unsettleJoins); err != nil {
+		return fmt.Errorf("look for letters of merged groups: %w", err)
+	}
+	_, err := settleJoins(ctx, db)
+	return err
+}
+
 // settleJoins moves letters to where they belong, some at a time, and is done again
 // by whoever comes next if it is broken off.
 func settleJoins(ctx context.Context, db *pgxpool.Pool) (moved int64, err error) {

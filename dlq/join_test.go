@@ -249,3 +249,55 @@ func TestMergeOverHTTP(t *testing.T) {
 		t.Errorf("%d rows of the audit say where they were asked from, want 2", n)
 	}
 }
+
+// A process of an older version holds no lock: it files by aliases that are changed meanwhile.
+func TestLettersThatAnOlderVersionFiledDuringAMergeAreMovedLater(t *testing.T) {
+	r, x := storeRig(t)
+	s := NewLetters(r.db)
+	a, b, c := r.file(x, 1, 3, "urn:a", "one"), r.file(x, 4, 5, "urn:b", "two"), r.file(x, 6, 7, "urn:c", "three")
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := r.db.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range [][2]string{{a, b}, {b, c}} { // a chain
+		if _, err := s.Merge(t.Context(), m[0], m[1], "ann", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	where := func() int {
+		return r.count(`select count(*) from perdure.dead_letters where fingerprint = $1 and joined_from is distinct from fingerprint`, c)
+	}
+	if n := where(); n != 7 {
+		t.Fatalf("%d letters are in the group, want 7", n)
+	}
+	exec(`update perdure.dead_letters set fingerprint = $1, joined_from = null where letter = 'main-1-1@0'`, a) // as they were filed
+	exec(`update perdure.dead_letters set fingerprint = $1 where letter = 'main-1-2@0'`, b)
+	if err := x.pruneOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := where(); n != 7 {
+		t.Errorf("%d letters are in the group after a look for strays, want 7", n)
+	}
+	// The other way round: a join is taken back.
+	if _, err := s.Unmerge(t.Context(), b, "ann", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Unmerge(t.Context(), a, "ann", ""); err != nil {
+		t.Fatal(err)
+	}
+	exec(`update perdure.dead_letters set fingerprint = $1, joined_from = $2 where letter = 'main-1-1@0'`, b, a)
+	exec(`update perdure.dead_letters set fingerprint = $1, joined_from = $2 where letter = 'main-1-4@0'`, c, b)
+	if err := x.pruneOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for group, n := range map[string]int{a: 3, b: 2, c: 2} {
+		if got := r.count(`select count(*) from perdure.dead_letters where fingerprint = $1 and joined_from is null`, group); got != n {
+			t.Errorf("%d letters are in group %s, want %d", got, group, n)
+		}
+	}
+	if n := r.count(`select count(*) from perdure.group_aliases`); n != 0 {
+		t.Errorf("%d aliases are left", n)
+	}
+}

@@ -59,7 +59,7 @@ func (x *Index) pruneOnce(ctx context.Context) error {
 
 func (x *Index) pruneAll(ctx context.Context) error {
 	// A merge of groups whose process was killed goes on here.
-	if _, err := settleJoins(ctx, x.deps.DB); err != nil {
+	if err := settleStrays(ctx, x.deps.DB); err != nil {
 		return err
 	}
 	longest := x.cfg.History

@@ -64,14 +64,14 @@ type listInput struct {
 	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"50"`
 }
 
-type lettersInput struct {
+type replayLettersInput struct {
 	ID     string `path:"id"`
 	Which  string `query:"which" enum:"left,refused,died_again" doc:"absent = all"`
 	Cursor int64  `query:"cursor" minimum:"0" doc:"next of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
 
-type lettersOutput struct {
+type replayLettersOutput struct {
 	Body struct {
 		Letters []ReplayLetter `json:"letters"`
 		Next    string         `json:"next,omitempty" doc:"cursor of the next page; absent on the last"`
@@ -132,12 +132,12 @@ func (j *Jobs) httpGet(ctx context.Context, in *replayInput) (*replayOutput, err
 	return j.answer(ctx, in.ID, nil)
 }
 
-func (j *Jobs) httpLetters(ctx context.Context, in *lettersInput) (*lettersOutput, error) {
+func (j *Jobs) httpLetters(ctx context.Context, in *replayLettersInput) (*replayLettersOutput, error) {
 	list, err := j.Letters(ctx, in.ID, in.Which, in.Cursor, in.Limit+1)
 	if err != nil {
 		return nil, problem(err)
 	}
-	out := &lettersOutput{}
+	out := &replayLettersOutput{}
 	if len(list) > in.Limit { // there is a page behind it
 		list = list[:in.Limit]
 		out.Body.Next = strconv.FormatInt(list[in.Limit-1].N, 10)
