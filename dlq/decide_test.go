@@ -133,7 +133,7 @@ func TestADecisionOfWhatOthersTookGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Rollback(t.Context()) //nolint:errcheck // committed below
-	if _, err := other.Exec(t.Context(), decideLetters, append(sel.args(Discard, most), "discarded", "discard", "other", "letter.discard", "first")...); err != nil {
+	if _, err := other.Exec(t.Context(), decideLetters, append(sel.args(Discard, most), "discarded", "discard", "other", "letter.discard", "first", "")...); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan int)

@@ -139,12 +139,16 @@ func TestGroupsBeginToBeCountedBesideDecisions(t *testing.T) {
 select 'main-1-' || i || '@0', 'main-1-' || i, 'k', 'payments', 'permanent', 'fp1:' || i % 100, 't', 0, i, 'd', 0, i, now() - i * interval '1 second' from generate_series(1, 100000) i`); err != nil {
 		t.Fatal(err)
 	}
-	s := NewLetters(pool)
+	// As Decide of the version of then did it.
+	const decide = `
+with l as materialized (select letter from perdure.dead_letters where letter = 'main-1-7@0' and state <> $1 for update),
+u as (update perdure.dead_letters d set state = $1, changed_at = clock_timestamp() from l where d.letter = l.letter returning d.letter)
+insert into perdure.audit (who, what, letter, why) select 'ann', 'letter.' || $1, letter, 'look' from u`
 	stop, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
 		for n := 0; stop.Err() == nil; n++ {
-			if _, err := s.Decide(stop, []Decision{Hold, Release}[n%2], &LetterSelector{IDs: []string{"main-1-7@0"}}, "ann", "look", 1); err != nil && stop.Err() == nil {
+			if _, err := pool.Exec(stop, decide, []string{"held", "open"}[n%2]); err != nil && stop.Err() == nil {
 				done <- err
 				return
 			}
