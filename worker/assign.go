@@ -107,6 +107,7 @@ func (w *Worker) drain(ctx context.Context, asgs []*assignment, grace time.Durat
 		drained = append(drained, a.drained)
 	}
 	w.p.orders.put(func(now time.Time) { w.p.drain(asgs, now) })
+	w.log.Debug("giving partitions back: nothing of them starts any more", "partitions", len(asgs), "grace", grace)
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	for _, c := range drained {

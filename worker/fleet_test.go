@@ -152,6 +152,9 @@ func serveAsCrew(text string) error {
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return err
 	}
+	if c.Broken == beside {
+		c.Catalog = strings.ReplaceAll(c.Catalog, "order: key", "order: none")
+	}
 	cat, err := schemas.ParseCatalog("catalog.yaml", []byte(c.Catalog), nil)
 	if err != nil {
 		return err

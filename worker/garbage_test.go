@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker"
@@ -298,5 +301,64 @@ func TestAnUnknownKindWaitsForAWorkerThatKnowsIt(t *testing.T) {
 	l.doneWithin(t, 1)
 	if l.runsOf(task.ID) != 1 || l.runsOf(tired.ID) != 0 {
 		t.Errorf("ran %d and %d times, want 1 and 0", l.runsOf(task.ID), l.runsOf(tired.ID))
+	}
+}
+
+// In a key's order it waits where it is, and what comes behind it with it: a tour
+// through the delay tiers would let the others overtake.
+func TestAnUnknownKindHoldsItsKeyUntilAWorkerKnowsIt(t *testing.T) {
+	w := newWorld(t, stuckCatalog+"  job.new: {queue: jobs, order: key}\n")
+	full := w.cat
+	old := *w.cat
+	old.Kinds = map[string]*schemas.Kind{"job.run": full.Kinds["job.run"], "job.keyed": full.Kinds["job.keyed"]}
+	w.cat = &old
+	var mu sync.Mutex
+	var ran []string
+	handle := func(_ context.Context, task *worker.Task[job]) error {
+		mu.Lock()
+		defer mu.Unlock()
+		ran = append(ran, task.ID)
+		return nil
+	}
+	within := func(want ...string) {
+		t.Helper()
+		testkit.Eventually(t, wait, func() (bool, string) {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Equal(ran, want), fmt.Sprintf("ran %v, want %v", ran, want)
+		})
+	}
+	known := func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", handle)
+		worker.Handle(wk, "job.keyed", handle)
+	}
+	a := w.start("a", nil, known)
+	w.cat = full
+	first, unknown, behind, other := w.task("job.keyed", job{}), w.task("job.new", job{}), w.task("job.keyed", job{}), w.task("job.keyed", job{})
+	for _, task := range []*schemas.Task{&first, &unknown, &behind, &other} {
+		task.Key, task.Ordered = "k", true
+	}
+	other.Key = "another"
+	w.send(first, unknown, behind, other)
+	within(first.ID, other.ID)
+	last := w.sendJobs(1)[0] // by when it ran, what is behind could have
+	within(first.ID, other.ID, last)
+	for _, tier := range kafka.Tiers {
+		if recs := w.read(w.names.Retry(tier.Name)); len(recs) > 0 {
+			t.Errorf("%d records went on tour", len(recs))
+		}
+	}
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	within(first.ID, other.ID, last)
+	w.start("b", nil, func(wk *worker.Worker) {
+		known(wk)
+		worker.Handle(wk, "job.new", handle)
+	})
+	within(first.ID, other.ID, last, unknown.ID, behind.ID)
+	w.committedAll("jobs")
+	if letters := w.letters("jobs"); len(letters) != 0 {
+		t.Errorf("%d letters", len(letters))
 	}
 }

@@ -28,6 +28,7 @@ const (
 	forgotten = "the incarnation is forgotten with Redis" // → fence
 	doneAgain = "a task that is done runs again"          // → repeated
 	gaveUp    = "a crash counts as the task's failure"    // → dead
+	beside    = "tasks of a key run beside each other"    // → order
 )
 
 // brokenStore is the claims of a process, broken as it says.
@@ -85,10 +86,16 @@ func onDutyOnce(wk *worker.Worker, instance, url string) {
 	worker.Handle(wk, "job.keyed", handle)
 }
 
-// put produces one task and returns its record.
+// put produces one task and returns its record. Only its kind says that its key
+// has an order.
 func (f *fleet) put(d duty) *kgo.Record {
 	f.Helper()
-	t := f.task("job.run", d)
+	kind := "job.run"
+	if d.Key != "" {
+		kind = "job.keyed"
+	}
+	t := f.task(kind, d)
+	t.Key = d.Key
 	f.sentMu.Lock()
 	f.sent[t.ID] = d
 	f.sentMu.Unlock()
@@ -148,8 +155,14 @@ func TestBrokenFleetsAreSeenInTheHistory(t *testing.T) {
 			f.caughtUp()
 			f.noteDead()
 		},
+		beside: func(f *fleet, _ *testkit.OwnedRedis) {
+			f.put(duty{N: 1, Key: "k", MS: 500})
+			f.put(duty{N: 2, Key: "k"})
+			f.hire("a", true)
+			f.caughtUp()
+		},
 	}
-	for mutation, want := range map[string]string{forgotten: "fence", doneAgain: "repeated", gaveUp: "dead"} {
+	for mutation, want := range map[string]string{forgotten: "fence", doneAgain: "repeated", gaveUp: "dead", beside: "order"} {
 		for _, broken := range []string{mutation, ""} {
 			t.Run(fmt.Sprintf("%s=%t", mutation, broken != ""), func(t *testing.T) {
 				r := testkit.OwnRedis(t)

@@ -67,6 +67,8 @@ type world struct {
 	log   *slog.Logger // nil = silent
 	opts  []kgo.Opt    // of workers' clients, beside the brokers
 
+	claimsOf worker.Claims // of the workers that are started; nil = each has a store of its own
+
 	workers []*runningWorker // by start, in the order of their starts
 
 	endedMu sync.Mutex
@@ -209,6 +211,9 @@ func (w *world) make(instance string, change func(*worker.Config), setup func(*w
 		change(&cfg)
 	}
 	deps := worker.Deps{Catalog: w.cat, Names: w.names, Kafka: append([]kgo.Opt{kgo.SeedBrokers(w.kafka.Brokers...)}, w.opts...), Claims: w.store(), Log: w.log}
+	if w.claimsOf != nil {
+		deps.Claims = w.claimsOf
+	}
 	reg := prometheus.NewRegistry()
 	deps.Registry = reg
 	wk, err := worker.New(cfg, deps)
