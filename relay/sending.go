@@ -25,9 +25,12 @@ type sending struct {
 	mu     sync.Mutex
 	left   int // without an answer
 	topics map[string]*tally
+	last   *tally // lastTopic's, of topics
 	acked  []*kgo.Record
 	errs   map[*kgo.Record]error
 	over   bool // what is answered from now on is not looked at
+
+	lastTopic string
 }
 
 // tally is what is known of one topic's records.
@@ -43,17 +46,27 @@ func (p *producer) produce(ctx context.Context, records []*kgo.Record) *sending 
 	s := &sending{left: len(records), topics: map[string]*tally{}, acked: make([]*kgo.Record, 0, len(records))}
 	now := time.Now()
 	for _, r := range records {
-		y := s.topics[r.Topic]
+		y := s.tally(r.Topic)
 		if y == nil {
 			y = &tally{since: now}
 			s.topics[r.Topic] = y
 		}
 		y.left++
 	}
+	answer := s.answer // made once
 	for _, r := range records {
-		p.cl.Produce(ctx, r, s.answer)
+		p.cl.Produce(ctx, r, answer)
 	}
 	return s
+}
+
+// tally is that of a topic, nil if there is none. Most records have the topic of the
+// one before.
+func (s *sending) tally(topic string) *tally {
+	if s.last == nil || s.lastTopic != topic {
+		s.last, s.lastTopic = s.topics[topic], topic
+	}
+	return s.last
 }
 
 // answer is the promise of each record.
@@ -63,7 +76,7 @@ func (s *sending) answer(r *kgo.Record, err error) {
 	if s.over {
 		return
 	}
-	y := s.topics[r.Topic]
+	y := s.tally(r.Topic)
 	s.left--
 	y.left--
 	if err == nil {
