@@ -17,9 +17,8 @@ import (
 // moveLetters is the whole of a replay: for each letter either all of it
 // happens, once, or none. READ COMMITTED: a rival's update of a letter is waited
 // for, and then seen. Letters are locked in one order, as the index locks them;
-// outbox ids follow the job's order. The job's row is held meanwhile, so that
-// nothing moves any more once Pause or Cancel has answered, and so that two
-// processes that both believe to hold the job send no more than its canary.
+// outbox ids follow the job's order, among the letters of one statement and so among
+// those of one key (beside.go). countMoved commits with it.
 //
 // No step may be planned by a guess of how many rows there are: of a plan that was
 // just frozen Postgres has no figures, and takes it for one row. So the job's letter is
@@ -30,20 +29,20 @@ import (
 // tables as they are then.
 const moveLetters = `
 with j as materialized (
-  select replay, hash, case when state = 'canary' then greatest($10::bigint - replayed, 0) end as room
-  from perdure.replays where replay = $1 and state in ('canary', 'ramping', 'running') for update),
+  select replay, case when state = 'canary' then greatest($8::bigint - replayed, 0) end as room
+  from perdure.replays where replay = $1 and state in ('canary', 'ramping', 'running')),
 i as materialized (
-  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $13::bytea[], $14::int[])
+  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $10::bytea[], $11::int[])
     u(n, letter, epoch, key, content_type, headers, fixed, repair)
   order by u.n limit (select room from j)),
 p as materialized (
   select d.letter, i.n, i.key, i.content_type, i.headers, i.fixed, i.repair from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
-  where (d.state = 'open' or $12 and d.state = 'held') and (select r.result from perdure.replay_letters r where r.replay = $1 and r.n = i.n) = ''
+  where (d.state = 'open' or $9 and d.state = 'held') and (select r.result from perdure.replay_letters r where r.replay = $1 and r.n = i.n) = ''
     and (select x.task_id from perdure.resolutions x where x.task_id = d.task_id) is null
   order by d.letter for update of d),
 l as (
   update perdure.dead_letters d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
-  from p where d.letter = p.letter and (d.state = 'open' or $12 and d.state = 'held')
+  from p where d.letter = p.letter and (d.state = 'open' or $9 and d.state = 'held')
   returning p.n, p.key, p.content_type, p.headers, d.letter, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue,
     coalesce(p.fixed, d.payload) as payload, d.deadline, p.repair),
 s as materialized (select nextval('perdure.outbox_id_seq') as id, o.* from (select * from l order by n) o),
@@ -53,19 +52,12 @@ o as (
 f as (
   insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from l where repair is not null
   on conflict (replay, n) do update set payload = excluded.payload, repair = excluded.repair, moved = true, at = clock_timestamp()),
-m as materialized (select j.replay, s.n, letter, id from j, s),
-a as (
-  insert into perdure.audit (who, what, replay, why, details)
-  select $8, 'letters.replay', $1, $9, jsonb_build_object('hash', (select hash from j), 'letters', jsonb_object_agg(letter, id)) from m having count(*) > 0),
-c as (
-  update perdure.replays r set replayed = r.replayed + s.n, tokens = case when $11 then tokens - s.n else tokens end, changed_at = clock_timestamp(),
-    canary_at = case when state = 'canary' and replayed + s.n >= $10 then clock_timestamp() else canary_at end
-  from j, (select count(*) as n from m) s where r.replay = j.replay and s.n > 0)
+m as materialized (select j.replay, s.n, id from j, s)
 update perdure.replay_letters r set result = 'replayed', seq = m.id, done_at = clock_timestamp()
 from m where r.replay = m.replay and r.n = m.n
-returning r.n`
+returning r.n, r.letter, r.seq`
 
-// noteLetters takes the job's row first too, and joins as moveLetters does.
+// noteLetters takes the job's row first, and joins as moveLetters does.
 const noteLetters = `
 with j as materialized (select replay from perdure.replays where replay = $1 and state in ('planning', 'canary', 'ramping', 'running') for update),
 w as materialized (select j.replay, x.* from j, unnest($2::bigint[], $3::text[], $4::text[]) x(n, result, detail)),
@@ -118,7 +110,7 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 			size += move[n].size
 			n++
 		}
-		outrun, err := r.move(ctx, j, move[:n])
+		outrun, err := r.moveBeside(ctx, j, move[:n])
 		if err != nil {
 			return err
 		}
@@ -158,7 +150,7 @@ func (r *Replayer) settle(ctx context.Context, j *job, tasks map[string][]string
 	return nil
 }
 
-// holdLetters takes the job's row first, as moveLetters does.
+// holdLetters takes the job's row first, as noteLetters does.
 const holdLetters = `
 with j as materialized (select replay from perdure.replays where replay = $3 and state in ('planning', 'canary', 'ramping', 'running') for update),
 p as materialized (
@@ -200,12 +192,7 @@ func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []
 		ns[i], ids[i], epochs[i] = l.n, l.id, int32(l.epoch)
 		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
 	}
-	rows, err := r.deps.DB.Query(ctx, moveLetters, pgx.QueryExecModeCacheDescribe, j.id, ns, ids, epochs, keys, types, headers, j.who, j.why, j.spec.Canary.Letters, j.spec.Rate > 0, j.named,
-		fixed, repairs)
-	var moved []int64
-	if err == nil {
-		moved, err = pgx.CollectRows(rows, pgx.RowTo[int64])
-	}
+	moved, err := r.commitMove(ctx, j, j.id, ns, ids, epochs, keys, types, headers, j.spec.Canary.Letters, j.named, fixed, repairs)
 	switch {
 	case err == nil:
 	case !refusedByData(err):

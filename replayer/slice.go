@@ -9,16 +9,20 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/schemas"
 )
 
+// nextOfPlan are the next places of a job.
+const nextOfPlan = `select n, letter from perdure.replay_letters where replay = $1 and n > $2 and result = '' order by n limit $3`
+
 // Who else has a letter is asked only while planning ($4): a run is told by the
 // compare-and-set. Rows are found by the letter before anything else is asked of them
 // (offset 0), each by itself: of a plan that was just frozen Postgres has no figures,
 // and by those of other plans it may read all letters that there are, for each slice.
-const nextLetters = `
+const readLetters = `
 select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(d.epoch, 0), coalesce(d.kind, ''), coalesce(d.queue, ''),
   coalesce(d.state, ''), coalesce(d.reason, ''), coalesce(d.error_class, ''), coalesce(d.run, 0), coalesce(d.cut, false), coalesce(length(d.payload), 0),
   coalesce(d.block, false), coalesce(d.place, d.origin_offset, 0), d.record_key, d.headers, coalesce(d.content_type, ''), coalesce(d.deadline <= clock_timestamp(), false),
@@ -26,7 +30,7 @@ select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(
   case when $4 then coalesce((
     select o.replay from (select replay, result from perdure.replay_letters where letter = rl.letter offset 0) o join perdure.replays r on r.replay = o.replay
     where o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end
-from (select n, letter from perdure.replay_letters where replay = $1 and n > $2 and result = '' order by n limit $3) rl
+from unnest($2::bigint[], $3::text[]) rl(n, letter)
 left join lateral (select * from perdure.dead_letters where letter = rl.letter offset 0) d on true
 order by rl.n`
 
@@ -170,21 +174,52 @@ func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) (list
 // next reads letters that were not looked at yet. It begins where this process
 // was: passing over a million finished rows in every slice would take the time.
 func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]letter, error) {
-	rows, err := r.deps.DB.Query(ctx, nextLetters, j.id, after, n, j.state == Planning)
+	rows, err := r.deps.DB.Query(ctx, nextOfPlan, j.id, after, n)
 	if err != nil {
-		return nil, fmt.Errorf("read letters: %w", err)
+		return nil, fmt.Errorf("read the plan: %w", err)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l letter, err error) {
+	var ns []int64
+	var ids []string
+	var at int64
+	var id string
+	if _, err := pgx.ForEachRow(rows, []any{&at, &id}, func() error { ns, ids = append(ns, at), append(ids, id); return nil }); err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	// In parts: where letters are on disk, it is waited for several of them at once.
+	list := make([]letter, len(ns))
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(readers)
+	size := max(leastPart, (len(ns)+readers-1)/readers)
+	for from := 0; from < len(ns); from += size {
+		to := min(from+size, len(ns))
+		all.Go(func() error { return r.read(ctx, j, ns[from:to], ids[from:to], list[from:to]) })
+	}
+	return list, all.Wait()
+}
+
+// readers is how many sessions read a slice.
+const readers = 3
+
+// read fills list with the letters of places.
+func (r *Replayer) read(ctx context.Context, j *job, ns []int64, ids []string, list []letter) error {
+	rows, err := r.deps.DB.Query(ctx, readLetters, j.id, ns, ids, j.state == Planning)
+	if err != nil {
+		return fmt.Errorf("read letters: %w", err)
+	}
+	defer rows.Close()
+	for i := 0; rows.Next(); i++ {
+		l := &list[i]
 		var state, reason string
-		err = row.Scan(&l.n, &l.id, &l.found, &l.taskID, &l.epoch, &l.kind, &l.queue, &state, &reason, &l.class, &l.run, &l.cut, &l.size,
-			&l.block, &l.place, &l.key, &l.headers, &l.contentType, &l.expired, &l.ended, &l.taken)
+		if err := rows.Scan(&l.n, &l.id, &l.found, &l.taskID, &l.epoch, &l.kind, &l.queue, &state, &reason, &l.class, &l.run, &l.cut, &l.size,
+			&l.block, &l.place, &l.key, &l.headers, &l.contentType, &l.expired, &l.ended, &l.taken); err != nil {
+			return fmt.Errorf("read letters: %w", err)
+		}
 		l.state, l.reason, l.named = schemas.LetterState(state), schemas.Reason(reason), j.named
-		return l, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read letters: %w", err)
 	}
-	return list, nil
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read letters: %w", err)
+	}
+	return nil
 }
 
 // checkPayloads refuses letters whose payload no longer fits its kind's schema:
