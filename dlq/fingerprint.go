@@ -7,11 +7,17 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+
+	"github.com/perdure/perdure/dlq/internal/stacks"
 )
 
-// fingerprintVersion changes whenever Normalize would give another text for
-// the same error, so that groups of two versions never mix.
-const fingerprintVersion = "fp1:"
+// A version for each algorithm, so that groups of two never mix: whoever changes what
+// comes out for an error makes a new one. What the one before it would have said is still
+// known, and a letter whose cause has a group by that name goes there (successors.go).
+const (
+	firstVersion       = "fp1:" // the whole text, as Normalize leaves it
+	fingerprintVersion = "fp2:" // of stack traces and JSON bodies only the cause
+)
 
 // namedVersion begins the fingerprints that handlers chose.
 const namedVersion = "fpn1:"
@@ -20,27 +26,40 @@ const namedVersion = "fpn1:"
 // message is data, not cause.
 const maxNormal = 1 << 10
 
-// Fingerprint names the cause of a failure: "fp1:" and 16 hex digits. The error
+// Fingerprint names the cause of a failure: "fp2:" and 16 hex digits. The error
 // class counts as it stands ("HTTP 422" is not "HTTP 500"); frame is the
-// innermost line of the stack, "" = unknown.
+// innermost line of the stack, "" = unknown. Of a message that is a stack trace or a
+// JSON object counts what stacks.Reduce leaves: the same cause reached by another way,
+// or with other fields, is the same group, and one that stands behind the first
+// kilobyte of a long trace is seen.
 func Fingerprint(kind, errorClass, message, frame string) string {
+	if cause, at, ok := stacks.Reduce(message); ok {
+		message = cause
+		if frame == "" {
+			frame = at
+		}
+	}
+	return fingerprintVersion + digest(kind, errorClass, Normalize(message), Normalize(frame))
+}
+
+// firstFingerprint is what the first version says: "fp1:" and 16 hex digits.
+func firstFingerprint(kind, errorClass, message, frame string) string {
+	return firstVersion + digest(kind, errorClass, Normalize(message), Normalize(frame))
+}
+
+func digest(parts ...string) string {
 	h := sha256.New()
-	for _, s := range []string{kind, errorClass, Normalize(message), Normalize(frame)} {
+	for _, s := range parts {
 		h.Write([]byte(s))
 		h.Write([]byte{0})
 	}
-	return fingerprintVersion + hex.EncodeToString(h.Sum(nil)[:8])
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // NamedFingerprint names a cause that the handler named itself: every failure of
 // the kind with that name is one group. It never equals a Fingerprint.
 func NamedFingerprint(kind, name string) string {
-	h := sha256.New()
-	for _, s := range []string{kind, clip(name, MaxErrorClass)} {
-		h.Write([]byte(s))
-		h.Write([]byte{0})
-	}
-	return namedVersion + hex.EncodeToString(h.Sum(nil)[:8])
+	return namedVersion + digest(kind, clip(name, MaxErrorClass))
 }
 
 // lastFrame is the innermost line of the last stack of a history, without the

@@ -70,9 +70,20 @@ func TestFingerprintPartsDifferentCauses(t *testing.T) {
 
 // Fingerprints are stored: a change of the rules must change fingerprintVersion.
 func TestFingerprintIsStable(t *testing.T) {
-	got := Fingerprint("refund.issue", "HTTP 422", `refund "r-17" refused: amount 120.50 over limit`, "")
-	if want := "fp1:e2743f20c235a666"; got != want {
+	const text = `refund "r-17" refused: amount 120.50 over limit`
+	if got, want := Fingerprint("refund.issue", "HTTP 422", text, ""), "fp2:e2743f20c235a666"; got != want {
 		t.Errorf("got %s, stored groups have %s", got, want)
+	}
+	if got, want := firstFingerprint("refund.issue", "HTTP 422", text, ""), "fp1:e2743f20c235a666"; got != want {
+		t.Errorf("got %s, stored groups have %s", got, want)
+	}
+	for text, want := range map[string]string{
+		causesOf["python"]["value error"][0]: "fp2:a43618c91ad8d255", causesOf["java"]["sql"][0]: "fp2:787f237b155aedd5", causesOf["node"]["cause"][0]: "fp2:77ccea8104446626",
+		causesOf["go"]["index"][0]: "fp2:8c0146e53ab77ef9", causesOf["http"]["fields"][0]: "fp2:74865ea1188505c1",
+	} {
+		if got := Fingerprint("refund.issue", "HTTP 500", text, ""); got != want {
+			t.Errorf("got %s, stored groups have %s, of:\n%s", got, want, text)
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ type letterRow struct {
 	headers        []byte // JSON
 	attempts       []byte // JSON
 	place          int64  // the offset that its task had first
+	first          string // what the first version of Fingerprint says, where Fingerprint is the present one's
 	at             *kgo.Record
 }
 

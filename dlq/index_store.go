@@ -101,6 +101,9 @@ type beginner interface {
 
 // store writes the batch in one transaction.
 func (x *Index) store(ctx context.Context, b *batch) error {
+	if err := x.succeed(ctx, b); err != nil {
+		return err
+	}
 	if err := x.fileTexts(ctx, b); err != nil {
 		return err
 	}

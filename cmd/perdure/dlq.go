@@ -121,7 +121,7 @@ registers, as worker/workertest runs them. It fails until they complete it, and 
 test of the mended cause. A payload over 4 KiB is written beside it, in testdata.
 
 What it holds came from production: look before you commit it.`,
-		Example: `perdure dlq export --group fp1:4771f883ced71064 --state open > letters.ndjson
+		Example: `perdure dlq export --group fp2:4771f883ced71064 --state open > letters.ndjson
 perdure dlq export main-1-42 --as go-test --dir ./payments --catalog ../catalog.yaml`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -192,8 +192,8 @@ func newDLQGroups(c *cli) *cobra.Command {
 		Short: "Causes of death, most open letters first; FP shows one",
 		Long:  groupsLong,
 		Example: `perdure dlq groups --since 24h
-perdure dlq groups fp1:4771f883ced71064
-perdure replay start --group fp1:4771f883ced71064 --yes
+perdure dlq groups fp2:4771f883ced71064
+perdure replay start --group fp2:4771f883ced71064 --yes
 perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

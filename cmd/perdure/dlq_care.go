@@ -55,7 +55,7 @@ func changeGroup(ctx context.Context, c *cli, cl *apiclient.Client, group string
 }
 
 func newDLQState(c *cli, name, state, short, long string) *cobra.Command {
-	return careCommand(c, name+" FP", short, long, "perdure dlq "+name+" fp1:4771f883ced71064 --owner ann", cobra.ExactArgs(1), nil,
+	return careCommand(c, name+" FP", short, long, "perdure dlq "+name+" fp2:4771f883ced71064 --owner ann", cobra.ExactArgs(1), nil,
 		func(change *dlq.CareChange, _ []string) error {
 			change.State = &state
 			return nil
@@ -67,7 +67,7 @@ func newDLQMute(c *cli) *cobra.Command {
 	state := "muted"
 	return careCommand(c, "mute FP", "Leave a failure group out of perdure dlq groups, for a while or until reopen",
 		"Its letters still die, are counted, and can be replayed: perdure dlq groups --care muted shows it.",
-		"perdure dlq mute fp1:4771f883ced71064 --for 72h --why \"the vendor mends it on Monday\"", cobra.ExactArgs(1),
+		"perdure dlq mute fp2:4771f883ced71064 --for 72h --why \"the vendor mends it on Monday\"", cobra.ExactArgs(1),
 		func(fs *pflag.FlagSet, _ *dlq.CareChange) {
 			agoVar(fs, &length, "for", "how long; default until reopen")
 		},
@@ -85,7 +85,7 @@ func newDLQNote(c *cli) *cobra.Command {
 	var runbook string
 	return careCommand(c, "note FP [TEXT]", "Write down what is known of a failure group, whose it is, and what to do",
 		"TEXT takes the old note's place; \"\" takes it away.",
-		"perdure dlq note fp1:4771f883ced71064 \"shard 7 is read-only until 04:00\" --runbook https://wiki.example/shards", cobra.RangeArgs(1, 2),
+		"perdure dlq note fp2:4771f883ced71064 \"shard 7 is read-only until 04:00\" --runbook https://wiki.example/shards", cobra.RangeArgs(1, 2),
 		func(fs *pflag.FlagSet, _ *dlq.CareChange) {
 			wordVar(fs, &runbook, "runbook", "", "an http or https address")
 		},

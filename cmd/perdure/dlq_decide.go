@@ -24,7 +24,7 @@ func newDLQDecide(c *cli, name, past, short, long string) *cobra.Command {
 		Short: short,
 		Long:  long,
 		Example: "perdure dlq " + name + " main-1-42 --why \"a test of ours\" --yes\n" +
-			"perdure dlq " + name + " --group fp1:4771f883ced71064 --why \"the shop is closed\"",
+			"perdure dlq " + name + " --group fp2:4771f883ced71064 --why \"the shop is closed\"",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sel.IDs = args
 			if len(args) == 0 && sel.Group+sel.Kind+sel.Queue+sel.Reason+sel.Key == "" {

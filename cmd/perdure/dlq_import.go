@@ -42,7 +42,7 @@ func newDLQImport(c *cli) *cobra.Command {
 		Long:  importLong,
 		Example: `perdure dlq groups --topic orders-dlt
 perdure dlq import --topic orders-dlt --dry-run
-perdure dlq import --topic orders-dlt --group fp1:50ab34a0ea8278d2 --limit 10 --why "the shop is back" --yes
+perdure dlq import --topic orders-dlt --group fp2:50ab34a0ea8278d2 --limit 10 --why "the shop is back" --yes
 perdure dlq import --topic orders-dlt --to orders-again --rate 50 --why "the shop is back" --yes`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

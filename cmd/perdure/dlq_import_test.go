@@ -83,7 +83,7 @@ func TestTheDocumentedImportRuns(t *testing.T) {
 	}
 	import_ := func(line string) (int, string, string) {
 		t.Helper()
-		line = strings.NewReplacer("orders-dlt", dlt, "--origin orders", "--origin "+orders, "fp1:50ab34a0ea8278d2", l.Fingerprint).Replace(line)
+		line = strings.NewReplacer("orders-dlt", dlt, "--origin orders", "--origin "+orders, "fp2:50ab34a0ea8278d2", l.Fingerprint).Replace(line)
 		return call(t, words(line)[1:]...)
 	}
 	if code, _, errOut := import_(lines[0]); code == 0 || !strings.Contains(errOut, "PERDURE_POSTGRES_URL") {

@@ -21,7 +21,7 @@ func newDLQMerge(c *cli) *cobra.Command {
 		Long: `The letters of FP become letters of INTO, also those to come and those of an index
 that is made again. Owner, note and mute are INTO's; plans keep their letters; FP
 goes on to name the group. perdure dlq unmerge FP takes it back.`,
-		Example: "perdure dlq merge fp1:4771f883ced71064 fp1:08b1e34f0c6a2d55 --why \"the same shard, another driver\"",
+		Example: "perdure dlq merge fp2:4771f883ced71064 fp2:08b1e34f0c6a2d55 --why \"the same shard, another driver\"",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return mergeGroup(c, cmd, args[0], "merge", map[string]string{"into": args[1], "why": why})
@@ -37,7 +37,7 @@ func newDLQUnmerge(c *cli) *cobra.Command {
 		Use:     "unmerge FP",
 		Short:   "Take a merge back: the letters of a cause are its own group again",
 		Long:    "What was said of FP before the merge is said of it again.",
-		Example: "perdure dlq unmerge fp1:4771f883ced71064",
+		Example: "perdure dlq unmerge fp2:4771f883ced71064",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return mergeGroup(c, cmd, args[0], "unmerge", map[string]string{"why": why})

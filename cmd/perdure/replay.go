@@ -32,9 +32,9 @@ itself, and nothing else has moved.
 replay start exits 1 if no letter matches or the replay stopped itself, and 3 if every
 letter is refused, or the plan may not start.`,
 		Example: `perdure dlq groups
-perdure replay plan --group fp1:4771f883ced71064 --rate 200 --ramp 1m --why "bank fixed its shard"
+perdure replay plan --group fp2:4771f883ced71064 --rate 200 --ramp 1m --why "bank fixed its shard"
 perdure replay start r-va6ybdljmki2 --yes
-perdure replay start --group fp1:4771f883ced71064 --yes
+perdure replay start --group fp2:4771f883ced71064 --yes
 perdure replay watch r-va6ybdljmki2`,
 	}
 	cmd.AddCommand(newReplayPlan(c), newReplayApprove(c), newReplayStart(c), newReplayStatus(c), newReplayLetters(c), newReplayReport(c), newReplayWatch(c),
@@ -129,7 +129,7 @@ func newReplayPlan(c *cli) *cobra.Command {
 		Use:   "plan",
 		Short: "Freeze letters, look at each, and say what a replay would do; nothing moves",
 		Long:  "Freezes letters, looks at each, and says what a replay would do; nothing moves.\n" + fixLong,
-		Example: `perdure replay plan --group fp1:4771f883ced71064 --where '.payload.amount < 1000' --limit 500
+		Example: `perdure replay plan --group fp2:4771f883ced71064 --where '.payload.amount < 1000' --limit 500
 perdure replay plan --kind refund.issue --rate 100 --ramp 30s --dry-run
 perdure replay plan --kind refund.issue --fix-jq '.amount |= tonumber' --dry-run`,
 		Args: cobra.NoArgs,

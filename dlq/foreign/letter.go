@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/dlq/internal/stacks"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -116,11 +117,11 @@ func (lay *layout) read(r *kgo.Record, l *Letter) {
 // explain takes the innermost cause and its frame from a stack trace, where
 // there is one, and parts "class: message", as Streams writes it.
 func (l *Letter) explain(trace string) {
-	if class, message, frame := javaCause(trace); class != "" {
+	if class, message, frame := stacks.Java(trace); class != "" {
 		l.Class, l.Message, l.Frame = class, message, frame
 		return
 	}
-	if class, message, is := strings.Cut(l.Class, ": "); is && className(class) {
+	if class, message, is := strings.Cut(l.Class, ": "); is && stacks.ClassName(class) {
 		l.Class = class
 		if l.Message == "" {
 			l.Message = message

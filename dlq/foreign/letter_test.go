@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dlq"
+	"github.com/perdure/perdure/dlq/internal/stacks"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -235,7 +236,7 @@ func TestJavasCauseIsOneGroup(t *testing.T) {
 
 func TestWhatIsNoTraceIsNone(t *testing.T) {
 	for _, s := range []string{"", "boom", "at the end (x)", "a sentence: with a colon\n\tat nowhere", strings.Repeat("\t", 100), "Caused by: \n\tat x.Y.z(Z.java:1)", ": \n\tat x.y("} {
-		if class, message, frame := javaCause(s); class != "" {
+		if class, message, frame := stacks.Java(s); class != "" {
 			t.Errorf("%q: %q %q %q", s, class, message, frame)
 		}
 	}

@@ -1,21 +1,20 @@
-package foreign
+package stacks
 
 // Java's stack traces: the cause stands at the end, its frames behind it.
 
-import (
-	"strings"
-
-	"github.com/perdure/perdure/dlq"
-)
+import "strings"
 
 // jdk begins the frames that say how Java got there, not where the program is
 // wrong: a parse error is in parseInt for everybody.
 var jdk = []string{"java.", "javax.", "jdk.", "sun.", "com.sun."}
 
-// javaCause returns the innermost cause of a stack trace that has frames, and the
+// maxMessage bounds what of a message is kept, in bytes.
+const maxMessage = 4 << 10
+
+// Java returns the innermost cause of a stack trace that has frames, and the
 // first of these that is not the JDK's; all "" if trace is none. Suppressed
 // exceptions, which are indented, do not count.
-func javaCause(trace string) (class, message, frame string) {
+func Java(trace string) (class, message, frame string) {
 	const by = "\nCaused by: "
 	for { // from the end, where the innermost is
 		i := strings.LastIndex(trace, by)
@@ -35,7 +34,7 @@ func javaCause(trace string) (class, message, frame string) {
 func javaException(s string) (class, message, frame string) {
 	head, rest, _ := strings.Cut(s, "\n")
 	class, message, _ = strings.Cut(strings.TrimRight(head, "\r"), ": ")
-	if class = strings.TrimRight(class, ": "); !className(class) {
+	if class = strings.TrimRight(class, ": "); !ClassName(class) {
 		return "", "", ""
 	}
 	first := ""
@@ -48,7 +47,7 @@ func javaException(s string) (class, message, frame string) {
 			at = ""
 		}
 		switch {
-		case at == "" && first == "" && len(message) < dlq.MaxMessage: // it goes on
+		case at == "" && first == "" && len(message) < maxMessage: // it goes on
 			message += " " + strings.TrimSpace(line)
 		case at == "":
 		case !fromJDK(at):
@@ -90,8 +89,8 @@ func fromJDK(method string) bool {
 	return false
 }
 
-// className tells a qualified class name from a sentence.
-func className(s string) bool {
+// ClassName tells a qualified class name from a sentence.
+func ClassName(s string) bool {
 	dots := 0
 	for i := range len(s) {
 		switch c := s[i]; {

@@ -279,3 +279,24 @@ func TestCancellationClosesTheRequest(t *testing.T) {
 		t.Error("the endpoint did not see the request end")
 	}
 }
+
+// An endpoint names the cause as a handler does; what it sends is bounded and clean.
+func TestTheEndpointNamesTheCause(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "card-declined": "card-declined", "  shard \t 7  read\x01-only ": "shard 7 read-only", "Übertrag\xff": "Übertrag",
+		strings.Repeat("é", maxFingerprint): strings.Repeat("é", maxFingerprint/2),
+	} {
+		res := &http.Response{StatusCode: 422, Status: "422", Header: http.Header{"Perdure-Fingerprint": {in}}}
+		x := &Executor{kind: &schemas.Kind{HTTP: &schemas.HTTPExecutor{}}}
+		if r := x.judge(res, []byte("no")); r.Fingerprint != want || r.Outcome != execution.Permanent {
+			t.Errorf("%.30q: %q, %v; want %.30q", in, r.Fingerprint, r.Outcome, want)
+		}
+	}
+	r := one(t, schemas.Kind{Timeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Perdure-Fingerprint", "card-declined")
+		w.WriteHeader(422)
+	})
+	if r.Fingerprint != "card-declined" {
+		t.Errorf("over HTTP: %q", r.Fingerprint)
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
@@ -23,8 +24,9 @@ import (
 )
 
 const (
-	maxMessage    = 4 << 10        // bytes of a body that become the error's message
-	maxRetryAfter = 24 * time.Hour // a larger Retry-After is a mistake, not a wish
+	maxMessage     = 4 << 10        // bytes of a body that become the error's message
+	maxRetryAfter  = 24 * time.Hour // a larger Retry-After is a mistake, not a wish
+	maxFingerprint = 200            // bytes of Perdure-Fingerprint
 )
 
 // judge reads an answer.
@@ -44,6 +46,7 @@ func (e *Executor) judge(res *http.Response, body []byte) execution.Result {
 	if r.Message == "" {
 		r.Message = res.Status
 	}
+	r.Fingerprint = fingerprint(res)
 	if outcome == execution.Retry {
 		r.After = retryAfter(res.Header.Get("Retry-After"), time.Now())
 	}
@@ -167,6 +170,22 @@ func readProblem(res *http.Response, body []byte, r *execution.Result) {
 	case p.Title != "":
 		r.Message = p.Title
 	}
+}
+
+// fingerprint is the endpoint's own name of the failure's cause (Perdure-Fingerprint),
+// as worker.Fingerprint is a handler's: bounded, without what a header should not hold.
+func fingerprint(res *http.Response) string {
+	s := strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) || c == unicode.ReplacementChar {
+			return -1
+		}
+		return c
+	}, res.Header.Get("Perdure-Fingerprint"))
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxFingerprint {
+		s = strings.TrimSpace(strings.ToValidUTF8(s[:maxFingerprint], ""))
+	}
+	return s
 }
 
 // retryAfter reads seconds or an HTTP date; 0 = none that makes sense.
