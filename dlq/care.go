@@ -18,7 +18,7 @@ import (
 // Care is what was last said of a group; the zero Care of a group of which
 // nothing was said, besides its State.
 type Care struct {
-	State     string     `json:"state" enum:"open,acknowledged,muted,resolved,regressed" doc:"regressed: resolved, and seen again in a release that did not have it before"`
+	State     string     `json:"state" enum:"open,acknowledged,muted,resolved,regressed" doc:"regressed: resolved, and seen again in a release after it: the one that was named, or one in which no letter of any group had died until then"`
 	StateAt   *time.Time `json:"state_at,omitempty"`
 	Until     *time.Time `json:"until,omitempty" doc:"muted until then; absent = until somebody says otherwise"`
 	Owner     string     `json:"owner,omitempty"`
@@ -32,6 +32,7 @@ type Care struct {
 type CareChange struct {
 	State   *string    `json:"state,omitempty" enum:"open,acknowledged,muted,resolved"`
 	Until   *time.Time `json:"until,omitempty" doc:"with state muted: until then; absent = until somebody says otherwise"`
+	Release *string    `json:"release,omitempty" minLength:"1" maxLength:"256" doc:"with state resolved: the first release in which the cause is mended"`
 	Owner   *string    `json:"owner,omitempty" maxLength:"200"`
 	Note    *string    `json:"note,omitempty" maxLength:"4000" doc:"what is known, in plain text"`
 	Runbook *string    `json:"runbook,omitempty" maxLength:"2000" doc:"an http or https address; empty takes it away"`
@@ -57,6 +58,9 @@ func (c *CareChange) wrong(now time.Time) (list []api.FieldError) {
 			say("#/until", "is too far ahead")
 		}
 	}
+	if c.Release != nil && (c.State == nil || *c.State != "resolved") {
+		say("#/release", "is only for the state resolved")
+	}
 	if c.Runbook != nil && *c.Runbook != "" {
 		if u, err := url.Parse(*c.Runbook); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			say("#/runbook", "must be an http or https address")
@@ -65,11 +69,14 @@ func (c *CareChange) wrong(now time.Time) (list []api.FieldError) {
 	return list
 }
 
+// Nothing orders releases but when letters died in them. What stands in releases when a
+// group is resolved is therefore all in which a letter of any group had died until then:
+// those run without the mend, or ran before. The one that has it is not among them.
 const changeCare = `
 insert into perdure.failure_groups as c (fingerprint, state, until, owner, note, runbook, who, releases)
 values ($1, coalesce($2, 'open'), $3, coalesce($4, ''), coalesce($5, ''), coalesce($6, ''), $7,
   case when $2 = 'resolved' then (select coalesce(array_agg(release), '{}')
-    from (select release from perdure.group_release_rows where fingerprint = $1 group by 1 having sum(n) > 0) r) else '{}' end)
+    from (select release from perdure.group_release_rows where release is distinct from $8 group by 1 having sum(n) > 0) r) else '{}' end)
 on conflict (fingerprint) do update set
   state = coalesce($2, c.state), owner = coalesce($4, c.owner), note = coalesce($5, c.note), runbook = coalesce($6, c.runbook),
   state_at = case when $2::text is null then c.state_at else clock_timestamp() end,
@@ -104,7 +111,7 @@ func (s *Letters) Change(ctx context.Context, fingerprint, who string, c *CareCh
 		if !known {
 			return ErrNoGroup
 		}
-		if _, err := tx.Exec(ctx, changeCare, fingerprint, c.State, c.Until, c.Owner, c.Note, c.Runbook, who); err != nil {
+		if _, err := tx.Exec(ctx, changeCare, fingerprint, c.State, c.Until, c.Owner, c.Note, c.Runbook, who, c.Release); err != nil {
 			return fmt.Errorf("change group %s: %w", fingerprint, err)
 		}
 		if _, err := tx.Exec(ctx, `insert into perdure.audit (who, what, why, details, origin) values ($1, $2, $3, $4, perdure.audit_origin($5))`,

@@ -147,6 +147,64 @@ func TestAGroupThatComesBackInANewReleaseIsRegressed(t *testing.T) {
 	}
 }
 
+// What orders releases is when letters died in them, of whatever group.
+func TestOnlyAReleaseAfterTheResolvingOneRegresses(t *testing.T) {
+	d := newDesk(t)
+	past, later := time.Now().Add(-time.Hour), time.Now().Add(time.Minute)
+	d.died(1, "fp1:01", "v9", past)
+	d.died(2, "fp1:02", "v9", past)
+	d.died(3, "fp1:09", "v8", past.Add(-time.Hour)) // another group's: v8 is not after this
+	d.died(4, "fp1:09", "v10", past)
+	d.say("fp1:01", `{"state":"resolved"}`)
+	d.say("fp1:02", `{"state":"resolved","release":"v10"}`)
+	d.died(11, "fp1:01", "v8", later)
+	d.died(12, "fp1:01", "v10", later)
+	d.died(13, "fp1:02", "v8", later)
+	if a, b := d.care("fp1:01").State, d.care("fp1:02").State; a != "resolved" || b != "resolved" {
+		t.Fatalf("%s and %s, want both resolved", a, b)
+	}
+	d.died(21, "fp1:01", "v11", later)
+	d.died(22, "fp1:02", "v10", later) // it was said to be mended there
+	if a, b := d.care("fp1:01").State, d.care("fp1:02").State; a != "regressed" || b != "regressed" {
+		t.Fatalf("%s and %s, want both regressed", a, b)
+	}
+	var p api.Problem
+	d.send(http.MethodPatch, "/v1/failure-groups/fp1:01", `{"state":"muted","release":"v1"}`, 422, &p)
+	if text := fmt.Sprintf("%q", p.Errors); !strings.Contains(text, "#/release") {
+		t.Error(text)
+	}
+}
+
+// First and last release go by deaths, not by names, and outlive folding.
+func TestReleasesOfAGroupStandInTheOrderOfDeaths(t *testing.T) {
+	d := newDesk(t)
+	now := time.Now()
+	for n, r := range []struct {
+		release string
+		ago     time.Duration
+	}{{"v9", 5 * time.Hour}, {"v10", 4 * time.Hour}, {"b2c", 3 * time.Hour}, {"v9", 2 * time.Hour}, {"", time.Hour}} {
+		d.died(n, "fp1:01", r.release, now.Add(-r.ago))
+	}
+	look := func(query, releases, last string) {
+		t.Helper()
+		var list struct{ Groups []Group }
+		d.send(http.MethodGet, "/v1/failure-groups"+query, "", 200, &list)
+		if g := list.Groups[0]; strings.Join(g.Releases, " ") != releases || g.FirstRelease != g.Releases[0] || g.LastRelease != last {
+			t.Errorf("%s: %q, from %s to %s; want %q to %s", query, g.Releases, g.FirstRelease, g.LastRelease, releases, last)
+		}
+	}
+	since := "?since=" + now.Add(-270*time.Minute).UTC().Format(time.RFC3339)
+	until := "?until=" + now.Add(-210*time.Minute).UTC().Format(time.RFC3339)
+	for _, settle := range []string{`select 1`, `select perdure.fold_groups(1000)`, `select perdure.recount_groups()`} {
+		if _, err := d.db.Exec(t.Context(), settle); err != nil {
+			t.Fatal(err)
+		}
+		look("", "v9 v10 b2c", "v9")
+		look(since, "v10 b2c v9", "v9")
+		look(until, "v9 v10", "v10")
+	}
+}
+
 func TestAMutedGroupComesBack(t *testing.T) {
 	d := newDesk(t)
 	d.died(1, "fp1:01", "", time.Now())

@@ -100,7 +100,7 @@ func TestLetterRoundTrip(t *testing.T) {
 	if got.ID() != "main-1-77@2" || got.Kind != "refund.issue" {
 		t.Errorf("identity: %s %s", got.ID(), got.Kind)
 	}
-	if got.Fingerprint == "" || !strings.HasPrefix(got.Fingerprint, "fp1:") {
+	if got.Fingerprint == "" || !strings.HasPrefix(got.Fingerprint, "fp2:") {
 		t.Errorf("fingerprint %q", got.Fingerprint)
 	}
 	l.Fingerprint, l.Deliveries = got.Fingerprint, 2

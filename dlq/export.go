@@ -30,6 +30,7 @@ func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) e
 		return err
 	}
 	f.IDs = nil
+	before, beforeID = f.until(nil, "")
 	for {
 		rows, err := s.page(ctx, wholeLetters, wholeOfGroups, &f, groups, before, beforeID, exportPage)
 		if err != nil {

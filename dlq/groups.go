@@ -14,19 +14,21 @@ import (
 
 // Group is all letters with one fingerprint.
 type Group struct {
-	Group     string         `json:"group" doc:"fingerprint"`
-	Letters   int64          `json:"letters"`
-	States    map[string]int `json:"states" doc:"letters by state"`
-	FirstSeen time.Time      `json:"first_seen"`
-	LastSeen  time.Time      `json:"last_seen"`
-	Kinds     []string       `json:"kinds"`
-	Queues    []string       `json:"queues"`
-	Reasons   []string       `json:"reasons"`
-	Releases  []string       `json:"releases" doc:"of all its letters, or, from a time on, of those since then"`
-	Sample    Sample         `json:"sample" doc:"the latest letter"`
-	LastHour  int64          `json:"last_hour" doc:"letters that died within the last hour; at most 10,000 are counted"`
-	Hours     []int64        `json:"hours,omitempty" doc:"letters that died in each of the last 24 hours, the oldest first; of one group alone; at most 100,000 of a state are counted, the latest"`
-	Care      Care           `json:"care"`
+	Group        string         `json:"group" doc:"fingerprint"`
+	Letters      int64          `json:"letters"`
+	States       map[string]int `json:"states" doc:"letters by state"`
+	FirstSeen    time.Time      `json:"first_seen"`
+	LastSeen     time.Time      `json:"last_seen"`
+	Kinds        []string       `json:"kinds"`
+	Queues       []string       `json:"queues"`
+	Reasons      []string       `json:"reasons"`
+	Releases     []string       `json:"releases" doc:"of all its letters, or, from a time on, of those since then; by when the first letter died in each"`
+	FirstRelease string         `json:"first_release,omitempty" doc:"in which the first letter died whose release is known"`
+	LastRelease  string         `json:"last_release,omitempty" doc:"in which the latest letter died whose release is known"`
+	Sample       Sample         `json:"sample" doc:"the latest letter"`
+	LastHour     int64          `json:"last_hour" doc:"letters that died within the last hour; at most 10,000 are counted"`
+	Hours        []int64        `json:"hours,omitempty" doc:"letters that died in each of the last 24 hours, the oldest first; of one group alone; at most 100,000 of a state are counted, the latest"`
+	Care         Care           `json:"care"`
 }
 
 // Sample is the latest letter of a group.
@@ -48,9 +50,10 @@ v as materialized (
   select fingerprint, coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues, array_agg(distinct reason) as reasons
   from (select fingerprint, kind, queue, reason from perdure.group_rows c join p using (fingerprint) where ` + ofCounts + ` group by 1, 2, 3, 4 having sum(n) > 0) r group by 1),
 w as materialized (
-  select fingerprint, array_agg(release order by release) as releases
-  from (select fingerprint, release from perdure.group_release_rows join p using (fingerprint) group by 1, 2 having sum(n) > 0) r group by 1)
-select g.fingerprint, g.letters, g.states, first.died_at, last.died_at, v.kinds, v.queues, v.reasons, coalesce(w.releases, '{}'),
+  select fingerprint, ` + releasesInOrder + `
+  from (select fingerprint, release, min(x.first_seen) as first_seen, max(x.last_seen) as last_seen
+    from perdure.group_release_rows x join p using (fingerprint) group by 1, 2 having sum(n) > 0) r group by 1)
+select g.fingerprint, g.letters, g.states, first.died_at, last.died_at, v.kinds, v.queues, v.reasons, coalesce(w.releases, '{}'), coalesce(w.last_release, ''),
   last.letter, last.error_class, last.message,
   (select count(*) from (
     select from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at > now() - interval '1 hour' ` + ofFilter + ` limit $9) h),
@@ -66,24 +69,28 @@ cross join lateral (
   order by died_at desc, letter desc limit 1) last
 order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
-// From a time on, letters are counted one by one.
+// From a time on, or up to one, letters are counted one by one.
 const listGroupsSince = `
 with d as materialized (
   select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen,
     count(*) filter (where died_at > now() - interval '1 hour') as hour
   from perdure.dead_letters
-  where ` + ofCounts + ` and died_at >= $10::timestamptz group by 1, 2, 3, 4, 5, 6),
+  where ` + ofCounts + ` and died_at >= $10::timestamptz and ($11::timestamptz is null or died_at < $11) group by 1, 2, 3, 4, 5, 6),
 s as materialized (
   select fingerprint, state, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen, sum(hour)::bigint as hour from d group by 1, 2),
 ` + chosenGroups + `,
 v as materialized (
   select fingerprint, coalesce(array_agg(distinct kind) filter (where kind <> ''), '{}') as kinds, array_agg(distinct queue) as queues,
-    array_agg(distinct reason) as reasons, coalesce(array_agg(distinct release) filter (where release <> ''), '{}') as releases
-  from d join p using (fingerprint) group by 1)
-select g.fingerprint, g.letters, g.states, f.first_seen, g.last_seen, v.kinds, v.queues, v.reasons, v.releases,
+    array_agg(distinct reason) as reasons
+  from d join p using (fingerprint) group by 1),
+w as materialized (
+  select fingerprint, ` + releasesInOrder + `
+  from (select fingerprint, release, min(d.first_seen) as first_seen, max(d.last_seen) as last_seen
+    from d join p using (fingerprint) where release <> '' group by 1, 2) r group by 1)
+select g.fingerprint, g.letters, g.states, f.first_seen, g.last_seen, v.kinds, v.queues, v.reasons, coalesce(w.releases, '{}'), coalesce(w.last_release, ''),
   last.letter, last.error_class, last.message, least(f.hour, $9),
   ` + careOfGroup + `
-from p g join v using (fingerprint) join (
+from p g join v using (fingerprint) left join w using (fingerprint) join (
   select fingerprint, min(first_seen) as first_seen, sum(hour)::bigint as hour from s group by 1) f using (fingerprint)
 cross join lateral (
   select letter, error_class, message from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at = g.last_seen ` + ofFilter + `
@@ -91,6 +98,9 @@ cross join lateral (
 order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
 const (
+	// By when letters died, not by name: v10 comes after v9.
+	releasesInOrder = `array_agg(release order by first_seen nulls first, release) as releases,
+    (array_agg(release order by last_seen desc nulls last, release desc))[1] as last_release`
 	chosenGroups = `
 g as materialized (
   select fingerprint, sum(n)::bigint as letters, coalesce(sum(n) filter (where state in ('open', 'held')), 0) as unfinished, max(last_seen) as last_seen,
@@ -117,8 +127,8 @@ func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, err
 		return nil, err
 	}
 	sql, args := listGroups, []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, groups, f.State, f.Reason, limit, f.Care, f.HideMuted, MostInLastHour}
-	if !f.Since.IsZero() {
-		sql, args = listGroupsSince, append(args, f.Since)
+	if !f.Since.IsZero() || !f.Until.IsZero() {
+		sql, args = listGroupsSince, append(args, f.Since, timeOrNil(f.Until))
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
@@ -128,8 +138,11 @@ func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, err
 		var g Group
 		c := &g.Care
 		err := r.Scan(&g.Group, &g.Letters, &g.States, &g.FirstSeen, &g.LastSeen,
-			&g.Kinds, &g.Queues, &g.Reasons, &g.Releases, &g.Sample.Letter, &g.Sample.ErrorClass, &g.Sample.Message, &g.LastHour,
+			&g.Kinds, &g.Queues, &g.Reasons, &g.Releases, &g.LastRelease, &g.Sample.Letter, &g.Sample.ErrorClass, &g.Sample.Message, &g.LastHour,
 			&c.State, &c.StateAt, &c.Until, &c.Owner, &c.Note, &c.Runbook, &c.Who, &c.ChangedAt)
+		if len(g.Releases) > 0 {
+			g.FirstRelease = g.Releases[0]
+		}
 		if c.State != "muted" {
 			c.Until = nil // it was, until then
 		}

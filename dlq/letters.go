@@ -44,6 +44,7 @@ type Filter struct {
 	Key    string
 	Text   string    // of the error, as Normalize leaves it: a part of its class and message
 	Since  time.Time // died at or after
+	Until  time.Time // died before; zero = no bound
 
 	// Of groups alone.
 	Care      string // what people say of it
@@ -225,6 +226,7 @@ func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) 
 	if before == nil {
 		before = latest
 	}
+	before, beforeID = f.until(before, beforeID)
 	rows, err := s.page(ctx, listLetters, listOfGroups, &f, groups, before, beforeID, limit+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("list dead letters: %w", err)
@@ -239,6 +241,14 @@ func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) 
 	list = list[:limit]
 	last := list[limit-1]
 	return list, formatCursor(last.DiedAt, last.Letter), nil
+}
+
+// until is where a page begins: what died before f.Until, and behind the cursor.
+func (f *Filter) until(before *time.Time, id string) (*time.Time, string) {
+	if f.Until.IsZero() || before != nil && before.Before(f.Until) {
+		return before, id
+	}
+	return &f.Until, ""
 }
 
 // Get returns one letter with its attempts, payload and headers. id is a

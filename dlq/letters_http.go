@@ -24,10 +24,11 @@ type ListQuery struct {
 	Reason string    `query:"reason" enum:"permanent,exhausted,expired,poison,undecodable,schema,unknown_kind,too_large,unknown,blocked" doc:"all reasons if absent"`
 	Text   string    `query:"text" minLength:"3" maxLength:"1000" doc:"of groups whose error class and message have this text; numbers, ids and quoted strings of both stand for any"`
 	Since  time.Time `query:"since" doc:"died at or after, RFC 3339"`
+	Until  time.Time `query:"until" doc:"died before, RFC 3339"`
 }
 
 func (in *ListQuery) filter() Filter {
-	return Filter{Kind: in.Kind, Queue: in.Queue, Group: in.Group, State: in.State, Reason: in.Reason, Text: in.Text, Since: in.Since}
+	return Filter{Kind: in.Kind, Queue: in.Queue, Group: in.Group, State: in.State, Reason: in.Reason, Text: in.Text, Since: in.Since, Until: in.Until}
 }
 
 type lettersInput struct {

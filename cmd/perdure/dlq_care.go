@@ -62,6 +62,26 @@ func newDLQState(c *cli, name, state, short, long string) *cobra.Command {
 		})
 }
 
+func newDLQResolve(c *cli) *cobra.Command {
+	state := "resolved"
+	var release string
+	return careCommand(c, "resolve FP", "Say that the cause of a failure group is mended",
+		`Should it kill again, in a release after this, the group is regressed. A release is after
+this if it is the one of --release, or if no letter of any group had died in it when you
+said resolve: releases have no other order. Letters of the releases before, whose workers
+are not gone yet, change nothing.`,
+		"perdure dlq resolve fp2:4771f883ced71064 --release v1.5 --owner ann", cobra.ExactArgs(1),
+		func(fs *pflag.FlagSet, _ *dlq.CareChange) {
+			wordVar(fs, &release, "release", "", "the first PERDURE_RELEASE in which it is mended")
+		},
+		func(change *dlq.CareChange, _ []string) error {
+			if change.State = &state; release != "" {
+				change.Release = &release
+			}
+			return nil
+		})
+}
+
 func newDLQMute(c *cli) *cobra.Command {
 	var length time.Duration
 	state := "muted"

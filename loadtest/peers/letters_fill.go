@@ -109,7 +109,7 @@ cross join lateral (select $6::timestamptz - interval '7 days' + i::float8 / $3 
 const countFilled = `
 insert into perdure.group_counts
 select fingerprint, state, coalesce(kind, ''), queue, reason, count(*), min(died_at), max(died_at) from perdure.dead_letters group by 1, 2, 3, 4, 5;
-insert into perdure.group_releases select fingerprint, release, count(*) from perdure.dead_letters where release <> '' group by 1, 2;
+insert into perdure.group_releases select fingerprint, release, count(*), min(died_at), max(died_at) from perdure.dead_letters where release <> '' group by 1, 2;
 alter table perdure.dead_letters enable trigger user`
 
 // fillIndex puts n letters into an empty index.
