@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/internal/api"
 )
@@ -32,13 +31,7 @@ func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) e
 	f.IDs = nil
 	before, beforeID = f.until(nil, "")
 	for {
-		rows, err := s.page(ctx, wholeLetters, wholeOfGroups, &f, groups, before, beforeID, exportPage)
-		if err != nil {
-			return err
-		}
-		page, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
-			return e, r.Scan(append(e.fields(), &e.Attempts, &e.Payload, &e.Headers)...)
-		})
+		page, err := s.wholePage(ctx, &f, groups, before, beforeID)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ func TestAnExportHoldsEveryLetterOnce(t *testing.T) {
 	}
 }
 
-func TestAnExportNeedsTheVerbForPayloads(t *testing.T) {
+func TestExportAndConditionNeedTheVerbForPayloads(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens.yaml")
 	if err := os.WriteFile(path, []byte("tokens: [{name: meta, token: at-least-16-characters, verbs: [read-meta]}]"), 0o600); err != nil {
 		t.Fatal(err)
@@ -56,12 +57,14 @@ func TestAnExportNeedsTheVerbForPayloads(t *testing.T) {
 	}
 	a := api.New(http.NewServeMux(), "test", tokens, testkit.Logger(t))
 	NewLetters(nil).Routes(a)
-	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1/v1/dead-letters/export", nil)
-	r.Header.Set("Authorization", "Bearer at-least-16-characters")
-	w := httptest.NewRecorder()
-	a.ServeHTTP(w, r)
-	if w.Code != http.StatusForbidden || !bytes.Contains(w.Body.Bytes(), []byte("read-payload")) {
-		t.Errorf("%d %s", w.Code, w.Body)
+	for _, path := range []string{"export", "?where=true"} { // a condition tells what payloads hold
+		r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1/v1/dead-letters"+strings.Replace(path, "export", "/export", 1), nil)
+		r.Header.Set("Authorization", "Bearer at-least-16-characters")
+		w := httptest.NewRecorder()
+		a.ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden || !bytes.Contains(w.Body.Bytes(), []byte("read-payload")) {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
 	}
 }
 

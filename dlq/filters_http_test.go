@@ -54,19 +54,24 @@ func TestEveryFilterFilters(t *testing.T) {
 	}
 	a := lettersAPI(t, db)
 	for query, want := range map[string]string{ // the last digit of letter and group
-		"":                                       "123456",
-		"kind=b":                                 "2",
-		"kind=bogus":                             "",
-		"queue=r":                                "3",
-		"queue=bogus":                            "",
-		"group=fp1:04":                           "4",
-		"group=fp1:bogus":                        "",
-		"state=held":                             "5",
-		"state=discarded":                        "",
-		"reason=exhausted":                       "4",
-		"reason=too_large":                       "",
-		"since=2001-09-09T02:00:00Z":             "6",
-		"kind=a&queue=q&state=open&group=fp1:01": "1",
+		"":                                  "123456",
+		"kind=b":                            "2",
+		"kind=bogus":                        "",
+		"queue=r":                           "3",
+		"queue=bogus":                       "",
+		"group=fp1:04":                      "4",
+		"group=fp1:bogus":                   "",
+		"state=held":                        "5",
+		"state=discarded":                   "",
+		"reason=exhausted":                  "4",
+		"reason=too_large":                  "",
+		"since=2001-09-09T02:00:00Z":        "6",
+		"until=2001-09-09T02:00:00Z":        "12345",
+		"until=2001-09-09T02:00:00Z&kind=b": "2",
+		"until=2001-09-09T01:46:40Z":        "", // they died at that second
+		"since=2001-09-09T02:00:00Z&until=2001-09-09T02:46:41Z": "6",
+		"group=fp1:06&until=2001-09-09T02:00:00Z":               "",
+		"kind=a&queue=q&state=open&group=fp1:01":                "1",
 	} {
 		if got := shown(t, get(a, "/v1/dead-letters?"+query), "letter"); got != want {
 			t.Errorf("dead-letters?%s: %q, want %q", query, got, want)

@@ -4,7 +4,9 @@ package dlq
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -50,11 +52,23 @@ func byHand(rows []deadRow, f Filter) map[string]*Group {
 			slices.Sort(*list)
 		}
 	}
-	releases := map[string][]string{} // of all a group's letters, but those before a time that is asked for
+	type span struct{ first, last time.Time }
+	releases := map[string]map[string]span{} // of all a group's letters, but those before a time that is asked for
 	for _, d := range rows {
-		if rs := releases[d.group]; d.release != "" && !slices.Contains(rs, d.release) && (f.Since.IsZero() || f.takes(d)) {
-			releases[d.group] = append(rs, d.release)
+		if d.release == "" || !f.Since.IsZero() && !f.takes(d) {
+			continue
 		}
+		if releases[d.group] == nil {
+			releases[d.group] = map[string]span{}
+		}
+		s, known := releases[d.group][d.release]
+		if !known || d.died.Before(s.first) {
+			s.first = d.died
+		}
+		if d.died.After(s.last) {
+			s.last = d.died
+		}
+		releases[d.group][d.release] = s
 	}
 	for _, d := range rows {
 		if !f.takes(d) {
@@ -71,9 +85,16 @@ func byHand(rows []deadRow, f Filter) map[string]*Group {
 		add(&g.Kinds, d.kind)
 		add(&g.Queues, d.queue)
 		add(&g.Reasons, d.reason)
-		g.Releases = slices.Sorted(slices.Values(releases[d.group]))
-		if g.Releases == nil {
+		spans := releases[d.group]
+		if g.Releases = slices.Sorted(maps.Keys(spans)); g.Releases == nil {
 			g.Releases = []string{}
+		}
+		slices.SortStableFunc(g.Releases, func(a, b string) int { return spans[a].first.Compare(spans[b].first) })
+		if len(g.Releases) > 0 {
+			g.FirstRelease = g.Releases[0]
+			g.LastRelease = slices.MaxFunc(g.Releases, func(a, b string) int {
+				return cmp.Or(spans[a].last.Compare(spans[b].last), strings.Compare(a, b))
+			})
 		}
 		if d.died.Before(g.FirstSeen) {
 			g.FirstSeen = d.died

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,13 @@ import (
 	"github.com/perdure/perdure/schemas"
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "where-jq" {
+		jqMain()
+		return
+	}
+	testkit.Main(m)
+}
 
 // rig is an index with its servers.
 type rig struct {

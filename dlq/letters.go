@@ -28,7 +28,11 @@ var (
 )
 
 // Letters answers questions about dead letters; safe for concurrent use.
-type Letters struct{ db *pgxpool.Pool }
+type Letters struct {
+	db         *pgxpool.Pool
+	jq         []string      // see WithJQ
+	conditions chan struct{} // a place for each that runs
+}
 
 // NewLetters returns Letters over db, which stays the caller's.
 func NewLetters(db *pgxpool.Pool) *Letters { return &Letters{db: db} }
@@ -210,14 +214,9 @@ const countWaiting = `select count(*) from (
 // the page after them, "" after the last. The error is ErrVague if f.Text is that
 // of too many groups.
 func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) ([]Entry, string, error) {
-	var before *time.Time
-	var beforeID string
-	if cursor != "" {
-		t, id, err := parseCursor(cursor)
-		if err != nil {
-			return nil, "", err
-		}
-		before, beforeID = &t, id
+	before, beforeID, err := startOf(cursor)
+	if err != nil {
+		return nil, "", err
 	}
 	groups, latest, err := s.pageGroups(ctx, &f)
 	if err != nil {
@@ -280,6 +279,18 @@ func timeOrNil(t time.Time) *time.Time {
 
 func formatCursor(t time.Time, id string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(t.UnixMicro(), 10) + " " + id))
+}
+
+// startOf is where a page begins; nil at the first.
+func startOf(cursor string) (before *time.Time, id string, err error) {
+	if cursor == "" {
+		return nil, "", nil
+	}
+	t, id, err := parseCursor(cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	return &t, id, nil
 }
 
 func parseCursor(s string) (time.Time, string, error) {

@@ -34,6 +34,7 @@ func (in *ListQuery) filter() Filter {
 type lettersInput struct {
 	ListQuery
 	Key    string `query:"key"`
+	Where  string `query:"where" maxLength:"4000" doc:"a jq condition, such as .headers[\"x-tenant\"] == \"acme\" and .payload.amount > 100: at most 2,000 letters are looked at for a page; needs the verb read-payload"`
 	Cursor string `query:"cursor" doc:"next of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
@@ -42,6 +43,7 @@ type lettersOutput struct {
 	Body struct {
 		Letters []Entry `json:"letters"`
 		Next    string  `json:"next,omitempty" doc:"cursor of the next page; absent on the last"`
+		Looked  int     `json:"looked,omitempty" doc:"with where: letters that were looked at for this page"`
 	}
 }
 
@@ -100,17 +102,44 @@ func (s *Letters) Routes(a *api.API) {
 func (s *Letters) httpList(ctx context.Context, in *lettersInput) (*lettersOutput, error) {
 	f := in.filter()
 	f.Key = in.Key
-	list, next, err := s.List(ctx, f, in.Cursor, in.Limit)
+	if in.Where != "" && !api.Can(ctx, api.ReadPayload) { // its answer tells what payloads hold
+		return nil, api.NewProblem(http.StatusForbidden, "forbidden", "a condition over payloads and headers needs the verb read-payload")
+	}
+	out := &lettersOutput{}
+	var err error
+	if in.Where != "" {
+		out.Body.Letters, out.Body.Next, out.Body.Looked, err = s.Where(ctx, f, in.Where, in.Cursor, in.Limit)
+	} else {
+		out.Body.Letters, out.Body.Next, err = s.List(ctx, f, in.Cursor, in.Limit)
+	}
 	if errors.Is(err, ErrCursor) {
 		return nil, api.NewProblem(http.StatusUnprocessableEntity, "invalid-request", "cursor is not one of this list",
 			api.FieldError{Pointer: "#/query/cursor", Detail: "is not a cursor"}).WithNext("leave cursor out to begin at the first page")
 	}
 	if err != nil {
-		return nil, vague(err)
+		return nil, wrongWhere(vague(err))
 	}
-	out := &lettersOutput{}
-	out.Body.Letters, out.Body.Next = list, next
+	if out.Body.Letters == nil {
+		out.Body.Letters = []Entry{}
+	}
 	return out, nil
+}
+
+// wrongWhere tells what is wrong with a condition.
+func wrongWhere(err error) error {
+	const next = "try it on one letter: perdure dlq show ID -o json | jq '…'"
+	var syntax *SyntaxError
+	var stopped *StoppedError
+	switch {
+	case errors.As(err, &syntax):
+		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-request", "where is not a jq condition", syntax.Fields()...).WithNext(next)
+	case errors.As(err, &stopped):
+		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-request", "where was stopped at a limit", api.FieldError{Pointer: "#/query/where", Detail: stopped.Error()}).WithNext(next)
+	}
+	if errors.Is(err, ErrNoJQ) {
+		return api.NewProblem(http.StatusNotImplemented, "no-jq", err.Error())
+	}
+	return err
 }
 
 func (s *Letters) httpGet(ctx context.Context, in *letterInput) (*letterOutput, error) {

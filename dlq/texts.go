@@ -37,6 +37,11 @@ func causeText(errorClass, message string) string {
 	return clip(Normalize(errorClass)+": "+Normalize(message), 2*maxNormal)
 }
 
+// Says reports whether an error has a text, as Filter.Text is compared.
+func Says(errorClass, message, text string) bool {
+	return strings.Contains(causeText(errorClass, message), Normalize(text))
+}
+
 const insertTexts = `
 insert into perdure.group_texts (fingerprint, text)
 select f, x from (select f, x, row_number() over (partition by f order by x) as n from unnest($1::text[], $2::text[]) t(f, x)) u

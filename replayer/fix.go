@@ -307,7 +307,7 @@ func (f *jqFixer) fix(ctx context.Context, s *subject) (remedy, error) {
 	if !schemas.IsJSON(s.contentType) || !json.Valid(s.Payload) {
 		return remedy{}, errNotJSON
 	}
-	doc := s.document()
+	doc := s.Document()
 	delete(doc, "payload") // it is the program's input
 	about, err := json.Marshal(doc)
 	if err != nil {

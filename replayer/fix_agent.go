@@ -177,7 +177,7 @@ func readAnswer(b []byte, s *subject) (remedy, error) {
 
 // question is the letter: what it was, why it died, what was tried.
 func (s *subject) question(replay string) ([]byte, error) {
-	doc := s.document()
+	doc := s.Document()
 	delete(doc, "payload")
 	doc["version"], doc["replay"], doc["content_type"], doc["attempts"] = 1, replay, s.contentType, json.RawMessage(s.attempts)
 	if schemas.IsJSON(s.contentType) && json.Valid(s.Payload) {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/internal/jqchild"
 )
@@ -47,7 +48,7 @@ func (j *Jobs) pinned(f *Fixer) (*Fixer, error) {
 		return nil, &SpecError{[]api.FieldError{{Pointer: "#/fixer/name", Detail: "is not among the catalog's fixers"}}}
 	}
 	if known.JQ != "" {
-		if _, err := compileJQ("#/fixer/name", known.JQ, jqchild.Letter); err != nil {
+		if _, err := dlq.CompileJQ("#/fixer/name", known.JQ, jqchild.Letter); err != nil {
 			return nil, err
 		}
 	}
@@ -87,10 +88,10 @@ func (f *Fixer) wrong() []api.FieldError {
 		_, wrong := parsePatch("#/fixer/patch", f.Patch)
 		return wrong
 	}
-	if _, err := compileJQ("#/fixer/jq", f.JQ, jqchild.Letter); err != nil {
+	if _, err := dlq.CompileJQ("#/fixer/jq", f.JQ, jqchild.Letter); err != nil {
 		var syntax *SyntaxError
 		if errors.As(err, &syntax) {
-			return syntax.fields()
+			return syntax.Fields()
 		}
 		return []api.FieldError{{Pointer: "#/fixer/jq", Detail: err.Error()}}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/internal/jqchild"
 )
@@ -26,13 +27,13 @@ func (j *Jobs) filter(where string) (*filter, error) {
 	if where == "" {
 		return nil, nil
 	}
-	if _, err := compileJQ("#/where", where); err != nil {
+	if _, err := dlq.CompileJQ("#/where", where); err != nil {
 		return nil, err
 	}
 	if len(j.jq) == 0 {
 		return nil, errNoJQ
 	}
-	return &filter{jqchild.New(j.jq, condition(where), len("false"))}, nil
+	return &filter{jqchild.New(j.jq, dlq.Condition(where), len("false"))}, nil
 }
 
 func (f *filter) close() {
@@ -59,7 +60,7 @@ func (f *filter) freeze(ctx context.Context, tx pgx.Tx, id, query string, args [
 		var c candidate
 		if _, err := pgx.ForEachRow(rows, []any{&c.Letter, &c.TaskID, &c.Kind, &c.Queue, &c.Key, &c.Reason, &c.ErrorClass, &c.Message,
 			&c.Fingerprint, &c.Release, &c.Epoch, &c.Replays, &c.DiedAt, &c.Payload, &c.Headers}, func() error {
-			doc, err := json.Marshal(c.document())
+			doc, err := json.Marshal(c.Document())
 			ids, docs = append(ids, c.Letter), append(docs, doc)
 			return err
 		}); err != nil {
@@ -67,7 +68,7 @@ func (f *filter) freeze(ctx context.Context, tx pgx.Tx, id, query string, args [
 		}
 		var found []string
 		if err := f.child.RunAll(ctx, docs, func(i int, value []byte, err error) error {
-			yes, err := matches(value, err)
+			yes, err := dlq.Matches(value, err)
 			if err != nil && ctx.Err() == nil {
 				return &SpecError{[]api.FieldError{{Pointer: "#/where", Detail: fmt.Sprintf("%s (%v)", ids[i], err)}}}
 			}

@@ -202,7 +202,7 @@ func problem(err error) error {
 	case errors.As(err, &spec):
 		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-plan", "nothing is planned", spec.Fields...).WithNext("perdure dlq groups")
 	case errors.As(err, &syntax):
-		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-plan", "nothing is planned", syntax.fields()...).
+		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-plan", "nothing is planned", syntax.Fields()...).
 			WithNext("try it on one letter: perdure dlq show ID -o json | jq '…'")
 	case errors.As(err, &changed):
 		return api.NewProblem(http.StatusConflict, "letters-changed", changed.Error()).WithNext("plan it again: POST /v1/replays")

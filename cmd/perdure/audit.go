@@ -15,6 +15,7 @@ import (
 
 	"github.com/perdure/perdure/internal/apiclient"
 	"github.com/perdure/perdure/internal/audit"
+	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/output"
 )
 
@@ -103,6 +104,9 @@ func newAuditExport(c *cli) *cobra.Command {
 		Short: "Write the whole chain, in its order, as NDJSON",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.linesOnly(cmd); err != nil {
+				return err
+			}
 			cl, err := c.api()
 			if err != nil {
 				return err
@@ -111,6 +115,14 @@ func newAuditExport(c *cli) *cobra.Command {
 			return cl.GetLines(cmd.Context(), apiclient.Path("audit", "export"), nil, c.exported)
 		},
 	}
+}
+
+// linesOnly refuses an -o that an export cannot have: it is as long as what it exports.
+func (c *cli) linesOnly(cmd *cobra.Command) error {
+	if cmd.Flags().Changed("output") && c.format != output.JSONL {
+		return exit.Usage(fmt.Errorf("-o %s: an export is one JSON document a line, which is -o jsonl, said or not", c.format))
+	}
+	return nil
 }
 
 // exported writes a line of an export, whose last line is an error where it is not

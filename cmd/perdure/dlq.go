@@ -44,7 +44,20 @@ cause is replayed with perdure replay start --group.`,
 // letterFilter is what both lists are filtered by.
 type letterFilter struct {
 	kind, queue, group, state, reason, key, text string
-	since                                        time.Duration
+	since, until                                 time.Duration
+}
+
+// filterFlags are those of every list, besides group and key.
+var filterFlags = []string{"kind", "queue", "state", "reason", "text", "since", "until"}
+
+// refuse is the usage error of the first of names that was given, where it means nothing.
+func refuse(cmd *cobra.Command, why string, names ...string) error {
+	for _, name := range names {
+		if cmd.Flags().Changed(name) {
+			return exit.Usage(fmt.Errorf("--%s %s", name, why))
+		}
+	}
+	return nil
 }
 
 func (f *letterFilter) flags(cmd *cobra.Command) {
@@ -55,6 +68,7 @@ func (f *letterFilter) flags(cmd *cobra.Command) {
 	wordVar(fs, &f.reason, "reason", "", "permanent, exhausted, expired, poison, …")
 	wordVar(fs, &f.text, "text", "", "only of groups whose error has this text; a number in it stands for any")
 	agoVar(fs, &f.since, "since", "died at most this long ago, such as 24h")
+	agoVar(fs, &f.until, "until", "died more than this long ago, such as 1h")
 }
 
 func (f *letterFilter) query() url.Values {
@@ -67,18 +81,25 @@ func (f *letterFilter) query() url.Values {
 	if f.since > 0 {
 		q.Set("since", time.Now().Add(-f.since).UTC().Format(time.RFC3339))
 	}
+	if f.until > 0 {
+		q.Set("until", time.Now().Add(-f.until).UTC().Format(time.RFC3339))
+	}
 	return q
 }
 
 func newDLQList(c *cli) *cobra.Command {
 	var f letterFilter
-	limit := 50
+	var where string
+	limit, sample := 50, 10_000
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List dead letters, the latest first",
 		Long: `--text finds letters by their group: those whose error class and message hold the
-text once numbers, ids and quoted strings are taken out of both.`,
-		Example: "perdure dlq ls --state open --kind refund.issue\nperdure dlq ls --text \"shard 7 is read-only\" --since 24h",
+text once numbers, ids and quoted strings are taken out of both.
+
+--where is a jq condition over the letter, its headers and its payload. No index has these:
+of the letters that the other flags choose, the latest --sample are looked at.`,
+		Example: "perdure dlq ls --kind refund.issue --where '.headers[\"x-tenant\"] == \"acme\" and .payload.amount > 100'\nperdure dlq ls --state open --kind refund.issue\nperdure dlq ls --text \"shard 7 is read-only\" --since 24h",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cl, err := c.api()
@@ -86,11 +107,30 @@ text once numbers, ids and quoted strings are taken out of both.`,
 				return err
 			}
 			defer cl.Close()
-			letters, more, err := pages[dlq.Entry](cmd, cl, "/v1/dead-letters", "letters", f.query(), limit)
+			if where == "" {
+				if err := refuse(cmd, "is of --where: without it every letter is listed", "sample"); err != nil {
+					return err
+				}
+				sample = 0
+			}
+			q := f.query()
+			if where != "" {
+				q.Set("where", where)
+			}
+			looked := 0
+			letters, more, err := pages[dlq.Entry](cmd, cl, "/v1/dead-letters", "letters", q, limit, func(page map[string]json.RawMessage) (enough bool) {
+				var n int
+				_ = json.Unmarshal(page["looked"], &n) // absent without a condition
+				looked += n
+				return sample > 0 && looked >= sample
+			})
 			if err != nil {
 				return err
 			}
-			if more {
+			switch {
+			case more && sample > 0 && looked >= sample:
+				fmt.Fprintf(c.errOut, "looked at the latest %d letters; older ones may match: --sample %d looks at more, other flags narrow it\n", looked, looked*10)
+			case more:
 				fmt.Fprintf(c.errOut, "more letters match: --limit %d shows more\n", limit*10)
 			}
 			return output.Table(c.printer(), letters, "no dead letters", []string{"LETTER", "KIND", "STATE", "REASON", "GROUP", "DIED", "MESSAGE"},
@@ -102,6 +142,8 @@ text once numbers, ids and quoted strings are taken out of both.`,
 	f.flags(cmd)
 	wordVar(cmd.Flags(), &f.group, "group", "", "only this failure group")
 	wordVar(cmd.Flags(), &f.key, "key", "", "only tasks with this key")
+	wordVar(cmd.Flags(), &where, "where", "", "only letters for which this jq condition is true, such as '.payload.amount > 100'; needs the verb read-payload")
+	limitVar(cmd.Flags(), &sample, "sample", "with --where: look at most at about this many letters")
 	limitVar(cmd.Flags(), &limit, "limit", "at most this many")
 	return cmd
 }
@@ -125,12 +167,13 @@ perdure dlq export main-1-42 --as go-test --dir ./payments --catalog ../catalog.
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
+				if err := refuse(cmd, "chooses letters, and ID is one", append([]string{"group", "key"}, filterFlags...)...); err != nil {
+					return err
+				}
 				return test.run(cmd, c, args[0])
 			}
-			for _, name := range goTestFlags {
-				if cmd.Flags().Changed(name) {
-					return exit.Usage(fmt.Errorf("--%s is of one letter: say its ID", name))
-				}
+			if err := errors.Join(refuse(cmd, "is of one letter: say its ID", goTestFlags...), c.linesOnly(cmd)); err != nil {
+				return err
 			}
 			cl, err := c.api()
 			if err != nil {
@@ -147,8 +190,9 @@ perdure dlq export main-1-42 --as go-test --dir ./payments --catalog ../catalog.
 	return cmd
 }
 
-// pages follows the pages of a list of field up to limit.
-func pages[T any](cmd *cobra.Command, cl *apiclient.Client, path, field string, q url.Values, limit int) (all []T, more bool, err error) {
+// pages follows the pages of a list of field up to limit, or until enough, unless nil,
+// says of one that it was the last.
+func pages[T any](cmd *cobra.Command, cl *apiclient.Client, path, field string, q url.Values, limit int, enough func(page map[string]json.RawMessage) bool) (all []T, more bool, err error) {
 	for len(all) < limit {
 		var page map[string]json.RawMessage
 		q.Set("limit", strconv.Itoa(min(limit-len(all), 1000)))
@@ -166,6 +210,9 @@ func pages[T any](cmd *cobra.Command, cl *apiclient.Client, path, field string, 
 		}
 		if err := json.Unmarshal(page["next"], &next); err != nil {
 			return nil, false, fmt.Errorf("the answer to %s: %w", path, err)
+		}
+		if enough != nil && enough(page) {
+			break
 		}
 		q.Set("cursor", next)
 	}
@@ -197,16 +244,24 @@ perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if other.topic != "" {
-				for _, name := range []string{"kind", "queue", "state", "reason", "care"} {
-					if cmd.Flags().Changed(name) {
-						return exit.Usage(fmt.Errorf("--%s is of Perdure's own letters: with --topic there are --since and --limit", name))
+				if err := refuse(cmd, "is of Perdure's own letters: with --topic there are --text, --since and --limit", "kind", "queue", "state", "reason", "care", "until"); err != nil {
+					return err
+				}
+				if len(args) == 1 {
+					if err := refuse(cmd, "is for the list, and FP shows one group", "text", "limit"); err != nil {
+						return err
 					}
 				}
-				other.since = f.since
+				other.since, other.text = f.since, f.text
 				return c.foreignGroups(cmd.Context(), &other, limit, strings.Join(args, ""))
 			}
 			if cmd.Flags().Changed("brokers") {
 				return exit.Usage(errors.New("say --topic: which dead-letter topic of these brokers"))
+			}
+			if len(args) == 1 {
+				if err := refuse(cmd, "is for the list, and FP shows one group: its letters are listed by perdure dlq ls --group FP", append([]string{"care", "limit"}, filterFlags...)...); err != nil {
+					return err
+				}
 			}
 			cl, err := c.api()
 			if err != nil {

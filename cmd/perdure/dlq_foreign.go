@@ -30,6 +30,7 @@ type foreignTopic struct {
 	brokers []string
 	topic   string
 	since   time.Duration
+	text    string
 }
 
 func (f *foreignTopic) flags(cmd *cobra.Command) {
@@ -79,7 +80,7 @@ func (c *cli) foreignGroups(ctx context.Context, f *foreignTopic, limit int, fin
 		return err
 	}
 	defer cl.Close()
-	groups := &foreign.Groups{Want: fingerprint}
+	groups := &foreign.Groups{Want: fingerprint, Text: f.text}
 	began := time.Now()
 	extent, err := c.readForeign(ctx, cl, f, groups.Add)
 	if err != nil {

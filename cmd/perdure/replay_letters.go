@@ -35,7 +35,7 @@ perdure replay letters r-va6ybdljmki2 --which died_again -o jsonl`,
 			if which != "" {
 				q.Set("which", which)
 			}
-			list, more, err := pages[replayer.ReplayLetter](cmd, cl, apiclient.Path("replays", args[0], "letters"), "letters", q, limit)
+			list, more, err := pages[replayer.ReplayLetter](cmd, cl, apiclient.Path("replays", args[0], "letters"), "letters", q, limit, nil)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
 )
 
 // Bounds of what Groups keeps.
@@ -26,6 +28,9 @@ const (
 type Groups struct {
 	// Want, unless "", is the one group of which whole records are kept.
 	Want string
+	// Text, unless "", is what a group's error must have to be told by Summary, as
+	// dlq.Says compares it.
+	Text string
 
 	mu      sync.Mutex
 	groups  map[string]*Group
@@ -159,13 +164,15 @@ func at(topic string, partition int32, offset int64) string {
 }
 
 // Summary returns what was counted until now, at most limit groups (0 = all). The
-// letters of groups beyond are in Other.
+// letters of groups beyond are in Other; those of groups without Text are only counted.
 func (g *Groups) Summary(limit int) Summary {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := Summary{Letters: g.letters, Other: g.other, Formats: maps.Clone(g.formats), Without: g.without, Groups: make([]Group, 0, len(g.groups))}
 	for _, x := range g.groups {
-		s.Groups = append(s.Groups, *x)
+		if g.Text == "" || dlq.Says(x.Class, x.Message, g.Text) {
+			s.Groups = append(s.Groups, *x)
+		}
 	}
 	slices.SortFunc(s.Groups, func(a, b Group) int {
 		switch {

@@ -89,7 +89,7 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	if err := p.addWhy(history, groups, store); err != nil {
 		return err
 	}
-	dlq.NewLetters(p.db).Routes(p.api)
+	dlq.NewLetters(p.db).WithJQ(p.jq).Routes(p.api)
 	replayer.NewJobs(p.db, p.catalog, p.jq).Routes(p.api)
 	audit.New(p.db).Routes(p.api)
 	policies, err := replayer.NewPolicies(replayer.PolicyConfig{}, replayer.PolicyDeps{DB: p.db, Catalog: p.catalog})

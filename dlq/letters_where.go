@@ -1,0 +1,140 @@
+package dlq
+
+// Lists with a condition: by a header, or by what a payload holds. No index has that:
+// the letters that the other filters choose are looked at one by one, a bounded number
+// for each page.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/jqchild"
+)
+
+// Bounds of one page: whoever wants more follows the cursor.
+const (
+	MostLooked  = 2000            // letters that a page looks at
+	mostLong    = 5 * time.Second // after which a page ends with what was found
+	whereAtOnce = 2               // conditions that a process runs at once
+)
+
+// ErrNoJQ: only the programs of Perdure know how to start the process.
+var ErrNoJQ = errors.New("this process cannot run jq: it was not started as `perdure dispatcher` or `perdure up`")
+
+// WithJQ lets lists have conditions: command starts a process that calls jqchild.Serve.
+// It returns s.
+func (s *Letters) WithJQ(command []string) *Letters {
+	s.jq, s.conditions = command, make(chan struct{}, whereAtOnce)
+	return s
+}
+
+// StoppedError is a condition that was stopped at a limit, or that halts, and for which letter.
+type StoppedError struct {
+	Letter string
+	Err    error
+}
+
+func (e *StoppedError) Error() string { return fmt.Sprintf("%v (%s)", e.Err, e.Letter) }
+
+// Where is List for the letters for which the condition is true. looked is how many
+// letters it looked at; there may be fewer than limit and yet a cursor. The error is a
+// *SyntaxError or a *StoppedError if the condition is wrong.
+func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, limit int) (list []Entry, next string, looked int, err error) {
+	if _, err := CompileJQ("#/query/where", where); err != nil {
+		return nil, "", 0, err
+	}
+	if len(s.jq) == 0 {
+		return nil, "", 0, ErrNoJQ
+	}
+	before, beforeID, err := startOf(cursor)
+	if err != nil {
+		return nil, "", 0, err
+	}
+	groups, err := s.groups(ctx, &f) // not pageGroups, as in Each
+	if err != nil {
+		return nil, "", 0, err
+	}
+	select {
+	case s.conditions <- struct{}{}:
+		defer func() { <-s.conditions }()
+	case <-ctx.Done():
+		return nil, "", 0, ctx.Err()
+	}
+	child := jqchild.New(s.jq, Condition(where), len("false"))
+	defer child.Close()
+	before, beforeID = f.until(before, beforeID)
+	for began := time.Now(); looked < MostLooked && time.Since(began) < mostLong; {
+		page, err := s.wholePage(ctx, &f, groups, before, beforeID)
+		if err != nil {
+			return nil, "", 0, err
+		}
+		taken, full, err := s.judge(ctx, child, page, limit-len(list), &list)
+		if err != nil {
+			return nil, "", 0, err
+		}
+		looked += taken
+		if !full && len(page) < exportPage {
+			return list, "", looked, nil
+		}
+		last := &page[taken-1]
+		next, before, beforeID = formatCursor(last.DiedAt, last.Letter), &last.DiedAt, last.Letter
+		if full {
+			break
+		}
+	}
+	return list, next, looked, nil
+}
+
+// judge adds the letters of a page for which the condition is true, up to room of
+// them. taken is how many of the page it came to; full, that room is used up.
+func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry, room int, list *[]Entry) (taken int, full bool, err error) {
+	docs := make([][]byte, len(page))
+	for i := range page {
+		e := &page[i]
+		c := Candidate{Letter: e.Letter, TaskID: e.TaskID, Kind: e.Kind, Queue: e.Queue, Key: e.Key, Reason: e.Reason, ErrorClass: e.ErrorClass, Message: e.Message,
+			Fingerprint: e.Group, Release: e.Release, Epoch: e.Epoch, Replays: e.Replays, DiedAt: e.DiedAt, Payload: e.Payload, Headers: e.Headers}
+		if docs[i], err = json.Marshal(c.Document()); err != nil {
+			return 0, false, fmt.Errorf("letter %s as JSON: %w", e.Letter, err)
+		}
+	}
+	taken = len(page)
+	err = child.RunAll(ctx, docs, func(i int, value []byte, err error) error {
+		yes, err := Matches(value, err)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return &StoppedError{page[i].Letter, err}
+		}
+		if yes && room > 0 {
+			e := page[i]
+			e.Attempts, e.Payload, e.Headers = nil, nil, nil // as in every list
+			*list = append(*list, e)
+			if room--; room == 0 {
+				taken, full = i+1, true
+			}
+		}
+		return nil
+	})
+	return taken, full, err
+}
+
+// wholePage reads letters with all that they hold.
+func (s *Letters) wholePage(ctx context.Context, f *Filter, groups []string, before *time.Time, beforeID string) ([]Entry, error) {
+	rows, err := s.page(ctx, wholeLetters, wholeOfGroups, f, groups, before, beforeID, exportPage)
+	if err != nil {
+		return nil, fmt.Errorf("read dead letters: %w", err)
+	}
+	page, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
+		return e, r.Scan(append(e.fields(), &e.Attempts, &e.Payload, &e.Headers)...)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read dead letters: %w", err)
+	}
+	return page, nil
+}
