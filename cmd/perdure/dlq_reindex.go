@@ -64,7 +64,10 @@ ten million letters for more than 10 s. Reads the environment as perdure replaye
 			if err != nil {
 				return err
 			}
-			return app.Recount(cmd.Context(), cfg)
+			if err := app.Recount(cmd.Context(), cfg); err != nil {
+				return err
+			}
+			return c.printer().One(map[string]bool{"recounted": true}, func(w io.Writer) { fmt.Fprintln(w, "failure groups are counted anew") })
 		},
 	}
 }

@@ -91,21 +91,25 @@ func TestOutboxReset(t *testing.T) {
 		{"outbox reset", 3, []string{"--dry-run", "--yes"}},
 		{"outbox reset --upgraded --yes", 3, []string{"pg_upgrade"}},
 		{"outbox reset --dry-run", 0, []string{"dry run", "held        3 tasks of queue mail", "2 tasks that Kafka cannot have", "1 → 2"}},
+		{"outbox reset --dry-run -o json", 0, []string{"held"}},
 		{"outbox reset --yes", 0, []string{"perdure outbox status"}},
 		{"outbox reset --yes", 3, []string{"nothing to mend"}},
 		{"outbox status", 0, []string{"3 tasks that Kafka may have", "main-1-2"}},
 		{"outbox release 1", 2, []string{"--same-id or --new-id"}},
 		{"outbox release 1 --new-id", 3, []string{"--yes"}},
 		{"outbox release 1 --new-id --yes", 0, []string{"released 1 as "}},
-		{"outbox release 2 --same-id --yes", 0, []string{"released 2 as 2"}},
+		{"outbox release 2 --same-id --yes -o json", 0, []string{`"released"`}},
 		{"outbox discard x --yes", 2, []string{"no seq"}},
 		{"outbox discard 3", 3, []string{"--yes"}},
-		{"outbox discard 3 --why twice --yes", 0, []string{"discarded 1"}},
+		{"outbox discard 3 --why twice --yes -o json", 0, []string{`"discarded"`}},
 		{"outbox discard 3 --yes", 1, []string{"no such task is held"}},
 	} {
 		code, out, errOut := call(t, strings.Fields(c.args)...)
 		if code != c.code {
 			t.Errorf("%s: exit %d, want %d: %s%s", c.args, code, c.code, out, errOut)
+		}
+		if strings.HasSuffix(c.args, "-o json") && !json.Valid([]byte(out)) {
+			t.Errorf("%s: %s", c.args, out)
 		}
 		for _, say := range c.says {
 			if !strings.Contains(out+errOut, say) {

@@ -25,8 +25,14 @@ import (
 // person who is about to type commands: perdure.env is found by PERDURE_DATA_DIR.
 func startNode(t *testing.T, endpoint string) {
 	t.Helper()
+	startNodeOf(t, endpoint, small)
+}
+
+// startNodeOf is startNode with a catalog whose kinds are run by endpoint.
+func startNodeOf(t *testing.T, endpoint, text string) {
+	t.Helper()
 	dir := cleanEnv(t)
-	catalog := writeCatalog(t, strings.Replace(small, "http://127.0.0.1:9/send", endpoint, 1))
+	catalog := writeCatalog(t, strings.Replace(text, "http://127.0.0.1:9/send", endpoint, 1))
 	db, k, r := testkit.Postgres(t), testkit.Kafka(t), testkit.Redis(t)
 	cfg, err := config.LoadEnvironment()
 	if err != nil {
