@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"slices"
 	"sync"
@@ -161,31 +162,27 @@ func (x *Index) Run(ctx context.Context) error {
 // writers is how many transactions are under way at once.
 const writers = 2
 
+var writerSeed = maphash.MakeSeed()
+
 // storeBeside shares what was fetched among the writers, and reports false if one of
-// them did not write its part. The letters of one task, or of one key, are in one
-// partition, so no two of them write of the same. A resolution may lie elsewhere (of a
-// record that its worker could not read again), so those are written first: whoever
-// writes a letter then sees its own.
+// them did not write its part. What is fetched at once is mostly of one partition, so it
+// is shared by the records' keys: letters of one task, or of one key, and a key's answers
+// have one writer, in their order. A resolution may lie elsewhere (of a record that its
+// worker could not read again), so those are written first: whoever writes a letter then
+// sees its own.
 func (x *Index) storeBeside(ctx context.Context, fetches kgo.Fetches) bool {
 	var resolutions []*kgo.Record
 	var parts [writers][]*kgo.Record
-	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
-		if _, dead := x.queues[p.Topic]; dead {
-			p.Records = slices.DeleteFunc(slices.Clone(p.Records), func(r *kgo.Record) bool {
-				if isResolution(r) {
-					resolutions = append(resolutions, r)
-					return true
-				}
-				return false
-			})
+	fetches.EachRecord(func(r *kgo.Record) {
+		if _, dead := x.queues[r.Topic]; dead && isResolution(r) {
+			resolutions = append(resolutions, r)
+			return
 		}
-		least := 0
-		for i := range parts {
-			if len(parts[i]) < len(parts[least]) {
-				least = i
-			}
+		i := uint64(r.Offset)
+		if len(r.Key) > 0 {
+			i = maphash.Bytes(writerSeed, r.Key)
 		}
-		parts[least] = append(parts[least], p.Records...)
+		parts[i%writers] = append(parts[i%writers], r)
 	})
 	for part := range slices.Chunk(resolutions, x.cfg.BatchSize) {
 		if !x.storeAll(ctx, part) {

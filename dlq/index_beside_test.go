@@ -170,3 +170,24 @@ insert into perdure.audit (who, what, letter, why) select 'ann', 'letter.' || $1
 		t.Error(err)
 	}
 }
+
+// One partition keeps all writers busy, and the letters of a key have one of them.
+func TestOnePartitionIsSharedAmongTheWriters(t *testing.T) {
+	r, x := storeRig(t)
+	topic := r.deps.Names.DLQ("payments")
+	var records []*kgo.Record
+	for i := range 200 {
+		l := Encode(letterOf(fmt.Sprintf("main-1-%d", i+1), 0))
+		l.Topic, l.Offset, l.Key = topic, int64(i), fmt.Append(nil, "key", i%20)
+		records = append(records, l)
+	}
+	if !x.storeBeside(t.Context(), kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: topic, Partitions: []kgo.FetchPartition{{Records: records}}}}}}) {
+		t.Fatal("not stored")
+	}
+	if n := r.count(`select count(distinct xmin::text) from perdure.dead_letters`); n != writers {
+		t.Errorf("200 letters of one partition were written by %d transactions, want %d", n, writers)
+	}
+	if n := r.count(`select count(*) from (select from perdure.dead_letters group by record_key having count(distinct xmin::text) > 1) k`); n != 0 {
+		t.Errorf("%d keys had two writers", n)
+	}
+}

@@ -134,7 +134,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range [][2]string{{"replay status", ""}, {"replay status", plan}, {"replay rate", plan + " 2"}, {"replay approve", plan}, {"replay start", plan + " --yes --detach"},
-		{"replay pause", plan}, {"replay resume", plan}, {"replay cancel", plan + " --why no"}, {"replay watch", plan}, {"replay report", plan},
+		{"replay pause", plan}, {"replay resume", plan}, {"replay cancel", plan + " --why no"}, {"replay watch", plan}, {"replay report", plan}, {"replay letters", plan},
 		{"audit ls", ""}, {"audit verify", ""}, {"audit export", ""}} {
 		runs(c[0], c[1])
 	}
