@@ -53,7 +53,7 @@ func TestAnyDeadLetterTopicIsGrouped(t *testing.T) {
 
 	at := " --topic " + dlt + " --brokers " + strings.Join(k.Brokers, ",")
 	out := says(t, "dlq groups"+at, "Delivery count limit reached.", `no \x1b[31mshop 7`, "5 letters of "+dlt, "share-group 3, smallrye 1, unknown 1",
-		"in 1: no error was found", "in 3: the record was not copied", "next: perdure dlq groups fp1:")
+		"in 1: no error was found", "in 3: the record was not copied", "next: perdure dlq groups fp2:")
 	if strings.Contains(out, "\x1b") {
 		t.Errorf("an escape code reaches the terminal: %q", out)
 	}
@@ -65,6 +65,9 @@ func TestAnyDeadLetterTopicIsGrouped(t *testing.T) {
 			Letters int
 			Samples []struct{ At, Origin string }
 		}
+	}
+	if out := says(t, "dlq groups --text DELIVERY"+at, "Delivery count"); strings.Count(out, "fp2:") != 2 || strings.Contains(out, "shop 7") { // its line, and what is next
+		t.Errorf("--text shows\n%s", out)
 	}
 	if err := json.Unmarshal([]byte(says(t, "dlq groups -o json"+at)), &report); err != nil {
 		t.Fatal(err)

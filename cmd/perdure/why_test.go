@@ -205,7 +205,7 @@ func TestWhySaysWhatHoldsATask(t *testing.T) {
 	s.enqueue(s.db, "die", nil)
 	testkit.Eventually(t, 30*time.Second, func() (bool, string) {
 		_, out, _ := call(t, "why", dying)
-		return strings.Contains(out, "next: perdure replay plan --group fp1:") && strings.Contains(out, "2 letters of group"), out
+		return strings.Contains(out, "next: perdure replay plan --group fp2:") && strings.Contains(out, "2 letters of group"), out
 	})
 	close(release)
 	s.why(blocked, "completed", "completed", "perdure tasks get "+blocked, "it was relayed at ")
