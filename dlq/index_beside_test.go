@@ -178,7 +178,7 @@ func TestOnePartitionIsSharedAmongTheWriters(t *testing.T) {
 	var records []*kgo.Record
 	for i := range 200 {
 		l := Encode(letterOf(fmt.Sprintf("main-1-%d", i+1), 0))
-		l.Topic, l.Offset, l.Key = topic, int64(i), fmt.Append(nil, "key", i%20)
+		l.Topic, l.Offset, l.Key = topic, int64(i), fmt.Append(nil, "key", i%21)
 		records = append(records, l)
 	}
 	if !x.storeBeside(t.Context(), kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: topic, Partitions: []kgo.FetchPartition{{Records: records}}}}}}) {
