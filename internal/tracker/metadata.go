@@ -169,9 +169,9 @@ func (t *Tracker) acked() (ranges []span, epoch int32) {
 		}
 		epoch = max(epoch, e.epoch)
 		if i > 0 && t.window[i-1].acked && len(ranges) > 0 {
-			ranges[len(ranges)-1].to = e.offset + 1
+			ranges[len(ranges)-1].to = e.last + 1
 		} else {
-			ranges = append(ranges, span{e.offset, e.offset + 1})
+			ranges = append(ranges, span{e.offset, e.last + 1})
 		}
 	}
 	if t.gaps == nil {

@@ -23,6 +23,8 @@ type Tracker struct {
 
 	mu       sync.Mutex
 	window   []entry // fetched, in offset order; window[0] is not acknowledged
+	mergeAt  int     // its length at which neighbours are merged next, and
+	least    int     // the least that this may be
 	low      int64   // next offset to commit; -1 = nothing fetched or committed yet
 	lowEpoch int32   // leader epoch of the last record below low; -1 = unknown
 	next     int64   // one above the last fetched offset
@@ -33,11 +35,16 @@ type Tracker struct {
 	revoked  bool
 }
 
+// entry is a record, or several acknowledged ones that follow each other: what is
+// complete beyond a record that stays must not take memory for as long as that does.
 type entry struct {
-	offset int64
-	epoch  int32
-	acked  bool
+	offset, last int64
+	epoch        int32 // of the last, which is the highest
+	acked        bool
 }
+
+// mergeLeast is the length of a window up to which nothing is merged.
+const mergeLeast = 1024
 
 // New returns the tracker of a newly assigned partition. committed is the
 // group's offset, negative if it has none; metadata is what stood beside it.
@@ -46,7 +53,7 @@ type entry struct {
 // claims. With ErrOtherTopic the offset is dropped too: it says nothing of this
 // topic, whose first record is to be the first delivered.
 func New(committed int64, metadata string, topicID [16]byte) (t *Tracker, err error) {
-	t = &Tracker{topicID: topicID, low: -1, lowEpoch: -1, next: -1}
+	t = &Tracker{topicID: topicID, low: -1, lowEpoch: -1, next: -1, mergeAt: mergeLeast, least: mergeLeast}
 	if committed < 0 {
 		return t, nil
 	}
@@ -73,7 +80,8 @@ func (t *Tracker) Deliver(offset int64, leaderEpoch int32) bool {
 	}
 	t.next = offset + 1
 	done := t.gaps.done(offset, leaderEpoch)
-	t.window = append(t.window, entry{offset, leaderEpoch, done})
+	t.merge()
+	t.window = append(t.window, entry{offset, offset, leaderEpoch, done})
 	if done {
 		t.advance()
 	} else {
@@ -123,8 +131,27 @@ func (t *Tracker) Ack(offset int64) bool {
 	return true
 }
 
-// find returns the index of offset in the window, -1 if it is not there. Logs
-// are almost always dense, so the first guess is almost always right.
+// merge makes one entry of acknowledged neighbours, once the window has grown to
+// twice of what was left the last time: no entry is looked at often. So a window has
+// at most about four entries for each record that is not acknowledged.
+func (t *Tracker) merge() {
+	if len(t.window) < t.mergeAt {
+		return
+	}
+	kept := t.window[:1]
+	for _, e := range t.window[1:] {
+		if before := &kept[len(kept)-1]; e.acked && before.acked {
+			before.last, before.epoch = e.last, e.epoch
+		} else {
+			kept = append(kept, e)
+		}
+	}
+	t.window, t.mergeAt = kept, max(2*len(kept), t.least)
+}
+
+// find returns the index in the window of the entry that begins with offset, -1 if
+// none does: it is not there, or merged, that is, acknowledged. Logs are almost
+// always dense, so the first guess is almost always right.
 func (t *Tracker) find(offset int64) int {
 	if len(t.window) == 0 {
 		return -1

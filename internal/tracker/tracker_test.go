@@ -274,6 +274,48 @@ func TestSkipPassesAnUnreadableBatch(t *testing.T) {
 	}
 }
 
+// TestWhatIsCompleteBehindAStuckRecordTakesNoMemory: 10 million records, of which a
+// hundred are in flight at any time and one to the end.
+func TestWhatIsCompleteBehindAStuckRecordTakesNoMemory(t *testing.T) {
+	const n, flight = 10_000_000, 100
+	tr := fresh(t, 0, "")
+	var longest int
+	for o := int64(0); o < n; o++ {
+		tr.Deliver(o, 3)
+		if o > flight && !tr.Ack(o-flight) {
+			t.Fatalf("%d was acknowledged before", o-flight)
+		}
+		longest = max(longest, cap(tr.window))
+	}
+	if most := 4 * mergeLeast; longest > most {
+		t.Errorf("room for %d entries, want at most %d", longest, most)
+	}
+	for _, o := range []int64{1, 5000, n / 2} {
+		if tr.Ack(o) {
+			t.Errorf("%d was acknowledged twice", o)
+		}
+	}
+	c, ok := tr.Commit()
+	if !ok || c.Offset != 0 {
+		t.Fatalf("commit %+v", c)
+	}
+	again := fresh(t, c.Offset, c.Metadata)
+	for o := int64(0); o < n; o++ {
+		if open := o == 0 || o >= n-flight; again.Deliver(o, 3) != open {
+			t.Fatalf("after a restart %d is work: %v", o, !open)
+		}
+	}
+	for o := int64(n - flight); o < n; o++ {
+		tr.Ack(o)
+	}
+	if tr.Ack(0); tr.Pending() != 0 || len(tr.window) != 0 {
+		t.Errorf("%d pending in %d entries", tr.Pending(), len(tr.window))
+	}
+	if c, _ := tr.Commit(); c.Offset != n || c.LeaderEpoch != 3 {
+		t.Errorf("commit %+v, want %d", c, n)
+	}
+}
+
 // TestModel drives the tracker and a naive model (two sets of offsets) through
 // everything that happens to a partition.
 func TestModel(t *testing.T) {
@@ -286,7 +328,13 @@ func TestModel(t *testing.T) {
 		committed, metadata := int64(-1), ""
 		fetched := 0                                      // index into log
 		known, kept := map[int64]bool{}, map[int64]bool{} // acks that the tracker, and the last commit, must know
-		tr := fresh(t, -1, "")
+		// With 2, neighbours are merged whenever that is possible.
+		least := rapid.SampledFrom([]int{2, 16, mergeLeast}).Draw(t, "least")
+		merging := func(tr *Tracker) *Tracker {
+			tr.least, tr.mergeAt = least, least
+			return tr
+		}
+		tr := merging(fresh(t, -1, ""))
 
 		check := func(c Commit) {
 			if len(c.Metadata) > MaxMetadata {
@@ -300,7 +348,7 @@ func TestModel(t *testing.T) {
 			committed, metadata, kept = c.Offset, c.Metadata, maps.Clone(known)
 		}
 		assign := func() {
-			tr = fresh(t, committed, metadata)
+			tr = merging(fresh(t, committed, metadata))
 			delivered, known = map[int64]bool{}, maps.Clone(kept)
 			fetched = 0
 			for fetched < len(log) && log[fetched] < committed {
