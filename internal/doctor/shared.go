@@ -32,15 +32,18 @@ func sharedQueues(ctx context.Context, cl kmsg.Requestor, names kafka.Names, cat
 		mend := func(setting, value string) string {
 			return fmt.Sprintf("kafka-configs --alter --group %s --add-config %s=%s", group, setting, value)
 		}
-		limit, err := strconv.Atoi(have[kafka.ShareLimitSetting])
-		switch {
-		case have[kafka.ShareResetSetting] != "earliest":
-			r.fail(fmt.Sprintf("share group %s has %s=%s", group, kafka.ShareResetSetting, have[kafka.ShareResetSetting]),
+		good := true
+		if reset := have[kafka.ShareResetSetting]; reset != "earliest" {
+			good = false
+			r.fail(fmt.Sprintf("share group %s has %s=%s", group, kafka.ShareResetSetting, reset),
 				"tasks enqueued before its first worker joins would never run; no worker joins it so", mend(kafka.ShareResetSetting, "earliest"))
-		case err == nil && limit < kafka.ShareDeliveriesLeast:
+		}
+		if limit, err := strconv.Atoi(have[kafka.ShareLimitSetting]); err == nil && limit < kafka.ShareDeliveriesLeast {
+			good = false
 			r.fail(fmt.Sprintf("share group %s has %s=%d", group, kafka.ShareLimitSetting, limit),
 				"Kafka drops a record that was given out so often, and a few killed workers are enough", mend(kafka.ShareLimitSetting, strconv.Itoa(kafka.ShareDeliveries)))
-		default:
+		}
+		if good {
 			r.ok(fmt.Sprintf("share group %s: begins at the beginning, gives a record out up to %s times", group, have[kafka.ShareLimitSetting]))
 		}
 		if n, err := strconv.Atoi(have[kafka.ShareLocksSetting]); err == nil && n < locksWanted {
