@@ -107,7 +107,8 @@ func (w *world) inHand() string {
 // back, as workers do that are killed.
 func (w *world) givenOut(records, n int) {
 	w.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Brokers...), kgo.ShareGroup(w.names.ShareGroup("jobs")), kgo.ConsumeTopics(w.names.Tasks("jobs")))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Brokers...), kgo.ShareGroup(w.names.ShareGroup("jobs")), kgo.ConsumeTopics(w.names.Tasks("jobs")),
+		kgo.ShareMaxRecords(100), kgo.ShareMaxRecordsStrict()) // nothing is given out beyond what is polled
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -383,6 +384,41 @@ func TestARecordThatWasGivenOutOftenIsProducedAgain(t *testing.T) {
 		if n := l.runsOf(id); n != 1 {
 			t.Errorf("task %s began %d times", id, n)
 		}
+	}
+}
+
+// At whatever limit the group has: on its last delivery but one a record becomes a
+// new one of the same task, and is accepted. Kafka drops it after the last.
+func TestARecordIsProducedAgainBeforeKafkaDropsIt(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{3, 4, 5, 10} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, strings.Replace(sharedCatalog, "partitions: 2", "partitions: 1", 1))
+			w.setGroup("share.delivery.count.limit", fmt.Sprint(limit))
+			l := newLedger()
+			id := w.sendJobs(1)[0]
+			w.givenOut(1, limit-2)
+			r := w.start("a", nil, func(wk *worker.Worker) {
+				worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+					l.began(task.ID, task.Run)
+					return l.applied(task.ID, task.Run)
+				})
+				worker.Handle(wk, "job.one", func(context.Context, *worker.Task[job]) error { return nil })
+			})
+			l.doneWithin(t, 1)
+			w.acceptedAll()
+			recs := w.read(w.names.Tasks("jobs"))
+			tasks := 0
+			for _, rec := range recs {
+				if headerOf(rec, schemas.HeaderID) == id {
+					tasks++
+				}
+			}
+			if n := r.count(t, "perdure_worker_shared_produced_again_total", ""); n != 1 || tasks != 2 || l.runsOf(id) != 1 {
+				t.Errorf("produced again %v times, %d records of the task, it began %d times; want 1, 2, 1", n, tasks, l.runsOf(id))
+			}
+		})
 	}
 }
 
