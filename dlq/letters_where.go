@@ -23,7 +23,7 @@ const (
 	whereAtOnce = 2               // conditions that a process runs at once
 )
 
-// ErrNoJQ: only the programs of Perdure know how to start the process.
+// ErrNoJQ is returned where there is no jq: only the programs of Perdure know how to start the process.
 var ErrNoJQ = errors.New("this process cannot run jq: it was not started as `perdure dispatcher` or `perdure up`")
 
 // WithJQ lets lists have conditions: command starts a process that calls jqchild.Serve.

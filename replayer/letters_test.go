@@ -91,7 +91,7 @@ func TestEachLetterOfAReplaySaysWhatBecameOfIt(t *testing.T) {
 	if status, _ := call("ann", "GET", "/v1/replays/r-none/letters", ""); status != 404 {
 		t.Errorf("of no replay: %d", status)
 	}
-	if status, _ := call("ann", "GET", "/v1/replays/"+id+"/letters?wich=left", ""); status != 422 {
+	if status, _ := call("ann", "GET", "/v1/replays/"+id+"/letters?whose=left", ""); status != 422 {
 		t.Errorf("a misspelt filter: %d", status)
 	}
 }

@@ -142,7 +142,7 @@ func golang(s string) (cause, frame string) {
 			break
 		}
 		if strings.HasPrefix(line, "panic(") {
-			panicked, frame = false, ""
+			panicked = false
 			continue
 		}
 		m := goFrame.FindStringSubmatch(line)
