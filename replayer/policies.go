@@ -9,12 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -30,6 +34,7 @@ type PolicyDeps struct {
 	DB       *pgxpool.Pool
 	Catalog  *schemas.Catalog
 	JQ       []string              // as a Replayer's; empty = no policy has a condition
+	Getenv   func(string) string   // reads secrets of notices; nil = os.Getenv
 	Log      *slog.Logger          // nil = silent
 	Registry prometheus.Registerer // nil = no metrics
 }
@@ -42,6 +47,9 @@ type Policies struct {
 	log  *slog.Logger
 	acts *prometheus.CounterVec
 	on   *prometheus.GaugeVec
+
+	notices   *prometheus.CounterVec
+	transport *http.Transport // of notices
 }
 
 // NewPolicies returns Policies over the catalog's.
@@ -64,11 +72,17 @@ func NewPolicies(cfg PolicyConfig, deps PolicyDeps) (*Policies, error) {
 		on: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "perdure_replayer_policy_enabled", Help: "1 = the policy acts; 0 = a person, or the policy itself, switched it off."}, []string{"policy"}),
 	}
+	p.notices = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "perdure_replayer_policy_notices_total", Help: "Tries to tell of failure groups by webhook, by result: sent, failed (tried again) or lost (given up)."}, []string{"policy", "result"})
+	p.transport = webhook.NewTransport(1)
+	if p.deps.Getenv == nil {
+		p.deps.Getenv = os.Getenv
+	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	if deps.Registry != nil {
-		for _, c := range []prometheus.Collector{p.acts, p.on} {
+		for _, c := range []prometheus.Collector{p.acts, p.on, p.notices} {
 			if err := deps.Registry.Register(c); err != nil {
 				return nil, fmt.Errorf("policies: metrics: %w", err)
 			}
@@ -79,6 +93,9 @@ func NewPolicies(cfg PolicyConfig, deps PolicyDeps) (*Policies, error) {
 
 // Run looks at every policy again and again until ctx ends, and then returns nil.
 func (p *Policies) Run(ctx context.Context) error {
+	var sends sync.WaitGroup
+	sends.Go(func() { p.deliveries(ctx) }) // apart: who is told may take long to answer
+	defer sends.Wait()
 	tick := time.NewTicker(p.cfg.Every)
 	defer tick.Stop()
 	for {
@@ -127,7 +144,7 @@ func (p *Policies) look(ctx context.Context, pol *schemas.Policy) error {
 	if waits, err := p.judge(ctx, pol, &s); err != nil || waits || !s.enabled {
 		return err
 	}
-	groups, err := matching(ctx, p.deps.DB, pol, s.strikes)
+	groups, err := matching(ctx, p.deps.DB, p.deps.Catalog, pol, s.strikes)
 	if err != nil {
 		return err
 	}
@@ -144,6 +161,9 @@ func (p *Policies) look(ctx context.Context, pol *schemas.Policy) error {
 		}
 		n := min(room, g.Letters)
 		if pol.DryRun {
+			if pol.Action == "notify" {
+				n = g.Letters
+			}
 			if err := p.sayOf(ctx, pol, g, fmt.Sprintf("would %s %d letters of group %s", pol.Action, n, g.Group)); err != nil {
 				return err
 			}

@@ -23,7 +23,7 @@ var errNothing = errors.New("no letter can go")
 const chargeLetters = `
 with p as (
   update perdure.policies set total = total + $3, acts = acts + 1, acted_at = clock_timestamp(), replay = $5, judged = $5::text is null,
-    strikes = case when $5::text is null then 0 else strikes end, note = $4, told = '', changed_at = clock_timestamp()
+    strikes = case when $5::text is null and not $7 then 0 else strikes end, note = $4, told = '', changed_at = clock_timestamp()
   where policy = $1 and lease = $2 and lease > clock_timestamp() and enabled returning policy),
 old as (delete from perdure.policy_minutes where policy = $1 and minute < clock_timestamp() - interval '2 hours'),
 g as (
@@ -34,7 +34,10 @@ on conflict (policy, minute) do update set letters = policy_minutes.letters + ex
 
 func (p *Policies) charge(ctx context.Context, tx pgx.Tx, pol *schemas.Policy, s *standing, g PolicyGroup, n int64, replay *string) error {
 	what := fmt.Sprintf("%s %d letters of group %s", pol.Action, n, g.Group)
-	tag, err := tx.Exec(ctx, chargeLetters, pol.Name, s.lease, n, what, replay, g.Group)
+	if pol.Action == "notify" {
+		what = fmt.Sprintf("tells of group %s, %d letters", g.Group, g.Letters)
+	}
+	tag, err := tx.Exec(ctx, chargeLetters, pol.Name, s.lease, n, what, replay, g.Group, pol.Action == "notify")
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errLease
 	}
@@ -43,6 +46,9 @@ func (p *Policies) charge(ctx context.Context, tx pgx.Tx, pol *schemas.Policy, s
 
 func (p *Policies) act(ctx context.Context, pol *schemas.Policy, s *standing, g PolicyGroup, n int64) error {
 	who, why := "policy:"+pol.Name, fmt.Sprintf("policy %s: %s letters of group %s", pol.Name, pol.Action, g.Group)
+	if pol.Action == "notify" {
+		return p.notify(ctx, pol, s, g)
+	}
 	if pol.Action != "replay" {
 		return p.dispose(ctx, pol, s, who, why, g, n)
 	}

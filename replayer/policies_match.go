@@ -51,8 +51,8 @@ cross join lateral (select count(*) as n from (select from perdure.dead_letters 
 cross join lateral (select died_at, letter from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at, letter limit 1) first
 cross join lateral (select died_at from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at desc limit 1) last
 left join perdure.policy_groups k on k.policy = $7 and k.fingerprint = m.fingerprint
-cross join lateral (select coalesce(c.n <= k.rest_letters and last.died_at <= k.rest_last and k.rest_as = $8
-  and k.turn_at > clock_timestamp() - $9::interval, false) as rests) r
+cross join lateral (select k.rest_as = $8 and c.n <= k.rest_letters and last.died_at <= k.rest_last as same, k.turn_at > clock_timestamp() - $9::interval as just) t
+cross join lateral (select coalesce(case when $10 then k.rest_as = $8 and (t.same or t.just) else t.same and t.just end, false) as rests) r
 order by r.rests, k.turn_at nulls first, first.died_at, m.fingerprint limit 1000`
 
 const (
@@ -75,8 +75,9 @@ func digest(pol *schemas.Policy) string { return sha256Hex(fmt.Sprintf("%+v", *p
 // matching are the groups of a policy in the order of their turns: the one that
 // waits longest for it first, the oldest cause among those that had none. Each
 // strike doubles how long a group must be quiet.
-func matching(ctx context.Context, db *pgxpool.Pool, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
-	rows, err := db.Query(ctx, matchGroups, append(matchArgs(pol), policyMost, pol.Name, digest(pol), restTime)...)
+func matching(ctx context.Context, db *pgxpool.Pool, cat *schemas.Catalog, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
+	notify := pol.Action == "notify"
+	rows, err := db.Query(ctx, matchGroups, append(matchArgs(pol), policyMost, pol.Name, digest(pol), restTime, notify)...)
 	if err != nil {
 		return nil, fmt.Errorf("find groups: %w", err)
 	}
@@ -88,6 +89,8 @@ func matching(ctx context.Context, db *pgxpool.Pool, pol *schemas.Policy, strike
 			return g, err
 		}
 		switch {
+		case rests && notify:
+			g.Waits = "it was told of; it waits for new letters, and for an hour since"
 		case rests:
 			g.Waits = "none of these letters can go: its replays refused them, or its where leaves them out; it waits for new ones"
 		case sinceLast < quiet.Seconds():
@@ -100,7 +103,16 @@ func matching(ctx context.Context, db *pgxpool.Pool, pol *schemas.Policy, strike
 	if err != nil {
 		return nil, fmt.Errorf("find groups: %w", err)
 	}
-	return list, nil
+	if len(list) == 0 {
+		return nil, nil
+	}
+	why, err := ill(ctx, db, cat, pol)
+	for i := range list {
+		if list[i].Waits == "" {
+			list[i].Waits = why
+		}
+	}
+	return list, err
 }
 
 // like turns a pattern with * into LIKE's; "" stays.

@@ -12,6 +12,10 @@ const (
 	DefaultPolicyQuiet   = time.Minute
 	DefaultPolicyPerHour = 10_000
 	DefaultPolicyStrikes = 2
+
+	DefaultPolicyHealthy = time.Minute      // of a dependency that a policy waits for
+	DefaultNotices       = 60               // an hour
+	DefaultNotifyTimeout = 10 * time.Second // of one request
 )
 
 // Policy acts on the open letters of the failure groups that it matches.
@@ -20,7 +24,7 @@ type Policy struct {
 	When PolicyMatch
 	Wait PolicyWait
 
-	Action  string // replay | discard | hold
+	Action  string // replay | discard | hold | notify
 	Canary  int    // of replay; letters, 0 = the default
 	Success float64
 	Rate    float64 // letters a second, 0 = no limit
@@ -28,8 +32,10 @@ type Policy struct {
 	Where   string // jq over a letter; "" = all
 	Fixer   string // of the catalog's fixers; "" = payloads go as they are
 
-	PerHour    int // letters an hour
-	Total      int // letters ever, 0 = no limit
+	Notify Notify // of action notify
+
+	PerHour    int // letters an hour; of action notify notices
+	Total      int // letters ever, 0 = no limit; of action notify notices
 	MaxReplays int // of one task: letters of tasks that were replayed as often are left alone
 	Strikes    int // so many acts in a row that made nothing better switch it off
 
@@ -45,6 +51,16 @@ type PolicyMatch struct {
 type PolicyWait struct {
 	Quiet time.Duration // no letter of the group died for so long
 	Age   time.Duration // the group's oldest open letter is so old; 0 = any
+
+	Dependency string        // "" = none; of kinds that call it none had an open breaker, and no task ran out of attempts or was left in doubt ...
+	Healthy    time.Duration // ... for so long
+}
+
+// Notify is who is told of a group.
+type Notify struct {
+	URL       string
+	SecretEnv string        // environment variable with the Standard Webhooks secret; "" = unsigned
+	Timeout   time.Duration // of one request
 }
 
 // PolicyNames are in the order of their names.
@@ -52,7 +68,7 @@ func (c *Catalog) PolicyNames() []string { return keysOf(c.Policies) }
 
 func (b *builder) policy(e entry) {
 	path := "policies." + clip(e.name)
-	o := b.object(e.value, e.at(), path, "when", "wait_for", "action", "replay", "limits", "dry_run")
+	o := b.object(e.value, e.at(), path, "when", "wait_for", "action", "replay", "notify", "limits", "dry_run")
 	p := &Policy{Name: e.name}
 	b.out.Policies[e.name] = p
 	if f, ok := o.fields["when"]; ok {
@@ -72,12 +88,27 @@ func (b *builder) policy(e entry) {
 	if p.When == (PolicyMatch{}) {
 		b.fail(e.key, join(path, "when"), "chooses nothing in particular: give kind, class, reason or message")
 	}
+	quiet := false
 	p.Wait.Quiet = DefaultPolicyQuiet
 	if f, ok := o.fields["wait_for"]; ok {
-		w := b.object(f.value, f.at(), path+".wait_for", "quiet", "age")
-		p.Wait = PolicyWait{w.duration("quiet", DefaultPolicyQuiet), w.duration("age", 0)}
+		w := b.object(f.value, f.at(), path+".wait_for", "quiet", "age", "dependency", "healthy")
+		_, quiet = w.fields["quiet"]
+		p.Wait = PolicyWait{Quiet: w.duration("quiet", DefaultPolicyQuiet), Age: w.duration("age", 0),
+			Dependency: w.text("dependency", ""), Healthy: w.duration("healthy", 0)}
+		switch d := p.Wait.Dependency; {
+		case d != "" && b.out.Dependencies[d] == nil:
+			w.wrong("dependency", "is not declared under dependencies"+didYouMean(d, keysOf(b.out.Dependencies)))
+		case d == "" && p.Wait.Healthy > 0:
+			w.wrong("healthy", "needs a dependency")
+		case d != "" && p.Wait.Healthy == 0:
+			p.Wait.Healthy = DefaultPolicyHealthy
+		}
 	}
-	p.Action = o.choice("action", "replay", "replay", "discard", "hold")
+	p.Action = o.choice("action", "replay", "replay", "discard", "hold", "notify")
+	if p.Action == "notify" && !quiet {
+		p.Wait.Quiet = 0 // people are told while it burns
+	}
+	b.notify(o, p, path+".notify")
 	p.Canary, p.Success = 0, 0.9
 	if f, ok := o.fields["replay"]; ok {
 		if p.Action != "replay" {
@@ -97,12 +128,40 @@ func (b *builder) policy(e entry) {
 		}
 	}
 	p.PerHour, p.MaxReplays, p.Strikes = DefaultPolicyPerHour, 2, DefaultPolicyStrikes
+	if p.Action == "notify" {
+		p.PerHour = DefaultNotices
+	}
 	if f, ok := o.fields["limits"]; ok {
 		l := b.object(f.value, f.at(), path+".limits", "per_hour", "total", "max_replays", "strikes")
-		p.PerHour = l.number("per_hour", DefaultPolicyPerHour, 1, 100_000_000)
+		p.PerHour = l.number("per_hour", p.PerHour, 1, 100_000_000)
 		p.Total = l.number("total", 0, 1, 1_000_000_000)
 		p.MaxReplays = l.number("max_replays", 2, 1, 1000)
 		p.Strikes = l.number("strikes", DefaultPolicyStrikes, 1, 100)
 	}
 	p.DryRun = o.flag("dry_run")
+}
+
+// notify reads who a policy tells.
+func (b *builder) notify(o object, p *Policy, path string) {
+	f, ok := o.fields["notify"]
+	switch {
+	case !ok && p.Action == "notify":
+		o.wrong("action", "needs notify: {http: {url: …}}")
+		return
+	case !ok:
+		return
+	case p.Action != "notify":
+		o.wrong("notify", "is for `action: notify`")
+	}
+	n := b.object(f.value, f.at(), path, "http")
+	h, ok := n.fields["http"]
+	if !ok {
+		o.wrong("notify", "names nobody: want http: {url: …}")
+		return
+	}
+	web := b.object(h.value, h.at(), path+".http", "url", "secret_env", "timeout")
+	p.Notify.URL, p.Notify.SecretEnv = b.target(web, h)
+	if p.Notify.Timeout = web.duration("timeout", DefaultNotifyTimeout); p.Notify.Timeout > MaxFixerTimeout {
+		web.wrong("timeout", "must be at most "+MaxFixerTimeout.String())
+	}
 }
