@@ -48,6 +48,9 @@ type Policies struct {
 	acts *prometheus.CounterVec
 	on   *prometheus.GaugeVec
 
+	open string            // the open letters as this round began; "" = not asked
+	last map[string]looked // by policy
+
 	notices   *prometheus.CounterVec
 	transport *http.Transport // of notices
 }
@@ -66,7 +69,7 @@ func NewPolicies(cfg PolicyConfig, deps PolicyDeps) (*Policies, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 10 * time.Minute
 	}
-	p := &Policies{cfg: cfg, deps: deps, jobs: NewJobs(deps.DB, deps.Catalog, deps.JQ), log: deps.Log,
+	p := &Policies{cfg: cfg, deps: deps, jobs: NewJobs(deps.DB, deps.Catalog, deps.JQ), log: deps.Log, last: map[string]looked{},
 		acts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perdure_replayer_policy_letters_total", Help: "Letters that policies acted on, by policy."}, []string{"policy"}),
 		on: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -99,6 +102,9 @@ func (p *Policies) Run(ctx context.Context) error {
 	tick := time.NewTicker(p.cfg.Every)
 	defer tick.Stop()
 	for {
+		if len(p.deps.Catalog.Policies) > 0 {
+			p.open = p.letters(ctx)
+		}
 		for _, name := range p.deps.Catalog.PolicyNames() {
 			if err := p.look(ctx, p.deps.Catalog.Policies[name]); err != nil && ctx.Err() == nil {
 				p.log.Warn("policies: cannot look now; tries again", "policy", name, "err", err)
@@ -121,18 +127,19 @@ type standing struct {
 	total   int64
 	told    string
 	lease   time.Time
+	changed time.Time
 }
 
 const takePolicy = `
 with n as (insert into perdure.policies (policy) values ($1) on conflict do nothing)
 update perdure.policies set lease = clock_timestamp() + $2::interval
 where policy = $1 and (lease is null or lease < clock_timestamp())
-returning enabled, strikes, replay, judged, total, told, lease`
+returning enabled, strikes, replay, judged, total, told, lease, changed_at`
 
 // look does what is due of one policy, if no other process is at it.
 func (p *Policies) look(ctx context.Context, pol *schemas.Policy) error {
 	var s standing
-	err := p.deps.DB.QueryRow(ctx, takePolicy, pol.Name, p.cfg.Lease).Scan(&s.enabled, &s.strikes, &s.replay, &s.judged, &s.total, &s.told, &s.lease)
+	err := p.deps.DB.QueryRow(ctx, takePolicy, pol.Name, p.cfg.Lease).Scan(&s.enabled, &s.strikes, &s.replay, &s.judged, &s.total, &s.told, &s.lease, &s.changed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil // another is at it, or its row was made just now
 	}
@@ -144,10 +151,15 @@ func (p *Policies) look(ctx context.Context, pol *schemas.Policy) error {
 	if waits, err := p.judge(ctx, pol, &s); err != nil || waits || !s.enabled {
 		return err
 	}
+	began := time.Now()
+	if p.unchanged(pol, &s, began) {
+		return nil
+	}
 	groups, err := matching(ctx, p.deps.DB, p.deps.Catalog, pol, s.strikes)
 	if err != nil {
 		return err
 	}
+	p.found(pol, &s, groups, began)
 	for _, g := range groups {
 		if g.Waits != "" {
 			continue

@@ -24,7 +24,9 @@ type PolicyGroup struct {
 	Sample  string    `json:"sample"`
 	Waits   string    `json:"waits,omitempty" doc:"what it waits for; absent = it acts"`
 
-	told string // of it, by a dry run
+	told  string        // of it, by a dry run
+	due   time.Duration // it waits for so long, if nothing changes; 0 = nobody knows
+	again bool          // it waits for what no count of letters tells
 }
 
 // restTime is after how long a group that rests is looked at again: a task that ran
@@ -94,8 +96,10 @@ func matching(ctx context.Context, db *pgxpool.Pool, cat *schemas.Catalog, pol *
 		case rests:
 			g.Waits = "none of these letters can go: its replays refused them, or its where leaves them out; it waits for new ones"
 		case sinceLast < quiet.Seconds():
+			g.due = quiet - time.Duration(sinceLast*float64(time.Second))
 			g.Waits = fmt.Sprintf("its latest death is %.0f s ago; it must be quiet for %s", sinceLast, quiet)
 		case sinceFirst < pol.Wait.Age.Seconds():
+			g.due = pol.Wait.Age - time.Duration(sinceFirst*float64(time.Second))
 			g.Waits = fmt.Sprintf("its oldest letter is %.0f s old; it waits until it is %s", sinceFirst, pol.Wait.Age)
 		}
 		return g, nil
@@ -109,7 +113,7 @@ func matching(ctx context.Context, db *pgxpool.Pool, cat *schemas.Catalog, pol *
 	why, err := ill(ctx, db, cat, pol)
 	for i := range list {
 		if list[i].Waits == "" {
-			list[i].Waits = why
+			list[i].Waits, list[i].again = why, why != ""
 		}
 	}
 	return list, err
