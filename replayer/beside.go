@@ -67,6 +67,9 @@ insert into perdure.audit (who, what, replay, why, details)
 select $7, 'letters.replay', replay, $8, jsonb_build_object('hash', hash, 'letters', (select jsonb_object_agg(letter, id) from unnest($2, $3::bigint[]) u(letter, id))) from c`
 )
 
+// statements are those by which letters move; tests break them.
+type statements struct{ move, count string }
+
 var errNotMoving = errors.New("the job does not move letters now")
 
 // commitMove moves letters and counts them, and returns which of the job's did; none
@@ -79,7 +82,7 @@ func (r *Replayer) commitMove(ctx context.Context, j *job, args ...any) (moved [
 				return err
 			}
 		}
-		rows, err := tx.Query(ctx, moveLetters, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+		rows, err := tx.Query(ctx, r.sql.move, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 		if err != nil {
 			return err
 		}
@@ -93,7 +96,7 @@ func (r *Replayer) commitMove(ctx context.Context, j *job, args ...any) (moved [
 		}); err != nil || len(moved) == 0 {
 			return err
 		}
-		tag, err := tx.Exec(ctx, countMoved, j.id, letters, ids, j.spec.Rate > 0, j.spec.Canary.Letters, canary, j.who, j.why)
+		tag, err := tx.Exec(ctx, r.sql.count, j.id, letters, ids, j.spec.Rate > 0, j.spec.Canary.Letters, canary, j.who, j.why)
 		if err == nil && tag.RowsAffected() == 0 {
 			err = errNotMoving
 		}

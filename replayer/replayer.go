@@ -61,7 +61,8 @@ type Replayer struct {
 	soonest   time.Duration          // until a job that this process looked at is due; 0 = unknown
 	broken    map[string]openBreaker // by kind; as it was at brokenAt
 	brokenAt  time.Time
-	pruned    time.Time         // when it last looked for what is old
+	pruned    time.Time // when it last looked for what is old
+	sql       statements
 	steps     func(step string) // tests: called between the steps of a slice; nil = none
 }
 
@@ -85,7 +86,7 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 	if cfg.KeepAudit <= 0 {
 		cfg.KeepAudit = defaultKeepAudit
 	}
-	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, passed: map[string]int64{}, strikes: map[string]int{},
+	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, sql: statements{moveLetters, countMoved}, passed: map[string]int64{}, strikes: map[string]int{},
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perdure_replayer_letters_total", Help: "Letters that replays looked at, by result: replayed, refused or would_replay."}, []string{"result"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{

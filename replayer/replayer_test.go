@@ -68,6 +68,8 @@ type rig struct {
 	url  string
 	db   *pgxpool.Pool
 	jobs *Jobs
+
+	played int // scenarios of mutations_test.go
 }
 
 func newRig(t testing.TB) *rig {
