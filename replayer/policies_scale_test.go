@@ -74,6 +74,7 @@ func TestAPolicyLooksWhereSomethingMayHaveChanged(t *testing.T) {
 	if !looks("") {
 		t.Error("it did not look where nobody knows what changed")
 	}
+	looks(now()) // which is another standing than that
 	for what, change := range map[string]string{
 		"a death":             `insert into perdure.dead_letters select (jsonb_populate_record(d, '{"letter": "main-1-9@0"}')).* from perdure.dead_letters d where letter = 'main-1-1@0'`,
 		"a decision":          `update perdure.dead_letters set state = 'held' where letter = 'main-1-2@0'`,
