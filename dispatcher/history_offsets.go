@@ -29,7 +29,7 @@ func (k KafkaOffsets) Committed(ctx context.Context, group, topic string, partit
 		}
 		return -1, err
 	}
-	all, err := k.Admin.FetchOffsetsForTopics(ctx, group, topic)
+	all, err := kafka.Committed(ctx, k.Admin, group, topic)
 	if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return -1, nil
 	}

@@ -73,7 +73,7 @@ func (s *scaling) waitingInKafka(ctx context.Context, queue string, into *sample
 	if s.cat.Queues[queue].Shared {
 		return s.waitingShared(ctx, queue, starts[topic], ends[topic], into)
 	}
-	committed, err := s.kafka.FetchOffsetsForTopics(ctx, group, topic)
+	committed, err := kafka.Committed(ctx, s.kafka, group, topic)
 	if err == nil {
 		err = committed.Error()
 	}

@@ -123,7 +123,7 @@ func (r *Relay) trimQueue(ctx context.Context, adm *kadm.Client, q *schemas.Queu
 }
 
 func (r *Relay) trimTopics(ctx context.Context, adm *kadm.Client, group string, age time.Duration, names ...string) error {
-	committed, err := adm.FetchOffsetsForTopics(ctx, group, names...)
+	committed, err := kafka.Committed(ctx, adm, group, names...)
 	if errors.Is(err, kerr.GroupIDNotFound) {
 		return nil // no worker yet
 	}

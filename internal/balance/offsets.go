@@ -78,7 +78,7 @@ func (c *computation) commits(ctx context.Context, group, topic string, details 
 	if share := c.Shared[topic]; share != "" {
 		return c.progress(ctx, share, topic, into)
 	}
-	offsets, err := c.Admin.FetchOffsetsForTopics(ctx, group, topic)
+	offsets, err := kafka.Committed(ctx, c.Admin, group, topic)
 	if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return nil
 	}
