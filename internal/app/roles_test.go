@@ -42,7 +42,9 @@ func runUp(t *testing.T, cfg config.Config, banner io.Writer) (url string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- app.Up(ctx, app.Env{Config: cfg, Out: banner, ErrOut: io.Discard}) }()
+	go func() {
+		ended <- app.Up(ctx, app.Env{Config: cfg, JQ: []string{os.Args[0], "fix-jq"}, Out: banner, ErrOut: io.Discard})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/perdure/perdure/internal/app"
 	"github.com/perdure/perdure/internal/config"
 	"github.com/perdure/perdure/internal/exit"
+	"github.com/perdure/perdure/internal/jqchild"
 	"github.com/perdure/perdure/internal/service"
 	"github.com/perdure/perdure/internal/testkit"
 )
@@ -29,6 +30,12 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "up" { // see startUp
 		os.Exit(upProcess())
+	}
+	if len(os.Args) == 2 && os.Args[1] == "fix-jq" { // see runUp
+		if err := jqchild.Serve(os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	testkit.Main(m)
 }
