@@ -18,7 +18,7 @@ import (
 // Care is what was last said of a group; the zero Care of a group of which
 // nothing was said, besides its State.
 type Care struct {
-	State     string     `json:"state" enum:"open,acknowledged,muted,resolved,regressed" doc:"regressed: resolved, and seen again in a release after it: the one that was named, or one in which no letter of any group had died until then"`
+	State     string     `json:"state" enum:"open,acknowledged,muted,resolved,regressed" doc:"regressed: resolved, and seen again in a release after it: the one that was named, else the newest, or one in which letters began to die later"`
 	StateAt   *time.Time `json:"state_at,omitempty"`
 	Until     *time.Time `json:"until,omitempty" doc:"muted until then; absent = until somebody says otherwise"`
 	Owner     string     `json:"owner,omitempty"`
@@ -70,13 +70,19 @@ func (c *CareChange) wrong(now time.Time) (list []api.FieldError) {
 }
 
 // Nothing orders releases but when letters died in them. What stands in releases when a
-// group is resolved is therefore all in which a letter of any group had died until then:
-// those run without the mend, or ran before. The one that has it is not among them.
+// group is resolved are those without the mend, in which it may die on: those in which a
+// letter of any group had died before one had in the release that is named; all, where
+// none had in that. Where none is named the newest may have the mend, if no letter of the
+// group died in it: then those in which no letter died any more once one had in the newest.
 const changeCare = `
+with r as (
+  select release, min(first_seen) as first, max(last_seen) as last, coalesce(sum(n) filter (where fingerprint = $1), 0) > 0 as own
+  from perdure.group_release_rows group by 1 having sum(n) > 0)
 insert into perdure.failure_groups as c (fingerprint, state, until, owner, note, runbook, who, releases)
 values ($1, coalesce($2, 'open'), $3, coalesce($4, ''), coalesce($5, ''), coalesce($6, ''), $7,
-  case when $2 = 'resolved' then (select coalesce(array_agg(release), '{}')
-    from (select release from perdure.group_release_rows where release is distinct from $8 group by 1 having sum(n) > 0) r) else '{}' end)
+  case when $2 = 'resolved' then (select coalesce(array_agg(release), '{}') from r where case when $8::text is null
+    then own or last < (select max(first) from r)
+    else release <> $8 and not exists (select from r o where o.release = $8 and o.first <= r.first) end) else '{}' end)
 on conflict (fingerprint) do update set
   state = coalesce($2, c.state), owner = coalesce($4, c.owner), note = coalesce($5, c.note), runbook = coalesce($6, c.runbook),
   state_at = case when $2::text is null then c.state_at else clock_timestamp() end,

@@ -119,55 +119,36 @@ func TestWhatIsSaidOfAGroupStays(t *testing.T) {
 
 func TestAGroupThatComesBackInANewReleaseIsRegressed(t *testing.T) {
 	d := newDesk(t)
-	past, later := time.Now().Add(-time.Hour), time.Now().Add(time.Minute)
-	d.died(1, "fp1:01", "v1", past)
-	d.died(2, "fp1:02", "v1", past)
-	d.died(3, "fp1:03", "", past)
-	d.say("fp1:01", `{"state":"acknowledged"}`)
-	for _, group := range []string{"fp1:01", "fp1:02", "fp1:03"} {
-		if c := d.say(group, `{"state":"resolved"}`); c.State != "resolved" {
-			t.Fatalf("%s: %+v", group, c)
-		}
-	}
-	d.died(11, "fp1:01", "v1", later) // a worker of the old release, which is not gone yet
-	d.died(12, "fp1:02", "v2", past)  // read late: it died before
-	if a, b := d.care("fp1:01").State, d.care("fp1:02").State; a != "resolved" || b != "resolved" {
-		t.Fatalf("%s and %s, want both resolved", a, b)
-	}
-	d.died(21, "fp1:01", "v2", later)
-	d.died(22, "fp1:03", "", later) // of no known release: nothing says that it is an old one
-	if a, b := d.care("fp1:01").State, d.care("fp1:03").State; a != "regressed" || b != "regressed" {
-		t.Fatalf("%s and %s, want both regressed", a, b)
-	}
-	if got := shown(t, get(d.api, "/v1/failure-groups?care=regressed"), "group"); got != "13" {
-		t.Errorf("regressed are %q", got)
-	}
-	if c := d.say("fp1:01", `{"state":"resolved"}`); c.State != "resolved" {
-		t.Errorf("mended again, with both releases known: %s", c.State)
-	}
-}
-
-// What orders releases is when letters died in them, of whatever group.
-func TestOnlyAReleaseAfterTheResolvingOneRegresses(t *testing.T) {
-	d := newDesk(t)
-	past, later := time.Now().Add(-time.Hour), time.Now().Add(time.Minute)
-	d.died(1, "fp1:01", "v9", past)
-	d.died(2, "fp1:02", "v9", past)
-	d.died(3, "fp1:09", "v8", past.Add(-time.Hour)) // another group's: v8 is not after this
-	d.died(4, "fp1:09", "v10", past)
+	now := time.Now()
+	earlier, later := func(h time.Duration) time.Time { return now.Add(-h * time.Hour) }, now.Add(time.Minute)
+	d.died(1, "fp1:01", "v9", earlier(3))
+	d.died(2, "fp1:02", "v9", earlier(3))
+	d.died(3, "fp1:03", "v9", earlier(3))
+	d.died(4, "fp1:09", "v8", earlier(4))  // of another group: v8 is not after this
+	d.died(5, "fp1:09", "v10", earlier(2)) // and v10 has run for two hours when they resolve
+	d.died(6, "fp1:09", "v11", earlier(1)) // of a branch that goes on beside v10
 	d.say("fp1:01", `{"state":"resolved"}`)
 	d.say("fp1:02", `{"state":"resolved","release":"v10"}`)
+	d.say("fp1:03", `{"state":"resolved","release":"v12"}`)
+	states := func(want string) {
+		t.Helper()
+		for _, g := range []string{"fp1:01", "fp1:02", "fp1:03"} {
+			if got := d.care(g).State; got != want {
+				t.Fatalf("%s is %s, want %s", g, got, want)
+			}
+		}
+	}
 	d.died(11, "fp1:01", "v8", later)
-	d.died(12, "fp1:01", "v10", later)
-	d.died(13, "fp1:02", "v8", later)
-	if a, b := d.care("fp1:01").State, d.care("fp1:02").State; a != "resolved" || b != "resolved" {
-		t.Fatalf("%s and %s, want both resolved", a, b)
-	}
-	d.died(21, "fp1:01", "v11", later)
-	d.died(22, "fp1:02", "v10", later) // it was said to be mended there
-	if a, b := d.care("fp1:01").State, d.care("fp1:02").State; a != "regressed" || b != "regressed" {
-		t.Fatalf("%s and %s, want both regressed", a, b)
-	}
+	d.died(12, "fp1:01", "v9", later)
+	d.died(13, "fp1:01", "v10", later) // superseded by v11 when they resolved
+	d.died(14, "fp1:02", "v8", later)
+	d.died(15, "fp1:02", "v9", later)
+	d.died(16, "fp1:03", "v11", later)
+	states("resolved")
+	d.died(21, "fp1:01", "v11", later) // the newest had the mend, or nobody had
+	d.died(22, "fp1:02", "v11", later) // v10 was said to have it, and v11 came later
+	d.died(23, "fp1:03", "v12", later)
+	states("regressed")
 	var p api.Problem
 	d.send(http.MethodPatch, "/v1/failure-groups/fp1:01", `{"state":"muted","release":"v1"}`, 422, &p)
 	if text := fmt.Sprintf("%q", p.Errors); !strings.Contains(text, "#/release") {

@@ -73,36 +73,42 @@ func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, lim
 		if err != nil {
 			return nil, "", 0, err
 		}
-		taken, full, err := s.judge(ctx, child, page, limit-len(list), &list)
-		if err != nil {
+		taken, err := s.judge(ctx, child, page, limit, began.Add(mostLong), &list)
+		if err != nil && (looked+taken == 0 || ctx.Err() != nil) {
 			return nil, "", 0, err
 		}
 		looked += taken
-		if !full && len(page) < exportPage {
+		if taken == len(page) && len(page) < exportPage {
 			return list, "", looked, nil
+		}
+		if taken == 0 { // the first of this page has no answer: the next call begins with it, and says so
+			break
 		}
 		last := &page[taken-1]
 		next, before, beforeID = formatCursor(last.DiedAt, last.Letter), &last.DiedAt, last.Letter
-		if full {
+		if taken < len(page) || len(list) == limit {
 			break
 		}
 	}
 	return list, next, looked, nil
 }
 
-// judge adds the letters of a page for which the condition is true, up to room of
-// them. taken is how many of the page it came to; full, that room is used up.
-func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry, room int, list *[]Entry) (taken int, full bool, err error) {
+// errEnough ends a page before its end.
+var errEnough = errors.New("enough was looked at")
+
+// judge adds the letters of a page for which the condition is true, until there are
+// limit, or it is later than end. taken is how many of the page it came to; err is of
+// the one behind them.
+func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry, limit int, end time.Time, list *[]Entry) (taken int, err error) {
 	docs := make([][]byte, len(page))
 	for i := range page {
 		e := &page[i]
 		c := Candidate{Letter: e.Letter, TaskID: e.TaskID, Kind: e.Kind, Queue: e.Queue, Key: e.Key, Reason: e.Reason, ErrorClass: e.ErrorClass, Message: e.Message,
 			Fingerprint: e.Group, Release: e.Release, Epoch: e.Epoch, Replays: e.Replays, DiedAt: e.DiedAt, Payload: e.Payload, Headers: e.Headers}
 		if docs[i], err = json.Marshal(c.Document()); err != nil {
-			return 0, false, fmt.Errorf("letter %s as JSON: %w", e.Letter, err)
+			return 0, fmt.Errorf("letter %s as JSON: %w", e.Letter, err)
 		}
 	}
-	taken = len(page)
 	err = child.RunAll(ctx, docs, func(i int, value []byte, err error) error {
 		yes, err := Matches(value, err)
 		if err != nil {
@@ -111,17 +117,20 @@ func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry,
 			}
 			return &StoppedError{page[i].Letter, err}
 		}
-		if yes && room > 0 {
+		if yes {
 			e := page[i]
 			e.Attempts, e.Payload, e.Headers = nil, nil, nil // as in every list
 			*list = append(*list, e)
-			if room--; room == 0 {
-				taken, full = i+1, true
-			}
+		}
+		if taken = i + 1; taken < len(page) && (len(*list) == limit || time.Now().After(end)) {
+			return errEnough
 		}
 		return nil
 	})
-	return taken, full, err
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return taken, err
 }
 
 // wholePage reads letters with all that they hold.

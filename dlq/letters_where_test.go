@@ -110,3 +110,26 @@ func TestAPageByAConditionIsBounded(t *testing.T) {
 		t.Errorf("%+v", a.Letters)
 	}
 }
+
+// What was found before a letter that the condition does not come to an end at is given;
+// the page that begins with that letter says so.
+func TestALetterThatStopsAConditionHidesNoOthers(t *testing.T) {
+	d := whereDesk(t, 10)
+	query := url.Values{"where": {`if .payload.n == 5 then last(repeat(1)) else .payload.n != 7 end`}}
+	a := d.where(query)
+	if len(a.Letters) != 3 || a.Letters[2].Letter != "main-1-6@0" || a.Looked != 4 || a.Next == "" {
+		t.Fatalf("%+v", a)
+	}
+	query.Set("cursor", a.Next)
+	var p api.Problem
+	d.send(http.MethodGet, "/v1/dead-letters?"+query.Encode(), "", 422, &p)
+	if text := fmt.Sprintf("%+v", p.Errors); !strings.Contains(text, "main-1-5@0") {
+		t.Error(text)
+	}
+	// A page that is full does not come to it.
+	query.Del("cursor")
+	query.Set("limit", "3")
+	if a := d.where(query); len(a.Letters) != 3 || a.Next == "" {
+		t.Errorf("%+v", a)
+	}
+}

@@ -29,13 +29,13 @@ type PastReplay struct {
 // mostPast bounds what is shown of a task's past, the latest first.
 const mostPast = 20
 
-// The replays of dry runs did nothing.
+// The replays of dry runs did nothing; nor did those that are over with what they left.
 const pastOf = `
 select l.replay, l.letter, r.who, case l.result when '' then 'left' else l.result end, case l.result when 'refused' then l.detail else r.why end,
   l.done_at, l.outcome, coalesce(f.repair, 0), d.payload, f.payload
 from (select letter, payload from perdure.dead_letters where case when $2 = '' then letter = $1 else task_id = $2 end) d
 join perdure.replay_letters l on l.letter = d.letter
-join perdure.replays r on r.replay = l.replay and not r.dry_run
+join perdure.replays r on r.replay = l.replay and not r.dry_run and (l.result <> '' or r.state not in ('done', 'stopped', 'cancelled'))
 left join perdure.replay_fixes f on f.replay = l.replay and f.n = l.n and f.moved
 order by l.done_at desc nulls first, r.created_at desc limit $3`
 

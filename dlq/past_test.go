@@ -18,14 +18,16 @@ func TestALetterShowsItsTasksPast(t *testing.T) {
 	if _, err := d.db.Exec(t.Context(), `
 with u as (update perdure.dead_letters set task_id = split_part(letter, '@', 1), payload = '{"amount":"7"}', attempts = '[{"n":1},{"cut":4},{"cut":2}]', cut = letter = 'main-1-2@0')
 insert into perdure.replays (replay, state, selector, dry_run, who, why) values
-  ('r-a', 'done', '{}', false, 'ann', 'bank is back'), ('r-b', 'done', '{}', false, 'policy:mend', ''), ('r-dry', 'done', '{}', true, 'ann', ''), ('r-other', 'done', '{}', false, 'ann', '')`); err != nil {
+  ('r-a', 'done', '{}', false, 'ann', 'bank is back'), ('r-b', 'done', '{}', false, 'policy:mend', ''), ('r-dry', 'done', '{}', true, 'ann', ''), ('r-other', 'done', '{}', false, 'ann', ''),
+  ('r-off', 'cancelled', '{}', false, 'ann', ''), ('r-now', 'ramping', '{}', false, 'ann', '')`); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.db.Exec(t.Context(), `
 with f as (insert into perdure.replay_fixes (replay, n, letter, payload, repair) values ('r-a', 1, 'main-1-1@0', '{"amount":7}', 1))
 insert into perdure.replay_letters (replay, n, letter, result, detail, outcome, done_at) values
   ('r-a', 1, 'main-1-1@0', 'replayed', '', 'died_again', '2026-01-01'), ('r-b', 9, 'main-1-1@1', 'refused', 'schema: no', '', '2026-02-01'),
-  ('r-dry', 1, 'main-1-1@1', 'would_replay', '', '', '2026-03-01'), ('r-other', 1, 'main-1-2@0', 'replayed', '', '', '2026-03-01')`); err != nil {
+  ('r-dry', 1, 'main-1-1@1', 'would_replay', '', '', '2026-03-01'), ('r-other', 1, 'main-1-2@0', 'replayed', '', '', '2026-03-01'),
+  ('r-off', 1, 'main-1-2@0', '', '', '', null), ('r-now', 1, 'main-1-2@0', '', '', '', null)`); err != nil {
 		t.Fatal(err)
 	}
 	var v LetterView
@@ -45,6 +47,10 @@ insert into perdure.replay_letters (replay, n, letter, result, detail, outcome, 
 	d.send(http.MethodGet, "/v1/dead-letters/main-1-2", "", 200, &v)
 	if !strings.Contains(v.Cuts, "too large to be kept whole") || !strings.Contains(v.Cuts, "6 attempts") {
 		t.Errorf("cuts: %q", v.Cuts)
+	}
+	// The replay that is over will not come to it; the one that runs may.
+	if len(v.Past) != 2 || v.Past[0].Replay != "r-now" || v.Past[0].Result != "left" || v.Past[1].Replay != "r-other" {
+		t.Errorf("%+v", v.Past)
 	}
 	// What a repair made of a payload is a payload.
 	e, err := NewLetters(d.db).Get(t.Context(), "main-1-1@0")

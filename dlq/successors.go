@@ -9,51 +9,57 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // A group is there if it has letters, or if people said something of it or joined it.
 const knownGroups = `
-select f from unnest($1::text[]) f
-where exists (select from perdure.dead_letters where fingerprint = f) or exists (select from perdure.dead_letters where joined_from = f)
-  or exists (select from perdure.failure_groups where fingerprint = f) or exists (select from perdure.group_aliases where fingerprint = f and into_group is not null)`
+select f, said from (
+  select f, exists (select from perdure.failure_groups where fingerprint = f) or exists (select from perdure.group_aliases where fingerprint = f and into_group is not null) as said
+  from unnest($1::text[]) f) g
+where said or exists (select from perdure.dead_letters where fingerprint = f) or exists (select from perdure.dead_letters where joined_from = f)`
 
-// succeed gives letters the fingerprint by which their cause is known here, if the
-// first version's is and theirs is the present one's.
+// succeed gives letters the fingerprint by which their cause is known here: the first
+// version's, where there is such a group, and people did not speak of the present one's
+// instead, as they may while workers of both versions run.
 func (x *Index) succeed(ctx context.Context, b *batch) error {
-	known := map[string]bool{} // by the first version's name
-	own := map[string]bool{}   // of the batch, by a worker of an older version
+	type group struct{ known, said bool }
+	groups := map[string]group{}
+	newer := false
 	for i := range b.letters {
 		l := &b.letters[i]
-		own[l.Fingerprint] = true
-		if strings.HasPrefix(l.Fingerprint, fingerprintVersion) {
-			l.first = firstFingerprint(l.Kind, l.ErrorClass, l.Message, lastFrame(l.Attempts))
-			known[l.first] = false
+		if !strings.HasPrefix(l.Fingerprint, fingerprintVersion) {
+			groups[l.Fingerprint] = group{known: true} // by a worker of an older version
+			continue
+		}
+		newer = true
+		l.first = firstFingerprint(l.Kind, l.ErrorClass, l.Message, lastFrame(l.Attempts))
+		for _, f := range []string{l.first, l.Fingerprint} {
+			groups[f] = groups[f]
 		}
 	}
-	if len(known) == 0 {
+	if !newer {
 		return nil
 	}
-	for f := range known {
-		known[f] = own[f]
-	}
-	ask := slices.Sorted(maps.Keys(known))
-	rows, err := x.deps.DB.Query(ctx, knownGroups, ask)
+	rows, err := x.deps.DB.Query(ctx, knownGroups, slices.Sorted(maps.Keys(groups)))
 	if err != nil {
 		return fmt.Errorf("look for groups by their older names: %w", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var f string
-		if err := rows.Scan(&f); err != nil {
-			return fmt.Errorf("look for groups by their older names: %w", err)
-		}
-		known[f] = true
-	}
-	if err := rows.Err(); err != nil {
+	var f string
+	var said bool
+	if _, err := pgx.ForEachRow(rows, []any{&f, &said}, func() error {
+		groups[f] = group{true, said}
+		return nil
+	}); err != nil {
 		return fmt.Errorf("look for groups by their older names: %w", err)
 	}
 	for i := range b.letters {
-		if l := &b.letters[i]; known[l.first] {
+		l := &b.letters[i]
+		if l.first == "" {
+			continue
+		}
+		if first, present := groups[l.first], groups[l.Fingerprint]; first.known && (first.said || !present.said) {
 			l.Fingerprint = l.first
 		}
 	}

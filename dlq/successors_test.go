@@ -72,6 +72,15 @@ func TestAGroupOutlivesItsAlgorithm(t *testing.T) {
 	if got := d.groupOf("main-1-6@0"); got != declined {
 		t.Errorf("filed in %s, want what its group was merged into", got)
 	}
+	// A new worker was first, and people spoke of its group before an old worker's letter came.
+	d.store(x, made("main-1-8", "stock 8 is empty"))
+	empty := d.groupOf("main-1-8@0")
+	d.say(empty, `{"state":"muted"}`)
+	d.store(x, old("main-1-9", "stock 9 is empty"))
+	d.store(x, made("main-1-10", "stock 10 is empty"))
+	if a, b := d.groupOf("main-1-9@0"), d.groupOf("main-1-10@0"); a == empty || b != empty {
+		t.Errorf("an old worker's letter is in %s, the next in %s; want the next in %s, which is muted", a, b, empty)
+	}
 	// All letters are pruned: what people said still stands.
 	if _, err := d.db.Exec(t.Context(), `delete from perdure.dead_letters`); err != nil {
 		t.Fatal(err)

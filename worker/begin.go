@@ -112,7 +112,7 @@ func (w *Worker) dropForeign(ctx context.Context, in *intake, offsets map[int32]
 	}
 	in.mu.Unlock()
 	if len(foreign) > 0 {
-		w.log.Warn("the group's offsets are of another topic of this name, which was deleted: beginning at the beginning",
+		w.log.Warn("the group's offsets are of another topic of this name, of one that was deleted or of another cluster: beginning at the beginning",
 			"queue", in.queue, "topic", in.topic, "partitions", foreign)
 	}
 }

@@ -66,10 +66,11 @@ func newDLQResolve(c *cli) *cobra.Command {
 	state := "resolved"
 	var release string
 	return careCommand(c, "resolve FP", "Say that the cause of a failure group is mended",
-		`Should it kill again, in a release after this, the group is regressed. A release is after
-this if it is the one of --release, or if no letter of any group had died in it when you
-said resolve: releases have no other order. Letters of the releases before, whose workers
-are not gone yet, change nothing.`,
+		`Should it kill again, in a release after this, the group is regressed. Releases are
+ordered by when letters died in them. After this are the one of --release and all that
+began to kill no sooner; without --release the newest one, if the group has not died in
+it, and all that are newer. Letters of releases before, whose workers are not gone yet,
+change nothing.`,
 		"perdure dlq resolve fp2:4771f883ced71064 --release v1.5 --owner ann", cobra.ExactArgs(1),
 		func(fs *pflag.FlagSet, _ *dlq.CareChange) {
 			wordVar(fs, &release, "release", "", "the first PERDURE_RELEASE in which it is mended")

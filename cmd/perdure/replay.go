@@ -206,7 +206,7 @@ func newReplayStart(c *cli) *cobra.Command {
 			}
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
 				if len(args) == 1 {
-					err = cl.Post(ctx, apiclient.Path("replays", args[0], "start"), map[string]string{"hash": hash, "why": p.Why}, &r)
+					err = cl.Post(ctx, apiclient.Path("replays", args[0], "start"), bodyOf("hash", hash, "why", p.Why), &r)
 				} else {
 					body.Start = true
 					err = cl.Post(ctx, "/v1/replays", body, &r)
@@ -329,6 +329,18 @@ func newReplayStatus(c *cli) *cobra.Command {
 }
 
 // newReplayAct is a command that posts to one route of a replay.
+// bodyOf is a body of those members that have a value: an older dispatcher refuses names
+// that it does not know.
+func bodyOf(pairs ...string) map[string]any {
+	body := map[string]any{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			body[pairs[i]] = pairs[i+1]
+		}
+	}
+	return body
+}
+
 func newReplayAct(c *cli, name, short string) *cobra.Command {
 	var why string
 	cmd := &cobra.Command{
@@ -339,7 +351,7 @@ func newReplayAct(c *cli, name, short string) *cobra.Command {
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
 				var body any
 				if why != "" {
-					body = map[string]string{"why": why}
+					body = bodyOf("why", why)
 				}
 				return r, cl.Post(ctx, apiclient.Path("replays", args[0], name), body, &r)
 			}, nil)
@@ -368,7 +380,9 @@ func newReplayRate(c *cli) *cobra.Command {
 				return exit.Usage(fmt.Errorf("%q is not a number of letters a second", args[1]))
 			}
 			return c.withReplay(cmd, func(ctx context.Context, cl *apiclient.Client) (r replayer.Replay, err error) {
-				return r, cl.Post(ctx, apiclient.Path("replays", args[0], "rate"), map[string]any{"rate": rate, "why": why}, &r)
+				body := bodyOf("why", why)
+				body["rate"] = rate
+				return r, cl.Post(ctx, apiclient.Path("replays", args[0], "rate"), body, &r)
 			}, nil)
 		},
 	}
