@@ -36,7 +36,9 @@ func (x *Index) succeed(ctx context.Context, b *batch) error {
 		newer = true
 		l.first = firstFingerprint(l.Kind, l.ErrorClass, l.Message, lastFrame(l.Attempts))
 		for _, f := range []string{l.first, l.Fingerprint} {
-			groups[f] = groups[f]
+			if _, there := groups[f]; !there {
+				groups[f] = group{}
+			}
 		}
 	}
 	if !newer {
