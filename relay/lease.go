@@ -42,6 +42,7 @@ const unlockGone = `select pg_advisory_unlock(hashtext($1), ($2::bigint % 214748
 // A first cursor has seen nothing: no transaction id lies below 3.
 const firstSnapshot = `3:3:`
 
+// takeCursor writes the new fence, so that no other moves the cursor any more.
 const takeCursor = `
 insert into perdure.relay_cursor as c (shard, fence, prev, system_id, database, timeline)
 values ($1, $2, '` + firstSnapshot + `', $3, $4, $5)

@@ -73,7 +73,7 @@ left join perdure.relay_cursor c on c.shard = $1`
 	// care for the plan: see difference. It is asked every few seconds.
 	outboxBacklog = `
 with s as materialized (
-  select coalesce(c.prev, '3:3:'::pg_snapshot) as prev, coalesce(c.at_id, 0) as at_id,
+  select coalesce(c.prev, '` + firstSnapshot + `'::pg_snapshot) as prev, coalesce(c.at_id, 0) as at_id,
     c.upto as target, pg_current_snapshot() as upto
   from (select 1) one left join perdure.relay_cursor c on c.shard = $1)
 select least(coalesce(sum(tasks), 0), $2)::bigint, coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from (

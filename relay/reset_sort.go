@@ -15,7 +15,7 @@ import (
 const (
 	// Where there is no cursor yet, one that has seen nothing, of this database.
 	resetCursor = `
-select coalesce(c.prev, '3:3:')::text, c.upto is not null, coalesce(c.system_id, $2::text), coalesce(c.database, $3::oid), coalesce(c.timeline, $4::text),
+select coalesce(c.prev, '` + firstSnapshot + `')::text, c.upto is not null, coalesce(c.system_id, $2::text), coalesce(c.database, $3::oid), coalesce(c.timeline, $4::text),
   coalesce(greatest(pg_snapshot_xmax(c.prev), pg_snapshot_xmax(coalesce(c.upto, c.prev))) > pg_snapshot_xmax(pg_current_snapshot()), false),
   coalesce(l.until <= clock_timestamp(), true), l.owner
 from (select 1) one
@@ -59,7 +59,7 @@ const (
 	findUnpassed = `
 insert into unpassed
 select o.id, o.row_id from perdure.outbox_tasks o, (
-  select coalesce(c.prev, '3:3:') as prev, c.upto, coalesce(c.at_id, 0) as at_id
+  select coalesce(c.prev, '` + firstSnapshot + `') as prev, c.upto, coalesce(c.at_id, 0) as at_id
   from (select 1) one left join perdure.relay_cursor c on c.shard = $1) c
 where o.xid >= pg_snapshot_xmin(c.prev) and not pg_visible_in_snapshot(o.xid, c.prev)
   and not (c.upto is not null and o.id <= c.at_id and pg_visible_in_snapshot(o.xid, c.upto))`

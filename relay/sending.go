@@ -25,12 +25,12 @@ type sending struct {
 	mu     sync.Mutex
 	left   int // without an answer
 	topics map[string]*tally
-	last   *tally // lastTopic's, of topics
 	acked  []*kgo.Record
 	errs   map[*kgo.Record]error
 	over   bool // what is answered from now on is not looked at
 
-	lastTopic string
+	lastTopic string // of the record that was looked up last
+	last      *tally // topics[lastTopic]
 }
 
 // tally is what is known of one topic's records.

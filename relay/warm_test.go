@@ -66,7 +66,7 @@ func TestAStandbyWarmsUpAndTouchesNothing(t *testing.T) {
 // A standby that waits for a Kafka which never answers stops that when its term begins.
 func TestAStandbyThatCannotWarmUpTakesOver(t *testing.T) {
 	g := newRig(t)
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,11 @@ func TestAStandbyThatCannotWarmUpTakesOver(t *testing.T) {
 	defer x.close()
 	waiting := x.out
 	stop := x.keepWarm(t.Context())
-	time.Sleep(100 * time.Millisecond) // it asks by now; if not, the test is only weaker
+	asks, err := silent.Accept() // and gets no answer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asks.Close()
 	began := time.Now()
 	if err := stop(); err != nil {
 		t.Fatal(err)

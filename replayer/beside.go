@@ -53,9 +53,9 @@ func (r *Replayer) moveBeside(ctx context.Context, j *job, list []*letter) (refu
 }
 
 // The job's row is locked from countMoved until the commit, so that nothing moves any
-// more once Pause or Cancel has answered; the audit's chain after it, as they do. Of a canary it is locked before, so that two
-// processes that both believe to hold the job send no more than its letters: no two
-// parts of a canary move at once.
+// more once Pause or Cancel has answered; the audit's chain after it, as they do. Of a
+// canary it is locked before, so that two processes that both believe to hold the job
+// send no more than its letters: no two parts of a canary move at once.
 const (
 	lockCanary = `select from perdure.replays where replay = $1 and state = 'canary' for update`
 	countMoved = `

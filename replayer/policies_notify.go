@@ -28,7 +28,7 @@ import (
 const (
 	noticeTries  = 10                  // then it is given up: after about a quarter of an hour
 	noticeMost   = 5 * time.Minute     // between two tries
-	noticeKept   = 30 * 24 * time.Hour // what is over
+	noticeKept   = 30 * 24 * time.Hour // what is over, or of a policy that tells nobody any more
 	noticeTexts  = 500                 // bytes of each text of an error
 	noticeSample = `select coalesce(kind, ''), queue, reason, error_class, message from perdure.dead_letters where letter = $1`
 )
@@ -101,7 +101,8 @@ where notice = (select notice from perdure.policy_notices where over_at is null 
   order by due_at limit 1 for update skip locked)
 returning notice, policy, body, tries, fingerprint`
 
-const pruneNotices = `delete from perdure.policy_notices where over_at < clock_timestamp() - $1::interval`
+const pruneNotices = `delete from perdure.policy_notices where over_at < clock_timestamp() - $1::interval
+  or over_at is null and made_at < clock_timestamp() - $1::interval`
 
 // deliver sends what is due, until nothing is.
 func (p *Policies) deliver(ctx context.Context) error {

@@ -185,6 +185,25 @@ func TestANoticeWhoseAnswerWasLostIsSentAgain(t *testing.T) {
 	}
 }
 
+// A policy that is no longer in the catalog, or tells nobody now, leaves its notices.
+func TestNoticesThatNobodySendsAnyMoreGo(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 2, nil)
+	l, p := r.listener(nil)
+	r.looks(p, 2)
+	p.deps.Catalog.Policies["mend"].Action = "hold"
+	for _, c := range []struct {
+		age  string
+		left int
+	}{{"29 days", 1}, {"31 days", 0}} {
+		r.exec(`update perdure.policy_notices set made_at = clock_timestamp() - $1::interval`, c.age)
+		r.due(p)
+		if n := r.count(`select count(*) from perdure.policy_notices`); n != c.left || len(l.ids) > 0 {
+			t.Errorf("after %s: %d notices, told %v; want %d, and nobody told", c.age, n, l.ids, c.left)
+		}
+	}
+}
+
 func TestAPolicyWaitsForADependency(t *testing.T) {
 	r := newRig(t)
 	r.letters(1, 3, nil)

@@ -303,18 +303,7 @@ func TestARunningTaskKeepsItsClaimThroughAFlush(t *testing.T) {
 	w.ttl = time.Second
 	l := newLedger()
 	release := make(chan struct{})
-	a := w.start("a", nil, func(wk *worker.Worker) {
-		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
-			if l.began(task.ID, task.Run) == 1 && task.Payload.N == 1 {
-				select {
-				case <-release:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			return l.applied(task.ID, task.Run)
-		})
-	})
+	a := w.start("a", nil, l.holding(release, func(j job, start int) bool { return start == 1 && j.N == 1 }))
 	running, short := w.task("job.run", job{N: 1}), w.task("job.run", job{N: 2})
 	w.send(short)
 	l.doneWithin(t, 1)
@@ -422,18 +411,7 @@ func TestARestartRunsOnlyWhatWasInFlight(t *testing.T) {
 	w := newWorld(t, onePartition)
 	l := newLedger()
 	release := make(chan struct{})
-	setup := func(wk *worker.Worker) {
-		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
-			if l.began(task.ID, task.Run) == 1 && task.Payload.N == 0 {
-				select {
-				case <-release:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			return l.applied(task.ID, task.Run)
-		})
-	}
+	setup := l.holding(release, func(j job, start int) bool { return start == 1 && j.N == 0 })
 	a := w.start("a", func(c *worker.Config) { c.Grace = 50 * time.Millisecond }, setup)
 	ids := w.sendJobs(100)
 	l.doneWithin(t, 99) // the first one holds the low watermark

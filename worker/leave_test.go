@@ -199,19 +199,7 @@ func TestAtARevokeWhatRunsHasTheGracePeriod(t *testing.T) {
 			var log lockedBuffer
 			w.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			l, release := newLedger(), make(chan struct{})
-			handler := func(wk *worker.Worker) {
-				worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
-					l.began(task.ID, task.Run)
-					if task.Payload.Mode == "long" {
-						select {
-						case <-release:
-						case <-ctx.Done():
-							return ctx.Err()
-						}
-					}
-					return l.applied(task.ID, task.Run)
-				})
-			}
+			handler := l.holding(release, isLong)
 			a := w.start("a", func(cfg *worker.Config) { cfg.Grace = c.grace }, handler)
 			var long []string // on every partition
 			for range 12 {

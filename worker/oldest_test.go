@@ -54,19 +54,7 @@ func TestATaskThatHoldsItsPartitionIsNamedAndStopsNothing(t *testing.T) {
 	w.log = slog.New(slog.NewTextHandler(&log, nil))
 	l := newLedger()
 	release := make(chan struct{})
-	w.start("a", func(c *worker.Config) { c.HeldAlarm = time.Second }, func(wk *worker.Worker) {
-		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
-			l.began(task.ID, task.Run)
-			if task.Payload.Mode == "long" {
-				select {
-				case <-release:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			return l.applied(task.ID, task.Run)
-		})
-	})
+	w.start("a", func(c *worker.Config) { c.HeldAlarm = time.Second }, l.holding(release, isLong))
 	w.sendJobs(1) // it has its partition: what comes now runs at once
 	l.doneWithin(t, 1)
 	long := w.task("job.run", job{Mode: "long"})

@@ -1,7 +1,6 @@
 package worker_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/testkit"
-	"github.com/perdure/perdure/worker"
 )
 
 // A topic is deleted and made anew: the worker ends, to be started again, and leaves
@@ -39,17 +37,7 @@ func TestAnOffsetOfADeletedTopicSkipsNothingOfTheNextOne(t *testing.T) {
 	w := newWorld(t, strings.ReplaceAll(onePartition, "2s", "10m"))
 	w.opts = []kgo.Opt{kgo.MaxVersions(kversion.V4_0_0()), kgo.MetadataMinAge(time.Minute)}
 	l, release := newLedger(), make(chan struct{})
-	r := w.start("a", nil, func(wk *worker.Worker) {
-		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
-			l.began(task.ID, task.Run)
-			select {
-			case <-release:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			return l.applied(task.ID, task.Run)
-		})
-	})
+	r := w.start("a", nil, l.holding(release, func(job, int) bool { return true }))
 	w.sendJobs(10)
 	testkit.Eventually(t, wait, func() (bool, string) {
 		began, _, _ := l.count()

@@ -430,6 +430,25 @@ func (l *ledger) began(id string, run int64) int {
 	return len(l.runs[id])
 }
 
+// holding is a handler of job.run that applies each task's effect, and waits before it
+// for release, where which says so of a payload and the task's how-manieth start.
+func (l *ledger) holding(release <-chan struct{}, which func(j job, start int) bool) func(*worker.Worker) {
+	return func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
+			if which(task.Payload, l.began(task.ID, task.Run)) {
+				select {
+				case <-release:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return l.applied(task.ID, task.Run)
+		})
+	}
+}
+
+func isLong(j job, _ int) bool { return j.Mode == "long" }
+
 // applied is an effect behind a fence: it refuses a run lower than the highest
 // that it has seen, and a second application.
 var errStale = errors.New("a higher run was seen")

@@ -328,7 +328,6 @@ func newReplayStatus(c *cli) *cobra.Command {
 	}
 }
 
-// newReplayAct is a command that posts to one route of a replay.
 // bodyOf is a body of those members that have a value: an older dispatcher refuses names
 // that it does not know.
 func bodyOf(pairs ...string) map[string]any {
@@ -341,6 +340,7 @@ func bodyOf(pairs ...string) map[string]any {
 	return body
 }
 
+// newReplayAct is a command that posts to one route of a replay.
 func newReplayAct(c *cli, name, short string) *cobra.Command {
 	var why string
 	cmd := &cobra.Command{
