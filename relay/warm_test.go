@@ -80,11 +80,14 @@ func TestAStandbyThatCannotWarmUpTakesOver(t *testing.T) {
 	defer x.close()
 	waiting := x.out
 	stop := x.keepWarm(t.Context())
-	asks, err := silent.Accept() // and gets no answer
+	asks, err := silent.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer asks.Close()
+	if _, err := asks.Read(make([]byte, 1)); err != nil { // it has asked, and gets no answer
+		t.Fatal(err)
+	}
 	began := time.Now()
 	if err := stop(); err != nil {
 		t.Fatal(err)
