@@ -37,6 +37,9 @@ type PolicyDeps struct {
 	Getenv   func(string) string   // reads secrets of notices; nil = os.Getenv
 	Log      *slog.Logger          // nil = silent
 	Registry prometheus.Registerer // nil = no metrics
+
+	// Workers are those that beat; nil = no policy that waits for a release acts.
+	Workers func(ctx context.Context) ([]LiveWorker, error)
 }
 
 // Policies works on the catalog's policies. Any number of processes may run one.
@@ -50,6 +53,8 @@ type Policies struct {
 
 	open string            // the open letters as this round began; "" = not asked
 	last map[string]looked // by policy
+
+	sighted time.Time // when running releases were last written down
 
 	notices   *prometheus.CounterVec
 	transport *http.Transport // of notices
@@ -102,6 +107,7 @@ func (p *Policies) Run(ctx context.Context) error {
 	tick := time.NewTicker(p.cfg.Every)
 	defer tick.Stop()
 	for {
+		p.sightSometimes(ctx)
 		if len(p.deps.Catalog.Policies) > 0 {
 			p.open = p.letters(ctx)
 		}
@@ -155,7 +161,7 @@ func (p *Policies) look(ctx context.Context, pol *schemas.Policy) error {
 	if p.unchanged(pol, &s, began) {
 		return nil
 	}
-	groups, err := matching(ctx, p.deps.DB, p.deps.Catalog, pol, s.strikes)
+	groups, err := p.matching(ctx, pol, s.strikes)
 	if err != nil {
 		return err
 	}

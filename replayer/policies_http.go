@@ -76,7 +76,7 @@ func (p *Policies) Get(ctx context.Context, name string) (*PolicyView, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.Groups, err = matching(ctx, p.deps.DB, p.deps.Catalog, pol, v.Strikes)
+	v.Groups, err = p.matching(ctx, pol, v.Strikes)
 	return &v, err
 }
 

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/perdure/perdure/schemas"
 )
@@ -77,7 +76,8 @@ func digest(pol *schemas.Policy) string { return sha256Hex(fmt.Sprintf("%+v", *p
 // matching are the groups of a policy in the order of their turns: the one that
 // waits longest for it first, the oldest cause among those that had none. Each
 // strike doubles how long a group must be quiet.
-func matching(ctx context.Context, db *pgxpool.Pool, cat *schemas.Catalog, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
+func (p *Policies) matching(ctx context.Context, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
+	db, cat := p.deps.DB, p.deps.Catalog
 	notify := pol.Action == "notify"
 	rows, err := db.Query(ctx, matchGroups, append(matchArgs(pol), policyMost, pol.Name, digest(pol), restTime, notify)...)
 	if err != nil {
@@ -111,12 +111,22 @@ func matching(ctx context.Context, db *pgxpool.Pool, cat *schemas.Catalog, pol *
 		return nil, nil
 	}
 	why, err := ill(ctx, db, cat, pol)
-	for i := range list {
-		if list[i].Waits == "" {
-			list[i].Waits, list[i].again = why, why != ""
+	if err != nil {
+		return nil, err
+	}
+	var unreleased map[string]string
+	if pol.Wait.NewRelease {
+		if unreleased, err = p.unreleased(ctx, list); err != nil {
+			return nil, err
 		}
 	}
-	return list, err
+	for i := range list {
+		if g := &list[i]; g.Waits == "" {
+			g.Waits = cmp.Or(why, unreleased[g.Group])
+			g.again = g.Waits != ""
+		}
+	}
+	return list, nil
 }
 
 // like turns a pattern with * into LIKE's; "" stays.

@@ -21,7 +21,11 @@ select 'main-1-' || i || '@0', 'main-1-' || i, 'k', 'payments', 'exhausted', 'HT
   'fp1:1', 't', 0, i, 'd', 0, i, now() - interval '1 day' + i * interval '1 second' from generate_series(1, 700) i`); err != nil {
 		t.Fatal(err)
 	}
-	list, err := matching(t.Context(), db, catalog(), &schemas.Policy{Name: "p", When: schemas.PolicyMatch{Message: `*bank-a*`}, MaxReplays: 3}, 0)
+	p, err := NewPolicies(PolicyConfig{}, PolicyDeps{DB: db, Catalog: catalog()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := p.matching(t.Context(), &schemas.Policy{Name: "p", When: schemas.PolicyMatch{Message: `*bank-a*`}, MaxReplays: 3}, 0)
 	if err != nil || len(list) != 1 || list[0].Letters != 300 || list[0].Sample != "main-1-1@0" {
 		t.Errorf("%+v %v", list, err)
 	}

@@ -54,6 +54,8 @@ type PolicyWait struct {
 
 	Dependency string        // "" = none; of kinds that call it none had an open breaker, and no task ran out of attempts or was left in doubt ...
 	Healthy    time.Duration // ... for so long
+
+	NewRelease bool // a worker of the group's queue runs a release newer than those in which its letters died, and none runs one of these
 }
 
 // Notify is who is told of a group.
@@ -91,10 +93,13 @@ func (b *builder) policy(e entry) {
 	quiet := false
 	p.Wait.Quiet = DefaultPolicyQuiet
 	if f, ok := o.fields["wait_for"]; ok {
-		w := b.object(f.value, f.at(), path+".wait_for", "quiet", "age", "dependency", "healthy")
+		w := b.object(f.value, f.at(), path+".wait_for", "quiet", "age", "dependency", "healthy", "release")
 		_, quiet = w.fields["quiet"]
 		p.Wait = PolicyWait{Quiet: w.duration("quiet", DefaultPolicyQuiet), Age: w.duration("age", 0),
 			Dependency: w.text("dependency", ""), Healthy: w.duration("healthy", 0)}
+		if _, ok := w.fields["release"]; ok {
+			p.Wait.NewRelease = w.choice("release", "", "newer") == "newer"
+		}
 		switch d := p.Wait.Dependency; {
 		case d != "" && b.out.Dependencies[d] == nil:
 			w.wrong("dependency", "is not declared under dependencies"+didYouMean(d, keysOf(b.out.Dependencies)))

@@ -29,7 +29,8 @@ func (w *Worker) heartbeatEvery() time.Duration {
 }
 
 // line is what a beat tells the others: "group member-id" for each group, so
-// that they can name exactly this life of the process when they remove it.
+// that they can name exactly this life of the process when they remove it; and
+// what the replayer asks for, which release runs.
 func (w *Worker) line() string {
 	var b strings.Builder
 	for _, in := range w.intakes {
@@ -40,9 +41,7 @@ func (w *Worker) line() string {
 			b.WriteByte('\n')
 		}
 	}
-	if b.Len() == 0 {
-		return "-" // no group yet, and still to be seen
-	}
+	b.WriteString(claims.Told{Release: w.cfg.Release, Queues: w.Queues()}.String()) // also before it has a group: it is to be seen
 	return b.String()
 }
 

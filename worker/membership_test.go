@@ -197,7 +197,8 @@ func TestALateRemovalDoesNotEvictTheRestarted(t *testing.T) {
 	if ok, err := s.Bury(t.Context(), "late/1", old, time.Second); err != nil || ok {
 		t.Errorf("the claims' part: %v %v", ok, err)
 	}
-	group, id, _ := strings.Cut(strings.TrimSpace(old.Line), " ")
+	place, _, _ := strings.Cut(old.Line, "\n")
+	group, id, _ := strings.Cut(place, " ")
 	f.leave(group, "a", id)
 	if now := f.members()["a"]; now != before {
 		t.Errorf("the restarted worker was evicted: member %q, was %q", now, before)

@@ -5,6 +5,7 @@ package worker
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -273,11 +274,18 @@ func TestALargeFleetLooksLessOften(t *testing.T) {
 }
 
 func TestALineNamesEveryGroup(t *testing.T) {
-	got := parseLine("perdure.a m-1\nperdure.b m-2\n")
+	told := claims.Told{Release: "v1 of ann's & co.=\n", Queues: []string{"a", "b"}}
+	got := parseLine("perdure.a m-1\nperdure.b m-2\n" + told.String())
 	if len(got) != 2 || got[1] != (member{group: "perdure.b", id: "m-2"}) {
 		t.Errorf("%+v", got)
 	}
-	for _, line := range []string{"", "-", "-\n"} {
+	if back, ok := claims.ReadTold("perdure.a m-1\nperdure.b m-2\n" + told.String()); !ok || !reflect.DeepEqual(back, told) {
+		t.Errorf("%+v %v", back, ok)
+	}
+	if _, ok := claims.ReadTold("perdure.a m-1\n-"); ok {
+		t.Error("a worker of an older version told its release")
+	}
+	for _, line := range []string{"", "-", "-\n", told.String()} {
 		if got := parseLine(line); len(got) != 0 {
 			t.Errorf("%q: %+v", line, got)
 		}

@@ -92,7 +92,7 @@ func (p *process) addDispatcher(ctx context.Context) error {
 	dlq.NewLetters(p.db).WithJQ(p.jq).Routes(p.api)
 	replayer.NewJobs(p.db, p.catalog, p.jq).Routes(p.api)
 	audit.New(p.db).Routes(p.api)
-	policies, err := replayer.NewPolicies(replayer.PolicyConfig{}, replayer.PolicyDeps{DB: p.db, Catalog: p.catalog})
+	policies, err := replayer.NewPolicies(replayer.PolicyConfig{}, replayer.PolicyDeps{DB: p.db, Catalog: p.catalog, Workers: liveWorkers(store)})
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ func (p *process) addReplayer(ctx context.Context) error {
 		JQ:       p.jq,
 		Log:      p.log,
 		Registry: p.health.Registry(),
+		Workers:  liveWorkers(store),
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,8 @@ package claims
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -53,6 +55,47 @@ func TestEachSeesTheOthersBeats(t *testing.T) {
 		tb.ok(tb.Leave(t.Context(), other))
 		if got := tb.show(me); len(got) != 0 {
 			t.Fatalf("%+v after it left", got)
+		}
+	})
+}
+
+// Living needs no Open, and leaves out who is silent or was called dead.
+func TestLivingAreThoseThatBeat(t *testing.T) {
+	onEveryRedis(t, func(t *testing.T, addr string) {
+		tb := newTable(t, addr, "m:")
+		reader, err := New(dial(t, addr), Config{Prefix: "m:"})
+		tb.ok(err)
+		living := func() string {
+			t.Helper()
+			peers, err := reader.Living(t.Context())
+			tb.ok(err)
+			var lines []string
+			for _, p := range peers {
+				if p.Beats < 1 || p.Gone {
+					t.Errorf("%+v", p)
+				}
+				lines = append(lines, p.Process+" "+p.Line)
+			}
+			slices.Sort(lines)
+			return strings.Join(lines, ", ")
+		}
+		if got := living(); got != "" {
+			t.Fatalf("%q before anybody beat", got)
+		}
+		tb.show(me)
+		tb.show(other)
+		if got, want := living(), "a/1 line of "+me+", b/1 line of "+other; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if !tb.bury(tb.show(me)["b/1"], time.Millisecond) {
+			t.Fatal("it was not called dead")
+		}
+		if got := living(); got != "a/1 line of "+me {
+			t.Errorf("%q after one was called dead", got)
+		}
+		tb.ok(tb.rdb.Del(t.Context(), tb.k.beat("a/1")).Err())
+		if got := living(); got != "" {
+			t.Errorf("%q after its beat expired", got)
 		}
 	})
 }
