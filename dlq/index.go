@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/kafka"
@@ -90,7 +91,28 @@ func NewIndex(cfg Config, deps Deps) (*Index, error) {
 // Run consumes until ctx ends, and then returns nil. With Postgres away it
 // waits, holding its place; with Kafka away its client tries on by itself.
 func (x *Index) Run(ctx context.Context) error {
-	opts := append(append([]kgo.Opt(nil), x.deps.Kafka...),
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() { x.foldGroups(ctx) })
+	beside.Go(func() {
+		if err := x.tellTexts(ctx); err != nil && ctx.Err() == nil {
+			x.log.Warn("dlq index: cannot make old causes searchable by their text; the next start tries again", "err", err)
+		}
+		x.prune(ctx)
+	})
+	defer func() { cancel(); beside.Wait() }()
+	for ctx.Err() == nil {
+		if err := x.consume(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// consume is Run until ctx ends, or another topic has the name of one that is read.
+func (x *Index) consume(ctx context.Context) error {
+	ids := kafka.NewTopicIDs(x.group())
+	opts := append(append(append(ids.Opts(), kgo.FetchMaxWait(time.Second)), x.deps.Kafka...), // five of them until the client tells of an unknown id
 		kgo.ConsumerGroup(x.group()),
 		kgo.ConsumeTopics(x.topics()...),
 		// Nothing is skipped but by passGaps, which says so.
@@ -114,21 +136,18 @@ func (x *Index) Run(ctx context.Context) error {
 	}
 	defer cl.CloseAllowingRebalance()
 
-	ctx, cancel := context.WithCancel(ctx)
-	var beside sync.WaitGroup
-	beside.Go(func() { x.foldGroups(ctx) })
-	beside.Go(func() {
-		if err := x.tellTexts(ctx); err != nil && ctx.Err() == nil {
-			x.log.Warn("dlq index: cannot make old causes searchable by their text; the next start tries again", "err", err)
-		}
-		x.prune(ctx)
-	})
-	defer func() { cancel(); beside.Wait() }()
-
 	for ctx.Err() == nil {
-		fetches := cl.PollRecords(ctx, writers*x.cfg.BatchSize)
+		fetches := poll(ctx, cl, ids, writers*x.cfg.BatchSize)
 		if fetches.IsClientClosed() || ctx.Err() != nil {
 			return nil
+		}
+		replaced, unknown := ids.Fetched(ctx, fetches)
+		if replaced != "" {
+			x.log.Warn("dlq index: a topic was deleted and made again: what the old one had and nobody read is lost; reads the new one from its beginning", "topic", replaced)
+			return nil
+		}
+		for _, topic := range unknown {
+			x.log.Warn("dlq index: cannot read; tries on", "topic", topic, "err", kerr.UnknownTopicID)
 		}
 		gaps := map[string][]int32{}
 		fetches.EachError(func(topic string, p int32, err error) {
@@ -136,17 +155,20 @@ func (x *Index) Run(ctx context.Context) error {
 				gaps[topic] = append(gaps[topic], p)
 				return
 			}
+			if errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, context.DeadlineExceeded) {
+				return // said above; nothing came
+			}
 			x.log.Warn("dlq index: cannot read; tries on", "topic", topic, "partition", p, "err", err)
 		})
 		records := fetches.Records()
 		if len(records) > 0 && x.storeBeside(ctx, fetches) {
-			if err := cl.CommitRecords(ctx, records...); err != nil && ctx.Err() == nil {
+			if err := cl.CommitRecords(ids.Commits(ctx), records...); err != nil && ctx.Err() == nil {
 				// They will be read again, and change nothing then.
 				x.log.Warn("dlq index: cannot commit offsets; these records will be read again", "records", len(records), "err", err)
 			}
 		}
 		if len(gaps) > 0 && ctx.Err() == nil {
-			if err := x.passGaps(ctx, cl, gaps); err != nil {
+			if err := x.passGaps(ids.Commits(ctx), cl, gaps); err != nil {
 				x.log.Warn("dlq index: a log no longer has what comes next, and where it begins cannot be seen; tries on", "err", err)
 				select { // the same comes again at once
 				case <-time.After(time.Second):
@@ -157,6 +179,20 @@ func (x *Index) Run(ctx context.Context) error {
 		cl.AllowRebalance()
 	}
 	return nil
+}
+
+// poll returns soon where a topic may have been replaced, which may be said but once.
+func poll(ctx context.Context, cl *kgo.Client, ids *kafka.TopicIDs, most int) kgo.Fetches {
+	if ids.Doubts() {
+		select { // the client says the same again at once
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		soon, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		ctx = soon
+	}
+	return cl.PollRecords(ctx, most)
 }
 
 // writers is how many transactions are under way at once.

@@ -50,7 +50,7 @@ func newRig(t *testing.T) *rig {
 	k := testkit.Kafka(t)
 	r := &rig{t: t, db: pool, names: kafka.Names{Prefix: k.Prefix}}
 	seeds := []kgo.Opt{kgo.SeedBrokers(k.Brokers...)}
-	r.cl, err = kgo.NewClient(append(seeds, kgo.ProducerBatchMaxBytes(2<<20))...)
+	r.cl, err = kgo.NewClient(append(seeds, kgo.ProducerBatchMaxBytes(2<<20), kgo.UnknownTopicRetries(-1))...)
 	if err != nil {
 		t.Fatal(err)
 	}

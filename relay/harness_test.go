@@ -78,7 +78,7 @@ func newRigOver(t testing.TB, url string, server testkit.KafkaServer, catalog st
 		t.Fatal(err)
 	}
 	t.Cleanup(g.db.Close)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(g.kafka.Brokers...))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(g.kafka.Brokers...), kgo.UnknownTopicRetries(-1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -106,18 +106,21 @@ func (m *mover) settle(ctx context.Context, batch []*moving, errs map[*kgo.Recor
 		if m.lanes[b.lane] != b.from {
 			continue // lost meanwhile: the next owner moves them again
 		}
-		if n > 0 {
+		if n > 0 && !b.lane.gone {
 			last = append(last, b.records[n-1])
 		}
 		b.from.records, b.from.seen = b.from.records[n:], b.from.seen[n:]
 		if len(b.from.records) == 0 {
 			delete(m.lanes, b.lane)
+			if b.lane.gone {
+				continue
+			}
 			resume[b.lane.topic] = append(resume[b.lane.topic], b.lane.partition)
 		}
 	}
 	m.mu.Unlock()
 	if len(last) > 0 {
-		if err := m.cl.CommitRecords(ctx, last...); err != nil && first == nil {
+		if err := m.cl.CommitRecords(m.ids.Commits(ctx), last...); err != nil && first == nil {
 			first = fmt.Errorf("kafka: commit group %s: %w", m.r.deps.Names.RetryGroup(), err)
 		}
 	}

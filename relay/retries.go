@@ -36,8 +36,10 @@ type mover struct {
 	cl    *kgo.Client
 	tiers map[string]kafka.Tier // by topic
 
-	stopped  error // a partition that a person must look after
-	troubled bool  // the last poll told an error that passes
+	ids      *kafka.TopicIDs
+	replaced string // a topic that this client does not read any more
+	stopped  error  // a partition that a person must look after
+	troubled bool   // the last poll told an error that passes
 
 	mu    sync.Mutex
 	lanes map[lane]*waiting
@@ -46,6 +48,7 @@ type mover struct {
 type lane struct {
 	topic     string
 	partition int32
+	gone      bool // of a topic that was deleted: these records are nowhere else
 }
 
 // waiting are one partition's fetched records, oldest first.
@@ -69,7 +72,19 @@ func (r *Relay) runRetries(ctx context.Context) error {
 	for _, tier := range kafka.Tiers {
 		m.tiers[r.deps.Names.Retry(tier.Name)] = tier
 	}
-	opts := append(append([]kgo.Opt{}, r.deps.Kafka...),
+	for ctx.Err() == nil {
+		if err := m.consume(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// consume moves records until ctx ends, or another topic has the name of a delay topic.
+func (m *mover) consume(ctx context.Context) error {
+	r := m.r
+	m.ids, m.replaced, m.stopped = kafka.NewTopicIDs(r.deps.Names.RetryGroup()), "", nil
+	opts := append(append(append(m.ids.Opts(), kgo.FetchMaxWait(time.Second)), r.deps.Kafka...), // five of them until the client tells of an unknown id
 		kgo.ConsumerGroup(r.deps.Names.RetryGroup()),
 		kgo.ConsumeTopics(r.retryTopics()...),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), // a new group begins at the beginning
@@ -102,6 +117,11 @@ func (m *mover) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if m.replaced != "" {
+			m.r.log.Warn("a delay topic was deleted and made again: reads the new one from its beginning; what is in hand of the old one still goes back", "topic", m.replaced)
+			m.keep(m.replaced)
+			return nil
+		}
 		if err := m.moveDue(ctx); err != nil && ctx.Err() == nil {
 			m.r.setRetries(err)
 			m.r.log.Warn("cannot move retries back, trying again", "cause", err)
@@ -119,13 +139,24 @@ func (m *mover) fetch(ctx context.Context) {
 	if at, ok := m.nextDue(); ok {
 		wait = min(wait, max(0, time.Until(at)))
 	}
+	if m.ids.Doubts() {
+		sleep(ctx, 100*time.Millisecond) // the client says the same again at once
+		wait = min(wait, time.Second)
+	}
 	if m.troubled {
 		wait = min(wait, time.Second) // so that the end of the trouble is told too
 	}
 	pctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	fetches := m.cl.PollRecords(pctx, movePoll)
+	replaced, unknown := m.ids.Fetched(ctx, fetches)
 	m.note(fetches.Errors())
+	for _, topic := range unknown {
+		m.r.log.Warn("cannot fetch retries, trying again", "topic", topic, "cause", kerr.UnknownTopicID)
+	}
+	if m.replaced = replaced; replaced != "" {
+		return
+	}
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -134,7 +165,7 @@ func (m *mover) fetch(ctx context.Context) {
 		if len(p.Records) == 0 {
 			return
 		}
-		at := lane{p.Topic, p.Partition}
+		at := lane{topic: p.Topic, partition: p.Partition}
 		w := m.lanes[at]
 		if w == nil {
 			w = &waiting{tier: m.tiers[p.Topic]}
@@ -157,6 +188,8 @@ func (m *mover) note(errs []kgo.FetchError) {
 	for _, e := range errs {
 		switch {
 		case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, context.Canceled), kgo.IsRetryableBrokerErr(e.Err):
+		case errors.Is(e.Err, kerr.UnknownTopicID):
+			now = fmt.Errorf("kafka: fetch %s: %w", e.Topic, e.Err) // logged once
 		case errors.Is(e.Err, kerr.OffsetOutOfRange):
 			m.r.metrics.outOfRange.Inc()
 			m.stopped = fmt.Errorf("kafka: %s partition %d: the committed offset of group %s is out of range, records were deleted that nobody moved: set the group's offset by hand, then restart the relay: %w",
@@ -169,6 +202,23 @@ func (m *mover) note(errs []kgo.FetchError) {
 	}
 	m.troubled = now != nil
 	m.r.setRetries(errors.Join(m.stopped, now))
+}
+
+// keep holds on to what was fetched of a topic that is no more.
+func (m *mover) keep(topic string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for at, w := range m.lanes {
+		if at.topic != topic || at.gone {
+			continue
+		}
+		delete(m.lanes, at)
+		at.gone = true
+		if before := m.lanes[at]; before != nil {
+			w.records, w.seen = append(before.records, w.records...), append(before.seen, w.seen...)
+		}
+		m.lanes[at] = w
+	}
 }
 
 // nextDue is when the first held record is due.
@@ -216,7 +266,7 @@ func (m *mover) lost(_ context.Context, _ *kgo.Client, gone map[string][]int32) 
 	defer m.mu.Unlock()
 	for topic, partitions := range gone {
 		for _, p := range partitions {
-			delete(m.lanes, lane{topic, p})
+			delete(m.lanes, lane{topic: topic, partition: p})
 		}
 	}
 }

@@ -123,11 +123,20 @@ func pack(topicID [16]byte, low int64, form byte, epoch int32, reach int64, body
 // Shorten says less in the metadata: first that of the offsets is left out, then
 // that of the topic.
 func (c *Commit) Shorten() {
-	short := pack(c.topicID, c.Offset, formRuns, -1, 0, nil)
-	if c.topicID == noID || len(short) >= len(c.Metadata) {
+	short := OfTopic(c.topicID, c.Offset)
+	if len(short) >= len(c.Metadata) {
 		short = ""
 	}
 	c.Metadata = short
+}
+
+// OfTopic is commit metadata that says of which topic the offset is, and nothing else;
+// "" where the topic has no id.
+func OfTopic(topicID [16]byte, offset int64) string {
+	if topicID == noID {
+		return ""
+	}
+	return pack(topicID, offset, formRuns, -1, 0, nil)
 }
 
 // TopicID returns the id of the topic that commit metadata was written for; ok is
