@@ -130,10 +130,16 @@ func asWritten(encoded []byte, as []Attempt) bool {
 	return true
 }
 
+// cutMark stands at the end of a text that was longer.
+const cutMark = " …(cut)"
+
+// ClipMessage cuts an error's text to MaxMessage bytes, with a mark where it was longer.
+func ClipMessage(s string) string { return clip(s, MaxMessage) }
+
 // clip makes s valid UTF-8 without NUL (Postgres holds neither in a text), at
 // most max bytes, and says where it was cut.
 func clip(s string, max int) string {
-	const mark = " …(cut)"
+	const mark = cutMark
 	if !utf8.ValidString(s) {
 		s = strings.ToValidUTF8(s, "\uFFFD")
 	}

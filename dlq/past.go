@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -63,19 +64,22 @@ func (s *Letters) past(ctx context.Context, e *Entry, whole bool) ([]PastReplay,
 // cuts says what of a letter was too large to be kept, "" for nothing.
 func cuts(e *Entry) string {
 	var attempts []Attempt
-	left := 0
+	left, texts := 0, strings.HasSuffix(e.Message, cutMark)
 	if json.Unmarshal(e.Attempts, &attempts) == nil {
 		for _, a := range attempts {
 			left += a.Cut
+			texts = texts || strings.HasSuffix(a.Message, cutMark) || strings.HasSuffix(a.Stack, cutMark)
 		}
 	}
-	switch {
-	case e.Cut && left > 0:
-		return fmt.Sprintf("the original was too large to be kept whole, so it cannot be replayed; %d attempts were left out", left)
-	case e.Cut:
-		return "the original was too large to be kept whole, so it cannot be replayed"
-	case left > 0:
-		return fmt.Sprintf("%d attempts were left out: all of them were too large", left)
+	var all []string
+	if e.Cut {
+		all = append(all, "the original was too large to be kept whole, so it cannot be replayed")
 	}
-	return ""
+	if left > 0 {
+		all = append(all, fmt.Sprintf("%d attempts were left out: all of them were too large", left))
+	}
+	if texts {
+		all = append(all, fmt.Sprintf("an error's text that ends in%s was longer: messages are kept up to %d KiB, stacks up to %d", cutMark, MaxMessage>>10, maxStack>>10))
+	}
+	return strings.Join(all, "; ")
 }

@@ -62,3 +62,32 @@ insert into perdure.replay_letters (replay, n, letter, result, detail, outcome, 
 		t.Errorf("without the right to read payloads: %s %v", b, err)
 	}
 }
+
+// A text that was longer says so at its end, and the letter in its own words.
+func TestALetterSaysThatATextWasCut(t *testing.T) {
+	long, fits := strings.Repeat("ü", MaxMessage), strings.Repeat("x", MaxMessage)
+	for name, c := range map[string]struct {
+		message string
+		attempt Attempt
+		want    bool
+	}{
+		"message":         {long, Attempt{}, true},
+		"attempt's":       {"short", Attempt{Message: long}, true},
+		"attempt's stack": {"short", Attempt{Stack: strings.Repeat("f\n", maxStack)}, true},
+		"none":            {fits, Attempt{Message: fits, Stack: fits}, false},
+	} {
+		l := letterOf("main-1-1", 0)
+		l.Message, l.Attempts = c.message, []Attempt{c.attempt}
+		back, _, err := Decode(Encode(l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cut := strings.HasSuffix(back.Message, cutMark); len(back.Message) > MaxMessage || cut != (c.message == long) {
+			t.Errorf("%s: %d bytes, cut: %v", name, len(back.Message), cut)
+		}
+		said := cuts(&Entry{Message: back.Message, Attempts: EncodeAttempts(back.Attempts, 0)})
+		if strings.Contains(said, "an error's text that ends in …(cut) was longer: messages are kept up to 4 KiB") != c.want {
+			t.Errorf("%s: %q", name, said)
+		}
+	}
+}

@@ -81,7 +81,7 @@ func (e *encoder) condemn(m *slab, rec *kgo.Record, d *death, limit int32) bool 
 		return false
 	}
 	line, _ := schemas.ParseLine(t.Line) // one that was let go keeps its place among the others
-	line.Verb, line.Why = schemas.LineDead, strings.ReplaceAll(strings.ToValidUTF8(d.message[:min(len(d.message), dlq.MaxMessage)], ""), "\x00", "")
+	line.Verb, line.Why = schemas.LineDead, dlq.ClipMessage(d.message)
 	t.Line = line.String()
 	from := len(m.headers)
 	m.headers, m.values = schemas.AppendRecordHeadersIn(m.headers, m.values, t)

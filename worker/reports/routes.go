@@ -14,6 +14,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/api"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/schemas"
@@ -21,7 +22,6 @@ import (
 )
 
 const (
-	maxMessage    = 4 << 10        // bytes
 	maxRetryAfter = 24 * time.Hour // as of an endpoint's Retry-After
 )
 
@@ -146,7 +146,7 @@ func (d *Desk) outcome(ctx context.Context, in *outcomeInput) (*outcomeOutput, e
 		return nil, p
 	}
 	if e := b.Error; e != nil {
-		r.Class, r.Message = e.Class, clip(e.Message)
+		r.Class, r.Message = e.Class, dlq.ClipMessage(e.Message)
 		r.After = min(time.Duration(e.RetryAfter*float64(time.Second)), maxRetryAfter)
 	}
 	again, err := d.take(ctx, r)
@@ -186,13 +186,6 @@ func jsonWithin(raw json.RawMessage, limit int, pointer string) (json.RawMessage
 		return nil, invalid(pointer, fmt.Sprintf("is %d bytes of JSON, more than %d", len(raw), limit))
 	}
 	return raw, nil
-}
-
-func clip(s string) string {
-	if len(s) > maxMessage {
-		s = s[:maxMessage]
-	}
-	return string(bytes.ToValidUTF8([]byte(s), nil))
 }
 
 func problem(err error) error {

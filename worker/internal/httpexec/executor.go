@@ -75,7 +75,11 @@ func (e *Executor) Execute(ctx context.Context, a *execution.Attempt) execution.
 // answers leave the connection reusable.
 func readBody(res *http.Response) ([]byte, error) {
 	const drain = 64 << 10
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxMessage))
+	most := int64(maxMessage + 1) // it is seen that there was more
+	if isProblem(res) {
+		most = maxProblem
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, most))
 	if err != nil {
 		return body, fmt.Errorf("read the answer of %s: %w", res.Request.URL.Host, err)
 	}

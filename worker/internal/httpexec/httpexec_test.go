@@ -156,8 +156,24 @@ func TestProblemJSONNamesTheError(t *testing.T) {
 		w.WriteHeader(500)
 		fmt.Fprint(w, strings.Repeat("x", 1<<20))
 	})
-	if r.Class != "HTTP 500" || len(r.Message) != maxMessage {
-		t.Errorf("class %q, %d bytes of message, want %d", r.Class, len(r.Message), maxMessage)
+	if r.Class != "HTTP 500" || len(r.Message) != maxMessage || !strings.HasSuffix(r.Message, "xx …(cut)") {
+		t.Errorf("class %q, %d bytes of message, want %d with a mark: %.20q", r.Class, len(r.Message), maxMessage, r.Message[len(r.Message)-20:])
+	}
+	// One that fits has no mark, and one that says its class says it however long it is.
+	r = one(t, schemas.Kind{Timeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(500)
+		fmt.Fprint(w, strings.Repeat("x", maxMessage))
+	})
+	if r.Message != strings.Repeat("x", maxMessage) {
+		t.Errorf("%d bytes of message, cut", len(r.Message))
+	}
+	r = one(t, schemas.Kind{Timeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(422)
+		fmt.Fprintf(w, `{"detail": %q, "type":"urn:bank:no-funds"}`, strings.Repeat("x", 2*maxMessage))
+	})
+	if r.Class != "urn:bank:no-funds" || len(r.Message) < maxMessage {
+		t.Errorf("class %q, %d bytes of message", r.Class, len(r.Message))
 	}
 }
 

@@ -18,13 +18,15 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 	"github.com/perdure/perdure/worker/internal/execution"
 )
 
 const (
-	maxMessage     = 4 << 10        // bytes of a body that become the error's message
+	maxMessage     = dlq.MaxMessage // bytes of a body that become the error's message
+	maxProblem     = 64 << 10       // bytes of a problem document that are read
 	maxRetryAfter  = 24 * time.Hour // a larger Retry-After is a mistake, not a wish
 	maxFingerprint = 200            // bytes of Perdure-Fingerprint
 )
@@ -36,7 +38,7 @@ func (e *Executor) judge(res *http.Response, body []byte) execution.Result {
 		return execution.Result{Outcome: outcome}
 	}
 	r := execution.Result{Outcome: outcome, Class: "HTTP " + strconv.Itoa(res.StatusCode)}
-	r.Message = strings.TrimSpace(string(body))
+	r.Message = strings.TrimSpace(dlq.ClipMessage(string(body)))
 	switch {
 	case res.StatusCode >= 300 && res.StatusCode < 400:
 		r.Message = fmt.Sprintf("answered %s: redirects are not followed; write the final URL into the catalog", res.Status)
@@ -147,10 +149,14 @@ func errorClass(err error) string {
 	return name
 }
 
+func isProblem(res *http.Response) bool {
+	media, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	return err == nil && media == "application/problem+json"
+}
+
 // readProblem takes class and message from an RFC 9457 body.
 func readProblem(res *http.Response, body []byte, r *execution.Result) {
-	media, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	if err != nil || media != "application/problem+json" {
+	if !isProblem(res) {
 		return
 	}
 	var p struct {
