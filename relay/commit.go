@@ -6,26 +6,41 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/perdure/perdure/internal/relaylog"
 )
 
-// The first statement of every commit: it locks the cursor's row or changes
-// nothing. $1 shard, $2 fence.
+// atPlace is the cursor's row under our fence, where the term last saw it. $1 shard, $2
+// fence, $3 its place.
+//
+// By its place, because every pass leaves a dead version of the row behind. While
+// anyone holds an older snapshot open none of them can be removed, and whatever asks
+// by key goes through all of them, some hundred thousand after ten minutes. Only this
+// term writes the row, so it knows the place; where somebody else has moved it (a
+// take-over, VACUUM FULL), there is nothing at it, and the lease counts as lost.
+const atPlace = ` ctid = $3 and shard = $1 and fence = $2`
+
+// The first statement of every commit: it locks the cursor's row or changes nothing. It
+// says where the row is now, and tells those after it that it was there.
 const (
-	moveWithin = `update perdure.relay_cursor set upto = $3::text::pg_snapshot, at_id = $4, moved_at = clock_timestamp()
-where shard = $1 and fence = $2`
-	moveBeyond = `update perdure.relay_cursor set prev = $3::text::pg_snapshot, upto = null, at_id = 0, moved_at = clock_timestamp()
-where shard = $1 and fence = $2`
-	holdCursor = `select 1 from perdure.relay_cursor where shard = $1 and fence = $2 for update`
+	moveWithin = `update perdure.relay_cursor set upto = $4::text::pg_snapshot, at_id = $5, moved_at = clock_timestamp()
+where` + atPlace + ` returning ctid,` + holds
+	moveBeyond = `update perdure.relay_cursor set prev = $4::text::pg_snapshot, upto = null, at_id = 0, moved_at = clock_timestamp()
+where` + atPlace + ` returning ctid,` + holds
+	// Locked first: FOR UPDATE looks at a row again after what it returns is computed.
+	holdCursor = `with c as materialized (select ctid from perdure.relay_cursor where` + atPlace + ` for update) select ctid,` + holds + ` from c`
+	holds      = ` set_config('perdure.relay_holds', $1 || ' ' || $2::bigint, true)`
 )
 
-// The others take effect only where the fence holds; the row is locked by then.
-const fenced = ` exists (select 1 from perdure.relay_cursor where shard = $1 and fence = $2)`
+// The others take effect only where the first one did, in the same transaction: the
+// setting ends with it.
+const fenced = ` current_setting('perdure.relay_holds', true) = $1::text || ' ' || $2::bigint`
 
 const (
 	logBatch = `insert into perdure.relay_log (shard, first_id, last_id, tasks, replays, hops)
@@ -63,7 +78,7 @@ type commit struct {
 
 func (t *term) commit(first string, args ...any) *commit {
 	c := &commit{t: t}
-	c.add(first, args...)
+	c.add(first, append([]any{t.place}, args...)...)
 	return c
 }
 
@@ -140,8 +155,12 @@ func (t *term) whys() (queues, whys []string) {
 // was changed.
 func (c *commit) run(ctx context.Context) error {
 	results := c.t.conn.SendBatch(ctx, &c.batch)
-	tag, err := results.Exec()
-	held := tag.RowsAffected() > 0
+	var place pgtype.TID
+	err := results.QueryRow().Scan(&place, nil)
+	lost := errors.Is(err, pgx.ErrNoRows)
+	if lost {
+		err = nil
+	}
 	for n := c.batch.Len(); err == nil && n > 1; n-- {
 		_, err = results.Exec()
 	}
@@ -151,8 +170,9 @@ func (c *commit) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("postgres: move the relay's cursor: %w", err)
 	}
-	if !held {
+	if lost {
 		return fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
 	}
+	c.t.place = place
 	return nil
 }

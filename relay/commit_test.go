@@ -1,10 +1,16 @@
 package relay
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/perdure/perdure/internal/testkit"
 )
 
 // What a pass means to file and the statement does not find would be lost behind
@@ -42,13 +48,13 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	}
 
 	// A lost fence files nothing too, and is told as what it is.
-	g.exec(`update perdure.relay_cursor set fence = fence + 1`)
+	g.setCursor(tm, `fence = fence + 1`)
 	c := tm.commit(moveBeyond, beyond)
 	c.add(fileSchedule, []int64{id}, id, id)
 	if err := c.run(t.Context()); !errors.Is(err, errLeaseLost) {
 		t.Errorf("with a lost fence: %v", err)
 	}
-	g.exec(`update perdure.relay_cursor set fence = fence - 1`)
+	g.setCursor(tm, `fence = fence - 1`)
 
 	for _, x := range []struct {
 		sql  string
@@ -62,5 +68,92 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	}
 	if n := one[int](g, `select (select count(*) from perdure.scheduled) + (select count(*) from perdure.parked)`); n != 2 {
 		t.Errorf("%d rows are filed, want one of each", n)
+	}
+}
+
+// While anyone holds a snapshot open, every version of the cursor's row that a pass
+// leaves stays: no pass may go through them.
+func TestAPassLooksAtOneVersionOfTheCursor(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	tm := g.upkeep(time.Hour)
+	held, err := g.db.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Rollback(context.Background()) //nolint:errcheck // it only reads
+	if _, err := held.Exec(t.Context(), `select 1 from perdure.relay_lease`); err != nil {
+		t.Fatal(err)
+	}
+	const passes = 2000
+	if _, err := tm.conn.Exec(t.Context(), `set synchronous_commit = off`); err != nil {
+		t.Fatal(err)
+	}
+	for range passes {
+		if err := tm.commit(moveBeyond, firstSnapshot).run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What a statement touches is the same however many versions there are: a few pages
+	// of the table and its indexes, not the dozens that the versions fill.
+	if pages := one[int](g, `select pg_relation_size('perdure.relay_cursor') / 8192`); pages < 20 {
+		t.Fatalf("the versions fill %d pages: the snapshot did not keep them", pages)
+	}
+	for name, sql := range map[string]string{"window": tm.r.sql.window, "next": tm.r.sql.next, "moveBeyond": moveBeyond, "holdCursor": holdCursor} {
+		types, args := "text, bigint, tid, bigint", fmt.Sprintf(`'main', %d, '(%d,%d)', 1`, tm.fence, tm.place.BlockNumber, tm.place.OffsetNumber)
+		if name == "moveBeyond" {
+			types, args = "text, bigint, tid, text", strings.TrimSuffix(args, "1")+"'"+firstSnapshot+"'"
+		} else if name == "holdCursor" {
+			types, args = "text, bigint, tid", strings.TrimSuffix(args, ", 1")
+		}
+		plan := planOf(t, tm.conn, sql, "generic", types, args)
+		if n := strings.Count(plan, "Tid Scan on relay_cursor"); n != 1 || strings.Count(plan, "relay_cursor") != n+strings.Count(plan, "Update on relay_cursor") {
+			t.Errorf("%s goes through the versions:\n%s", name, plan)
+		}
+	}
+	if err := tm.commit(holdCursor).run(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Another takes the cursor while the first statement of a commit waits for its row:
+// nothing behind that statement takes effect.
+func TestACommitThatWaitedForATakeOverChangesNothing(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	tm := g.upkeep(time.Hour)
+	g.exec(`insert into perdure.parked (id, why, generation, epoch, created_at, kind, queue, content_type, payload, checked)
+values (1, 'topic_missing', 1, 0, now(), 'post', 'mail', 'application/json', '{}', true)`)
+	for name, first := range map[string]string{"hold": holdCursor, "move": moveBeyond} {
+		taking, err := g.db.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taking.Rollback(context.Background()) //nolint:errcheck // after a commit it does nothing
+		if _, err := taking.Exec(t.Context(), `update perdure.relay_cursor set fence = fence + 1`); err != nil {
+			t.Fatal(err)
+		}
+		var args []any
+		if first == moveBeyond {
+			args = []any{firstSnapshot}
+		}
+		c := tm.commit(first, args...)
+		c.add(dropParked, []int64{1})
+		done := make(chan error, 1)
+		go func() { done <- c.run(context.Background()) }()
+		pid := tm.conn.PgConn().PID()
+		testkit.Eventually(t, time.Minute, func() (bool, string) {
+			return one[bool](g, `select coalesce((select wait_event_type = 'Lock' from pg_stat_activity where pid = $1), false)`, int(pid)), "the commit does not wait for the row"
+		})
+		if err := taking.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; !errors.Is(err, errLeaseLost) {
+			t.Errorf("%s: %v, want errLeaseLost", name, err)
+		}
+		if n := one[int](g, `select count(*) from perdure.parked`); n != 1 {
+			t.Fatalf("%s: what was behind it took effect", name)
+		}
+		g.setCursor(tm, `fence = fence - 1`)
 	}
 }

@@ -280,7 +280,7 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 		for at+1 < len(w.rows) && w.rows[at+1].rowID == w.rows[at].rowID {
 			at++
 		}
-		g.exec(`update perdure.relay_cursor set upto = $1::text::pg_snapshot, at_id = $2`, w.upto, w.rows[at].id)
+		g.setCursor(tm, `upto = $1::text::pg_snapshot, at_id = $2`, w.upto, w.rows[at].id)
 		var rest []int64
 		for tm.large, tm.at = true, w.rows[at].id; ; {
 			tm.limit = 1 + rng.IntN(9)
@@ -296,7 +296,7 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 			}
 			tm.at = c.end
 			if rng.IntN(2) == 0 { // as if read ahead, or not
-				g.exec(`update perdure.relay_cursor set at_id = $1`, c.end)
+				g.setCursor(tm, `at_id = $1`, c.end)
 			}
 		}
 		var want []int64
@@ -307,7 +307,7 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 			t.Fatalf("by primary key %v, by xid %v", rest, want)
 		}
 		rows += len(want)
-		g.exec(`update perdure.relay_cursor set prev = $1::text::pg_snapshot, upto = null, at_id = 0`, w.upto)
+		g.setCursor(tm, `prev = $1::text::pg_snapshot, upto = null, at_id = 0`, w.upto)
 	}
 	if rows == 0 {
 		t.Fatal("nothing was compared")

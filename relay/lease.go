@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // $4 is the fence of this process's last term: it may go on where its own lease
@@ -47,7 +48,7 @@ const takeCursor = `
 insert into perdure.relay_cursor as c (shard, fence, prev, system_id, database, timeline)
 values ($1, $2, '` + firstSnapshot + `', $3, $4, $5)
 on conflict (shard) do update set fence = excluded.fence
-returning c.prev::text, c.upto is not null, c.at_id, c.system_id, c.database, c.timeline,
+returning c.ctid, c.prev::text, c.upto is not null, c.at_id, c.system_id, c.database, c.timeline,
   greatest(pg_snapshot_xmax(c.prev), pg_snapshot_xmax(coalesce(c.upto, c.prev)))
     > pg_snapshot_xmax(pg_current_snapshot())`
 
@@ -65,6 +66,7 @@ where shard = $1 and owner = $2 and fence = $3`
 
 // cursor is what the take found in relay_cursor.
 type cursor struct {
+	place    pgtype.TID
 	prev     string
 	large    bool // a window larger than a chunk is under way
 	atID     int64
@@ -110,7 +112,7 @@ func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence in
 		return 0, c, false, fmt.Errorf("postgres: take the lease: another session holds the lock of fence %d", fence)
 	}
 	err = tx.QueryRow(ctx, takeCursor, r.cfg.Source, fence, is.systemID, is.database, is.timeline).
-		Scan(&c.prev, &c.large, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
+		Scan(&c.place, &c.prev, &c.large, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
 	if err != nil {
 		return 0, c, false, fmt.Errorf("postgres: take the cursor: %w", err)
 	}

@@ -141,7 +141,7 @@ var setLockWait = fmt.Sprintf(`set local lock_timeout = '%dms'`, lockWait.Millis
 
 // holdFence keeps every other relay from the cursor until the transaction ends.
 func (t *term) holdFence(ctx context.Context, tx pgx.Tx) error {
-	tag, err := tx.Exec(ctx, holdCursor, t.r.cfg.Source, t.fence)
+	tag, err := tx.Exec(ctx, holdCursor, t.r.cfg.Source, t.fence, t.place)
 	if err != nil {
 		return err
 	}

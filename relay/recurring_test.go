@@ -120,7 +120,7 @@ func TestAReplacedRelayFilesNothing(t *testing.T) {
 		var o outcome
 		o.again = errors.Join(file(), file())
 		g.exec(`update perdure.schedules set next_at = $1`, due)
-		g.exec(`update perdure.relay_cursor set fence = fence + 1`)
+		g.setCursor(tm, `fence = fence + 1`)
 		_, o.lost = tm.recur(ctx)
 		got <- o
 		return errLeaseLost

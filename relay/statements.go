@@ -35,7 +35,7 @@ const difference = `
 with s as materialized (
   select c.prev, coalesce(c.upto, pg_current_snapshot()) as upto, c.at_id,
     pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed
-  from perdure.relay_cursor c where c.shard = $1 and c.fence = $2),
+  from perdure.relay_cursor c where` + atPlace + `),
 r as (
   select %[1]s
   from perdure.outbox o
@@ -61,33 +61,33 @@ union all
 // flushed compares two WAL positions that are read after the statement's
 // snapshot: every commit that the snapshot sees lies before the first of them.
 type statements struct {
-	// window: $1 shard, $2 fence, $3 rows at most. The difference as it lies in
+	// All: $1 shard, $2 fence, $3 the cursor's place. window: $4 rows at most. The difference as it lies in
 	// the index; sort orders it, which costs the server twice as much.
 	window string
-	// next: $1 shard, $2 fence, $3 an id. The lowest id of the difference above $3
+	// next: $4 an id. The lowest id of the difference above it
 	// and the cursor's, null where there is none.
 	next string
-	// rest: $1 shard, $2 fence, $3 rows at most, $4 and $5 ids. The rows of a held
-	// target with $4 < id ≤ $5 by primary key, in order. It may be asked before the
-	// cursor has come to $4: the set is the same.
+	// rest: $4 rows at most, $5 and $6 ids. The rows of a held
+	// target with $5 < id ≤ $6 by primary key, in order. It may be asked before the
+	// cursor has come to $5: the set is the same.
 	rest string
 	sort func([]row)
 }
 
 func newStatements() statements {
 	return statements{
-		window: fmt.Sprintf(difference, outboxColumns) + headerRow + `(select * from r limit $3)`,
+		window: fmt.Sprintf(difference, outboxColumns) + headerRow + `(select * from r limit $4)`,
 		next: fmt.Sprintf(difference, `o.id`) +
-			`select s.upto::text, (select min(r.id) from r where r.id + 0 > $3) from s`,
+			`select s.upto::text, (select min(r.id) from r where r.id + 0 > $4) from s`,
 		rest: `
 with s as materialized (
   select c.prev, c.upto, c.at_id, true as flushed
-  from perdure.relay_cursor c where c.shard = $1 and c.fence = $2)
+  from perdure.relay_cursor c where` + atPlace + `)
 ` + headerRow + `(select ` + outboxColumns + `
   from perdure.outbox o
-   where o.id > $4 and o.id <= $5 and o.id > (select at_id from s)
+   where o.id > $5 and o.id <= $6 and o.id > (select at_id from s)
      and pg_visible_in_snapshot(o.xid, (select upto from s)) and not pg_visible_in_snapshot(o.xid, (select prev from s))
-   order by o.id limit $3)`,
+   order by o.id limit $4)`,
 		sort: sortRows,
 	}
 }

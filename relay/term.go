@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
@@ -22,8 +23,9 @@ type term struct {
 	conn    *pgx.Conn // its session has synchronous_commit on
 	is      identity
 	fence   int64
-	given   bool   // the lease is given back
-	ended   func() // stops renewing the lease
+	place   pgtype.TID // of the cursor's row; see atPlace
+	given   bool       // the lease is given back
+	ended   func()     // stops renewing the lease
 	out     *producer
 	side    *kgo.Client // for all that passes do not wait for
 	control *control
@@ -156,7 +158,7 @@ func (t *term) standby(ctx context.Context) (c cursor, err error) {
 			return c, err
 		}
 		if ok {
-			t.fence = fence
+			t.fence, t.place = fence, c.place
 			r.log.Info("took the lease", "fence", fence)
 			return c, nil
 		}

@@ -50,7 +50,7 @@ func (t *term) rehearse(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, t.r.cfg.LeaseTTL)
 	defer cancel()
 	as := &term{r: t.r, conn: t.conn, fence: noFence}
-	if rows, err := as.conn.Query(ctx, t.r.sql.window, pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, as.fence, 1); err == nil {
+	if rows, err := as.conn.Query(ctx, t.r.sql.window, pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, as.fence, as.place, 1); err == nil {
 		rows.Close()
 	}
 	c := as.commit(moveBeyond, firstSnapshot)

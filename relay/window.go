@@ -119,7 +119,7 @@ func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 // next is the lowest id of the difference above at; 0 = there is none.
 func (t *term) next(ctx context.Context, at int64) (id int64, upto string, err error) {
 	var least *int64
-	rows, err := t.conn.Query(ctx, t.r.sql.next, t.r.cfg.Source, t.fence, at)
+	rows, err := t.conn.Query(ctx, t.r.sql.next, t.r.cfg.Source, t.fence, t.place, at)
 	if err != nil {
 		return 0, "", fmt.Errorf("postgres: look for the next row of the outbox: %w", err)
 	}
@@ -141,7 +141,7 @@ func (t *term) next(ctx context.Context, at int64) (id int64, upto string, err e
 	return *least, upto, nil
 }
 
-// read runs one of the two reads of rows; ids are what $4 and $5 are. over says
+// read runs one of the two reads of rows; ids are what $5 and $6 are. over says
 // that there were more bytes or tasks than a chunk may have: the rows behind them
 // are not in the window. The statement is planned for these ids where it has any: by them
 // the planner knows which partition is asked.
@@ -151,7 +151,7 @@ func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w
 			return nil, false, err
 		}
 	}
-	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, t.fence, limit}
+	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, t.fence, t.place, limit}
 	if len(ids) > 0 {
 		args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 	}
