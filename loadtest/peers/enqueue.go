@@ -182,7 +182,12 @@ func (s *samples) timing() timing {
 // threadCPU is the CPU time of conn's backend, in nanoseconds' resolution; 0
 // where the system does not tell.
 func threadCPU(conn *pgx.Conn) time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", conn.PgConn().PID()))
+	return processCPU(int(conn.PgConn().PID()))
+}
+
+// processCPU is the CPU time of a process of one thread.
+func processCPU(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
 	if err != nil {
 		return 0
 	}

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +19,7 @@ type heldBench struct {
 	bench
 	work
 	perdure string
+	systems []string
 }
 
 func heldCommand(ctx context.Context, args []string) error {
@@ -26,11 +28,25 @@ func heldCommand(ctx context.Context, args []string) error {
 	b.bench.flags(fs)
 	b.work.flags(fs)
 	fs.StringVar(&b.perdure, "perdure", "", "the perdure binary; default: build it from this repository")
+	fs.DurationVar(&b.over, "over", 0, "spread the tasks over this time, all sides at once; 0 = as fast as each can, in turn")
+	systems := fs.String("systems", strings.Join(heldOrder, ","), "which")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
 	if err := b.check(); err != nil {
 		return &usageError{err}
+	}
+	b.systems = strings.Split(*systems, ",")
+	for _, s := range b.systems {
+		if !slices.Contains(heldOrder, s) {
+			return &usageError{fmt.Errorf("systems: there is no %q; want some of: %s", s, strings.Join(heldOrder, ","))}
+		}
+	}
+	if b.over < 0 {
+		return &usageError{errors.New("over: want a time")}
+	}
+	if b.over > 0 {
+		return b.command(ctx, "held-over", b.run)
 	}
 	return b.command(ctx, "held", b.run)
 }
@@ -55,13 +71,15 @@ func hold(ctx context.Context, url string) (release func() error, err error) {
 // passers move every task from its insert to its end, once.
 func (b *heldBench) passers() map[string]func(context.Context, work, servers) (*result, error) {
 	return map[string]func(context.Context, work, servers) (*result, error){
-		"perdure":                        func(ctx context.Context, w work, s servers) (*result, error) { return passOurs(ctx, w, s, b.perdure) },
-		"river":                          func(ctx context.Context, w work, s servers) (*result, error) { return runRiver(ctx, w, s, false) },
-		"outbox with DELETE SKIP LOCKED": passDeleting,
+		ours:     func(ctx context.Context, w work, s servers) (*result, error) { return passOurs(ctx, w, s, b.perdure) },
+		"river":  func(ctx context.Context, w work, s servers) (*result, error) { return runRiver(ctx, w, s, false) },
+		deleting: passDeleting,
 	}
 }
 
-var heldOrder = []string{"perdure", "river", "outbox with DELETE SKIP LOCKED"}
+const deleting = "outbox with DELETE SKIP LOCKED"
+
+var heldOrder = []string{ours, "river", deleting}
 
 func (b *heldBench) run(ctx context.Context, srv servers) (string, error) {
 	if b.perdure == "" {
@@ -73,10 +91,13 @@ func (b *heldBench) run(ctx context.Context, srv servers) (string, error) {
 		defer clean()
 		b.perdure = c.perdure
 	}
+	if b.over > 0 {
+		return b.overAll(ctx)
+	}
 	free, held := map[string][]*result{}, map[string][]*result{}
 	passers := b.passers()
 	for r := range 1 + b.runs {
-		for _, name := range heldOrder {
+		for _, name := range b.systems {
 			for i := range 2 {
 				w, into := b.work, free
 				if w.held = (i+r)%2 == 1; w.held {
@@ -100,7 +121,7 @@ func (b *heldBench) table(free, held map[string][]*result) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%d tasks of %d bytes a run, %d a transaction, %d producers; %d runs of each, in turn, each on a new database.\n\n", b.Tasks, b.Payload, b.Batch, b.Producers, b.runs)
 	s.WriteString("| a snapshot held open | tasks/s without | with | with by without | µs CPU a task without | with | with by without |\n|---|---|---|---|---|---|---|\n")
-	for _, name := range heldOrder {
+	for _, name := range b.systems {
 		var rate, cpu []float64
 		for i, h := range held[name] {
 			f := free[name][i]

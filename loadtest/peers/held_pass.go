@@ -57,6 +57,17 @@ func passOurs(ctx context.Context, w work, srv servers, binary string) (res *res
 	payloads, s := run.NewPayloads(w.Payload, w.Entropy), newSeen(w)
 	relayed := 0
 	p := peer{batch: w.Batch, senders: w.Producers, insert: enqueueMany(c, payloads), settled: func(ctx context.Context) (bool, error) { return true, child.alive() }}
+	if w.over > 0 {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(srv.kafka...))
+		if err != nil {
+			return nil, err
+		}
+		defer cl.Close()
+		adm := kadm.NewClient(cl)
+		return w.measureOver(ctx, p, url, func(ctx context.Context) (int, error) {
+			return records(ctx, adm, child.prefix+"tasks.q")
+		})
+	}
 	p.watch = func(ctx context.Context) error { // the log's ids are as good as the records: Kafka acknowledged them
 		var have int
 		if err := pool.QueryRow(ctx, `select coalesce(sum(tasks), 0) from perdure.relay_log`).Scan(&have); err != nil {
@@ -70,6 +81,21 @@ func passOurs(ctx context.Context, w work, srv servers, binary string) (res *res
 		return nil
 	}
 	return w.measure(ctx, p, s, srv)
+}
+
+// records is how many a topic has: each offset is one, without transactions.
+func records(ctx context.Context, adm *kadm.Client, topic string) (int, error) {
+	ends, err := adm.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Err == nil { // else it is not there yet
+			n += int(o.Offset)
+		}
+	})
+	return n, nil
 }
 
 // enqueueMany inserts tasks first to first+n-1.
@@ -118,7 +144,7 @@ func passDeleting(ctx context.Context, w work, srv servers) (res *result, err er
 	payloads, s := run.NewPayloads(w.Payload, w.Entropy), newSeen(w)
 	dctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- deleting(dctx, pool, cl, s) }()
+	go func() { ended <- relayDeleting(dctx, pool, cl, s) }()
 	defer func() {
 		cancel()
 		if derr := <-ended; !errors.Is(derr, context.Canceled) {
@@ -132,11 +158,14 @@ func passDeleting(ctx context.Context, w work, srv servers) (res *result, err er
 		}))
 		return err
 	}
+	if w.over > 0 {
+		return w.measureOver(ctx, p, url, s.passed)
+	}
 	return w.measure(ctx, p, s, srv)
 }
 
-// deleting relays until ctx ends.
-func deleting(ctx context.Context, pool *pgxpool.Pool, cl *kgo.Client, s *seen) error {
+// relayDeleting goes on until ctx ends.
+func relayDeleting(ctx context.Context, pool *pgxpool.Pool, cl *kgo.Client, s *seen) error {
 	for {
 		n := 0
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {

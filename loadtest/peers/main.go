@@ -50,6 +50,8 @@ func command(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "one": // what compare starts for each run of a peer
 		return one(ctx, args[1:])
+	case "held-side": // what held starts for each side where the work is spread over a time
+		return overCommand(ctx, args[1:])
 	}
 	return &usageError{fmt.Errorf("there is no command %q", args[0])}
 }

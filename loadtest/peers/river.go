@@ -67,12 +67,17 @@ func runRiver(ctx context.Context, w work, srv servers, backlog bool) (res *resu
 	if concurrency == 0 {
 		concurrency = 2000
 	}
+	retention := time.Duration(0) // River's own
+	if w.over > 0 {
+		retention = history
+	}
 	client, err := river.NewClient(driver, &river.Config{
-		FetchCooldown:     2 * time.Millisecond,
-		FetchPollInterval: 20 * time.Millisecond,
-		Queues:            map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: concurrency}},
-		Workers:           workers,
-		Logger:            silent,
+		CompletedJobRetentionPeriod: retention,
+		FetchCooldown:               2 * time.Millisecond,
+		FetchPollInterval:           20 * time.Millisecond,
+		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: concurrency}},
+		Workers:                     workers,
+		Logger:                      silent,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("river: client: %w", err)
@@ -92,6 +97,9 @@ func runRiver(ctx context.Context, w work, srv servers, backlog bool) (res *resu
 		p.work = start
 	} else if err := start(); err != nil {
 		return nil, fmt.Errorf("river: start: %w", err)
+	}
+	if w.over > 0 {
+		return w.measureOver(ctx, p, url, s.passed)
 	}
 	return w.measure(ctx, p, s, srv)
 }

@@ -23,7 +23,9 @@ type work struct {
 	Tasks, Warmup, Payload, Batch, Producers, Concurrency int
 	Entropy                                               string
 
-	held bool // a transaction keeps its snapshot open meanwhile; see held.go
+	held  bool          // a transaction keeps its snapshot open meanwhile; see held.go
+	over  time.Duration // the tasks are spread over this time; see held_over.go
+	table table         // with over: whose size is told
 }
 
 func (w *work) flags(fs *flag.FlagSet) {
@@ -59,6 +61,8 @@ type result struct {
 	Seconds        float64            `json:"seconds"` // from the first insert until all are done
 	EnqueueSeconds float64            `json:"enqueue_seconds"`
 	CPU            map[string]float64 `json:"cpu_us_per_task"` // by process
+
+	over *side // where the work was spread over a time
 }
 
 func (r *result) rate() float64 { return float64(r.Tasks) / r.Seconds }
@@ -88,6 +92,14 @@ func (s *seen) ran(number string) error {
 	}
 	s.distinct.Add(1)
 	return nil
+}
+
+// passed is how many have run. Twice is an error.
+func (s *seen) passed(context.Context) (int, error) {
+	if n := s.again.Load(); n > 0 {
+		return 0, fmt.Errorf("%d tasks ran again", n)
+	}
+	return int(s.distinct.Load()), nil
 }
 
 // peer is a system under the work.
