@@ -62,7 +62,7 @@ func insertPlain(ctx context.Context, tx pgx.Tx, generation int, bundles bool, r
 		return nil
 	}
 	if len(rows) >= copyFrom {
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"perdure", "outbox"}, copyColumns, newCopySource(rows, ids, generation, bundles))
+		_, err := tx.Conn().PgConn().CopyFrom(ctx, &copyStream{rows: rows, ids: ids, generation: generation, bundles: bundles}, copyOutbox)
 		return wrap("copy the outbox rows", err)
 	}
 	var c columns
