@@ -12,8 +12,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// copyFrom is the number of rows from which COPY is cheaper than unnest.
-const copyFrom = 50
+// copyFrom is the number of rows from which COPY is cheaper than unnest: see
+// BenchmarkManyRows.
+const copyFrom = 10
 
 // laneKey is what an idempotency key is unique in; producer "" is session_user.
 type laneKey struct{ producer, kind, queue, key string }
@@ -58,13 +59,21 @@ func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out 
 }
 
 func insertPlain(ctx context.Context, tx pgx.Tx, generation int, bundles bool, rows []*row, ids []int64) error {
-	if len(rows) == 0 {
+	switch {
+	case len(rows) == 0:
 		return nil
+	case len(rows) >= copyFrom:
+		return copyPlain(ctx, tx, generation, bundles, rows, ids)
 	}
-	if len(rows) >= copyFrom {
-		_, err := tx.Conn().PgConn().CopyFrom(ctx, &copyStream{rows: rows, ids: ids, generation: generation, bundles: bundles}, copyOutbox)
-		return wrap("copy the outbox rows", err)
-	}
+	return unnestPlain(ctx, tx, generation, rows, ids)
+}
+
+func copyPlain(ctx context.Context, tx pgx.Tx, generation int, bundles bool, rows []*row, ids []int64) error {
+	_, err := tx.Conn().PgConn().CopyFrom(ctx, &copyStream{rows: rows, ids: ids, generation: generation, bundles: bundles}, copyOutbox)
+	return wrap("copy the outbox rows", err)
+}
+
+func unnestPlain(ctx context.Context, tx pgx.Tx, generation int, rows []*row, ids []int64) error {
 	var c columns
 	for i, r := range rows {
 		c.add(ids[i], r)
