@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/perdure/perdure/internal/tracker"
 )
 
@@ -29,6 +31,17 @@ func (w *Worker) assign(in *intake, partitions []int32) {
 	}
 	w.beginBlocks(in, asgs)
 	w.log.Info("partitions assigned", "queue", in.queue, "partitions", partitions)
+}
+
+// settleIn lets the group share its partitions out anew after a successor's first
+// assignment. Kafka gave it, without a rebalance, what its predecessor had at last. A
+// predecessor that was killed while it gave partitions up never came to tell the group
+// so: without this they would be nobody's until somebody joins or leaves.
+func (in *intake) settleIn(cl *kgo.Client) {
+	if in.successor {
+		in.successor = false
+		cl.ForceRebalance()
+	}
 }
 
 // track makes the tracker of an assignment from what the group has committed. The

@@ -43,12 +43,13 @@ type intake struct {
 	gate  gate
 	share *shareGroup // delivery: shared; nil = partitions are assigned
 
-	mu       sync.Mutex
-	assigned map[int32]*assignment
-	found    map[int32]committed // from the last fetch of offsets, until the first poll
-	halted   map[int32]string    // partition → why nothing of it is fetched
-	unknown  spell               // in which Kafka does not know the topic's id; the poller's own
-	commits  sync.Mutex          // held from gathering offsets to the broker's answer
+	mu        sync.Mutex
+	assigned  map[int32]*assignment
+	found     map[int32]committed // from the last fetch of offsets, until the first poll
+	halted    map[int32]string    // partition → why nothing of it is fetched
+	successor bool                // of a place in the group that Kafka still counts, until the first assignment
+	unknown   spell               // in which Kafka does not know the topic's id; the poller's own
+	commits   sync.Mutex          // held from gathering offsets to the broker's answer
 }
 
 // clientOpts are those of a queue's consumer group.
@@ -80,7 +81,10 @@ func (w *Worker) clientOpts(in *intake) []kgo.Opt {
 		kgo.BlockRebalanceOnPoll(),
 		kgo.OnOffsetsFetched(in.onOffsetsFetched),
 		kgo.AdjustFetchOffsetsFn(w.startExactly(in)),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { w.assign(in, m[in.topic]) }),
+		kgo.OnPartitionsAssigned(func(_ context.Context, cl *kgo.Client, m map[string][]int32) {
+			w.assign(in, m[in.topic])
+			in.settleIn(cl)
+		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, m map[string][]int32) { w.revoke(ctx, in, m[in.topic]) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { w.lose(in, m[in.topic]) }),
 	)

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/perdure/perdure/internal/claims"
 )
 
@@ -71,5 +74,32 @@ func (w *Worker) takeName(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// describeWait bounds the question below: Kafka may be away when a worker starts.
+const describeWait = time.Second
+
+// successor asks in which groups this instance has a place already. Where Kafka does
+// not say, it has one: a rebalance too many costs nobody anything.
+func (w *Worker) successor(ctx context.Context) func(group string) bool {
+	ctx, cancel := context.WithTimeout(ctx, describeWait)
+	defer cancel()
+	var groups []string
+	for _, q := range w.Queues() {
+		groups = append(groups, w.deps.Names.WorkerGroup(q))
+	}
+	described, err := kadm.NewClient(w.producer).DescribeGroups(ctx, groups...)
+	return func(group string) bool {
+		d, ok := described[group]
+		if errors.Is(d.Err, kerr.GroupIDNotFound) {
+			return false
+		}
+		if !ok && err != nil || d.Err != nil {
+			return true
+		}
+		return slices.ContainsFunc(d.Members, func(m kadm.DescribedGroupMember) bool {
+			return m.InstanceID != nil && *m.InstanceID == w.cfg.Instance
+		})
 	}
 }

@@ -285,12 +285,14 @@ func (w *Worker) connect(ctx context.Context) (err error) {
 		w.producer.Close()
 		return fmt.Errorf("worker: kafka producer of events: %w", err)
 	}
+	successor := w.successor(ctx)
 	for _, q := range w.Queues() {
 		in := &intake{
 			queue: q, topic: w.deps.Names.Tasks(q), group: w.deps.Names.WorkerGroup(q),
 			gate:     gate{maxRecords: max(w.cfg.MaxHeld/len(w.Queues()), 1), maxBytes: max(w.cfg.MaxHeldBytes/len(w.Queues()), 1)},
 			assigned: map[int32]*assignment{}, found: map[int32]committed{}, halted: map[int32]string{},
 		}
+		in.successor = successor(in.group)
 		if w.deps.Catalog.Queues[q].Shared {
 			if err := w.openShared(ctx, in); err != nil {
 				w.closeClients()
