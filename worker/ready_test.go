@@ -50,6 +50,26 @@ func TestAKindAloneLeavesHalfToTheOthers(t *testing.T) {
 	}
 }
 
+// What hangs keeps its half, so that the rest is less than the others' shares: kinds
+// that flood may not have it all among them. What is kept for others does not help here.
+func TestTheKindWithTheLeastOfItsShareGoesFirst(t *testing.T) {
+	q := &readyQueue{}
+	hangs := line(q, "hangs", "q", 100, 0, nil)
+	one, two, few := line(q, "one", "q", 0, 0, nil), line(q, "two", "q", 0, 0, nil), line(q, "few", "q", 0, 0, nil)
+	q.divide(8, map[string]int{"q": 1})
+	if q.pop(8, time.Now(), nil); hangs.own.busy != 4 {
+		t.Fatalf("it took %d of 8", hangs.own.busy)
+	}
+	for range 100 {
+		q.push(&delivery{kind: one}, false)
+		q.push(&delivery{kind: two}, false)
+	}
+	q.push(&delivery{kind: few}, false)
+	if q.pop(4, time.Now(), nil); one.own.busy+two.own.busy != 3 || few.own.busy != 1 {
+		t.Errorf("of the 4 slots that are left %d, %d and %d are taken, want 3 and the last's 1", one.own.busy, two.own.busy, few.own.busy)
+	}
+}
+
 func TestAKindThatIsTheOnlyOneHasAllSlots(t *testing.T) {
 	q := &readyQueue{}
 	k := line(q, "k", "q", 100, 0, nil)

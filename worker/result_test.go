@@ -12,7 +12,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/claims"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/worker"
@@ -70,7 +73,46 @@ func (w *world) finds(instance string, l *ledger, size int, change func(*worker.
 	})
 }
 
+// A result of MaxResult bytes of JSON is kept whole; one that is a byte longer is
+// refused, and what was set before it stays.
+func TestAResultIsKeptUpToItsBound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, strings.Replace(resultCatalog, "replication: 3", "replication: 1", 1))
+	fits := strings.Repeat("x", worker.MaxResult-len(`""`))
+	w.start("a", nil, func(wk *worker.Worker) {
+		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
+			longest := fits
+			if task.Payload.Mode != "fits" {
+				longest += "x"
+			}
+			if err := task.SetResult("first"); err != nil {
+				return worker.Permanent(err)
+			}
+			if err := task.SetResult(longest); (err == nil) != (task.Payload.Mode == "fits") {
+				return worker.Permanent(fmt.Errorf("a result of %d bytes: %v", len(longest)+len(`""`), err))
+			}
+			return nil
+		})
+	})
+	kept, refused := w.task("job.run", job{Mode: "fits"}), w.task("job.run", job{})
+	w.send(kept, refused)
+	w.committedAll("jobs")
+	for _, l := range w.letters("jobs") {
+		t.Errorf("%s died: %s", l.TaskID, l.Message)
+	}
+	got := map[string]string{}
+	for _, r := range w.read(w.names.Events("jobs")) {
+		if e, err := dlq.DecodeEvent(r); err == nil && e.Type == dlq.EventResult {
+			got[e.TaskID] += string(e.Data)
+		}
+	}
+	if got[kept.ID] != `"`+fits+`"` || got[refused.ID] != `"first"` {
+		t.Errorf("results of %d bytes and %q, want %d and the one that was set first", len(got[kept.ID]), got[refused.ID], worker.MaxResult)
+	}
+}
+
 func TestNoTaskIsHeldUpByATopicOfEventsThatTakesNothing(t *testing.T) {
+	t.Parallel()
 	w := refused(t)
 	results := func() int { return len(w.read(w.names.Events("jobs"))) }
 
@@ -105,10 +147,38 @@ func TestNoTaskIsHeldUpByATopicOfEventsThatTakesNothing(t *testing.T) {
 	if c := w.claims(id)[0]; c.State != claims.Done {
 		t.Errorf("it succeeded, and after the stop its claim is %+v", c)
 	}
+}
 
-	// Many: what is lost is not kept in memory, where it would take the room of
-	// records on which tasks depend.
-	l = newLedger()
+// What is lost is not kept in memory, where it would take the room of records on
+// which tasks depend. The broker gives the answer that the real ones give above.
+func TestResultsThatNobodyTakesAreNotKept(t *testing.T) {
+	cluster, controlled := onControlled(t)
+	w := newWorld(t, strings.Replace(resultCatalog, "replication: 3", "replication: 1", 1), controlled)
+	topics, err := kadm.NewClient(w.cl).ListTopics(t.Context(), w.names.Events("jobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := topics[w.names.Events("jobs")]
+	cluster.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		req := kreq.(*kmsg.ProduceRequest)
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, rt := range req.Topics {
+			if rt.Topic != events.Topic && rt.TopicID != events.ID {
+				return nil, nil, false
+			}
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic, st.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewProduceResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = rp.Partition, kerr.NotEnoughReplicas.Code
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	l := newLedger()
 	c := w.finds("c", l, 60<<10, nil)
 	heap := func() uint64 {
 		var s runtime.MemStats
