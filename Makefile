@@ -5,8 +5,9 @@ SHELL := bash
 
 GO       ?= go
 # Never from the cache: the servers are not part of its key. A package's tests share
-# two cores with real servers; -p above 2 only queues. make lint vets.
-TESTFLAGS ?= -race -count=1 -timeout 15m -p 2 -vet=off
+# two cores with real servers; -p above 2 only queues. Tests that are parallel mostly
+# wait, so there are more of them than cores. make lint vets.
+TESTFLAGS ?= -race -count=1 -timeout 15m -p 2 -parallel 4 -vet=off
 # Kafka without its optimizing compiler, which works for half of a run on what a test
 # asks of it; benchmarks and long runs are worth its work.
 BROKER   := PERDURE_TEST_KAFKA_JVM=-XX:TieredStopAtLevel=1

@@ -14,6 +14,7 @@ import (
 // A chunk fails while the next is read already: what was read is forgotten, and
 // the failed chunk comes first again.
 func TestAChunkReadAheadIsForgottenWhenTheOneBeforeFails(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	r := g.relay("a", func(c *Config) { c.Chunk, c.Probe = 2, time.Hour })
 	ahead := 0
@@ -43,7 +44,7 @@ func TestAChunkReadAheadIsForgottenWhenTheOneBeforeFails(t *testing.T) {
 	if got := one[string](g, `select coalesce(string_agg(convert_from(payload, 'UTF8'), ' ' order by id), '') from perdure.parked`); got != "1 2 3 4 5 6 7 8" {
 		t.Errorf("parked are %q, want every row of the broken queue in order", got)
 	}
-	g.right(10 * time.Second)
+	g.right()
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func TestTasksOfABundleGoOutOneByOne(t *testing.T) {
 				return nil
 			}
 			run := g.run(r)
-			g.right(time.Minute)
+			g.right()
 			if err := run.stop(); err != nil {
 				t.Fatal(err)
 			}
@@ -122,6 +122,7 @@ func TestTasksOfABundleGoOutOneByOne(t *testing.T) {
 
 // A queue that takes nothing parks the tasks, not the row.
 func TestABundleIsParkedTaskByTask(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	testkit.DeleteTopic(t, g.cl, g.names.Tasks("payments"))
 	run := g.run(g.relay("a", nil))
@@ -147,6 +148,7 @@ func TestABundleIsParkedTaskByTask(t *testing.T) {
 
 // What a bundle carries for all of its tasks, and what it has for each.
 func TestATaskOfABundleIsWhatItWouldBeAlone(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.run(g.relay("a", nil))
 	g.exec(`insert into perdure.outbox (id, kind, queue, deadline, content_type, headers, payload, ends, keys, checked)
@@ -172,6 +174,7 @@ func TestATaskOfABundleIsWhatItWouldBeAlone(t *testing.T) {
 
 // A hand at the table can write what is no bundle: it harms nobody else.
 func TestABundleThatIsNoneIsALetter(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.run(g.relay("a", nil))
 	const letters = 4
@@ -193,6 +196,7 @@ func TestABundleThatIsNoneIsALetter(t *testing.T) {
 // The columns are written together or not at all, and no bundle reaches into ids that
 // its partition does not have.
 func TestTheTableRefusesWhatNoReaderUnderstands(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	for _, values := range []string{
 		`(1, 'pay', 'payments', 'abc', '{3}', null)`,        // one task is no bundle
@@ -212,6 +216,7 @@ func TestTheTableRefusesWhatNoReaderUnderstands(t *testing.T) {
 // A relay of the release before would send a bundle as one task. It cannot take the
 // lease of an outbox that may have any.
 func TestAnOlderRelayCannotTakeTheLease(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	const older = `insert into perdure.relay_lease as l (shard, owner, fence, until) values ('main', 'older', 1, clock_timestamp())
 		on conflict (shard) do update set owner = excluded.owner, fence = l.fence + 1, until = excluded.until`
@@ -248,6 +253,7 @@ func TestAnOlderRelayCannotTakeTheLease(t *testing.T) {
 
 // The view is the truth of the checkers: it says what the relay sends.
 func TestTheViewAndTheRelayReadTheSame(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for n := 0; n < 500; {
@@ -256,7 +262,7 @@ func TestTheViewAndTheRelayReadTheSame(t *testing.T) {
 		n += tasks
 	}
 	g.run(g.relay("a", func(c *Config) { c.Chunk = 100 }))
-	g.right(time.Minute)
+	g.right()
 	rows, err := g.db.Query(t.Context(), `select id, row_id, key from perdure.outbox_tasks order by id`)
 	if err != nil {
 		t.Fatal(err)

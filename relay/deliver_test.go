@@ -21,6 +21,7 @@ import (
 )
 
 func TestWrongRowsBecomeLetters(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.run(g.relay("a", func(c *Config) { c.Release = "r7" }))
 	const insert = `insert into perdure.outbox (kind, queue, key, payload, headers, checked) values ($1, 'payments', 'k', $2, $3, $4) returning id`
@@ -74,6 +75,7 @@ func TestWrongRowsBecomeLetters(t *testing.T) {
 }
 
 func TestBrokenTopicStallsNoOther(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
 	r := g.relay("a", nil)
@@ -125,6 +127,7 @@ func TestBrokenTopicStallsNoOther(t *testing.T) {
 }
 
 func TestScheduledTaskGoesOutWhenDue(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	run := g.run(g.relay("a", nil))
 	const insert = `insert into perdure.outbox (kind, queue, key, run_at, payload) values ('pay', 'payments', 'k', now() + $1::interval, $2) returning id`
@@ -174,6 +177,7 @@ func TestScheduledTaskGoesOutWhenDue(t *testing.T) {
 // TestARecordSaysWhenItsTaskWasDue: filed or not; and nothing where that is when it
 // was enqueued.
 func TestARecordSaysWhenItsTaskWasDue(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	const insert = `insert into perdure.outbox (kind, queue, key, created_at, run_at, payload) values ('pay', 'payments', 'k', now() - interval '1 hour', now() + $1::interval, '{}') returning coalesce(floor(extract(epoch from run_at) * 1000)::bigint::text, '')`
 	passed := one[string](g, insert, "-1 minute") // fell due before the relay came
@@ -190,6 +194,7 @@ func TestARecordSaysWhenItsTaskWasDue(t *testing.T) {
 }
 
 func TestScheduledTaskOfABrokenQueueIsParkedWhenDue(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	run := g.run(g.relay("a", nil))
 	g.exec(`insert into perdure.outbox (kind, queue, run_at, payload) values ('post', 'mail', now() + interval '1 h', '{}')`)
@@ -208,6 +213,7 @@ func TestScheduledTaskOfABrokenQueueIsParkedWhenDue(t *testing.T) {
 
 // Both ways into perdure.parked keep when a task was due.
 func TestAParkedTaskKeepsWhenItWasDue(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
 	const insert = `insert into perdure.outbox (kind, queue, created_at, run_at, payload) values ('post', 'mail', now() - interval '1 hour', now() + $1::interval, '{}') returning floor(extract(epoch from run_at) * 1000)::bigint::text`
@@ -232,6 +238,7 @@ func TestAParkedTaskKeepsWhenItWasDue(t *testing.T) {
 // A topic whose limit was lowered while the relay runs: what no longer fits dies,
 // the rest goes through.
 func TestTopicLimitThatIsLowered(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	if !g.kafka.Real {
 		t.Skip("kfake takes records of any size")
@@ -257,6 +264,7 @@ func TestTopicLimitThatIsLowered(t *testing.T) {
 
 // A letter that does not fit the dead-letter topic is cut, and stalls nobody.
 func TestLetterThatDoesNotFitIsCut(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.limit(g.names.DLQ("payments"), "100000")
 	g.run(g.relay("a", nil))

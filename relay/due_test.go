@@ -30,6 +30,7 @@ const released = `select coalesce(sum(tasks), 0) from perdure.relay_log where la
 // What is committed while a heap goes out waits for one share of it, also on the
 // heap's own queue, and everything goes out once.
 func TestWhatIsCommittedDuringAReleaseWaitsForOneShareOfIt(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	const n = 20_000
 	g.fileDue(n)
@@ -90,6 +91,7 @@ func TestWhatIsCommittedDuringAReleaseWaitsForOneShareOfIt(t *testing.T) {
 // An open snapshot keeps the index entries of what has gone out: they are not
 // gone through again for each share.
 func TestAReleaseDoesNotGoThroughWhatIsGone(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	const n, share = 5000, 100
 	g.fileDue(n)
@@ -109,6 +111,7 @@ func TestAReleaseDoesNotGoThroughWhatIsGone(t *testing.T) {
 
 // Large payloads: what is beyond a share's bytes is not read to be thrown away.
 func TestAShareIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
 	for _, table := range []string{"scheduled", "parked"} {
 		t.Run(table, func(t *testing.T) {
 			g := newRig(t)
@@ -158,6 +161,7 @@ func (g *rig) directly(r *Relay) *term {
 
 // A held task that is released may be due before what went out last.
 func TestATaskFiledBehindWhatWentOutIsFoundAMinuteLater(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	tm := g.directly(g.relay("a", nil))
 	promote := func(want int) {
@@ -181,6 +185,7 @@ func TestATaskFiledBehindWhatWentOutIsFoundAMinuteLater(t *testing.T) {
 // A heap of one queue leaves in turns with what is due of others, however much later
 // that is due.
 func TestAnotherQueuesDueTaskWaitsForOneShareOfAHeap(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	const share = 100
 	tm := g.directly(g.relay("a", func(c *Config) { c.Chunk = share * shareOfChunk }))
@@ -208,6 +213,7 @@ func TestAnotherQueuesDueTaskWaitsForOneShareOfAHeap(t *testing.T) {
 // In the middle of a release everything that has left would be gone through, and
 // all others wait for that. Others' places are looked in front of all the same.
 func TestOnlyAQueueInTheMiddleOfAReleaseKeepsItsPlace(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	tm := g.directly(g.relay("a", func(c *Config) { c.Chunk = 10 * shareOfChunk }))
 	promote := func(want int) {
@@ -260,6 +266,7 @@ func TestATaskFiledInFrontOfWhatWentOutIsLookedFor(t *testing.T) {
 // What was checked before acceptance is filed without being read: so it must not
 // die there, its letter would be without a payload.
 func TestAScheduledTaskDiesWithItsPayload(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.run(g.relay("a", nil))
 	const insert = `insert into perdure.outbox (kind, queue, run_at, headers, payload, checked) values ('post', 'mail', now() + interval '1500 ms', $1, $2, true)`
@@ -274,6 +281,7 @@ func TestAScheduledTaskDiesWithItsPayload(t *testing.T) {
 }
 
 func TestWhatIsDueIsReadByItsIndex(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`alter table perdure.scheduled set (autovacuum_enabled = off)`)
 	conn, err := g.relay("a", nil).connect(t.Context())

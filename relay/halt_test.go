@@ -18,6 +18,7 @@ import (
 )
 
 func TestRelayHalts(t *testing.T) {
+	t.Parallel()
 	control := func(g *rig, change func(*relayed)) {
 		v := relayed{Generation: 1, Seq: 1, SystemID: one[string](g, `select system_identifier::text from pg_control_system()`)}
 		change(&v)
@@ -48,6 +49,7 @@ func TestRelayHalts(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			g := newRig(t)
 			first := g.run(g.relay("a", nil))
 			g.enqueue("k", 1)
@@ -105,6 +107,7 @@ func TestAResetSourceMayBeOfAnotherCluster(t *testing.T) {
 }
 
 func TestControlIsWrittenAtTheLatestWhenTheRelayStops(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	run := g.run(g.relay("a", nil))
 	g.enqueue("k", 1)
@@ -129,6 +132,7 @@ func TestControlIsWrittenAtTheLatestWhenTheRelayStops(t *testing.T) {
 }
 
 func TestRelayWaitsForServersAndSaysWhich(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	r := g.relay("a", nil)
 	r.deps.Kafka = []kgo.Opt{kgo.SeedBrokers("127.0.0.1:1"), kgo.DialTimeout(100 * time.Millisecond)}

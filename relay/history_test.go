@@ -180,9 +180,9 @@ func (g *rig) sent() []sent {
 }
 
 // right fails the test unless the history is.
-func (g *rig) right(timeout time.Duration) {
+func (g *rig) right() {
 	g.t.Helper()
-	if wrong := g.verdict(timeout); len(wrong) > 0 {
+	if wrong := g.verdict(2 * time.Minute); len(wrong) > 0 {
 		g.t.Fatalf("%d faults, the first: %s", len(wrong), strings.Join(wrong[:min(5, len(wrong))], "; "))
 	}
 }

@@ -24,6 +24,7 @@ func active(r *Relay) func() (bool, string) {
 }
 
 func TestStandbyTakesOverAtOnceFromOneThatStops(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	a := g.relay("a", func(c *Config) { c.LeaseTTL = time.Hour })
 	b := g.relay("b", func(c *Config) { c.LeaseTTL = time.Hour })
@@ -41,11 +42,12 @@ func TestStandbyTakesOverAtOnceFromOneThatStops(t *testing.T) {
 	}
 	testkit.Eventually(t, 5*time.Second, active(b)) // an hour's lease would not end
 	g.enqueue("k", 2)
-	g.right(10 * time.Second)
+	g.right()
 }
 
 // A holder that is stopped, or whose host is gone, keeps its session.
 func TestLeaseOfADeadRelayRunsOut(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`insert into perdure.relay_lease (shard, owner, fence, knows_bundles, until)
 		values ('main', 'dead', 41, 41, clock_timestamp() + interval '1500 ms')`)
@@ -67,6 +69,7 @@ func TestLeaseOfADeadRelayRunsOut(t *testing.T) {
 
 // The server ends a killed process's session: its lease is taken long before its end.
 func TestLeaseOfAKilledRelayIsTakenAtOnce(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`insert into perdure.relay_lease (shard, owner, fence, knows_bundles, until)
 		values ('main', 'killed', 41, 41, clock_timestamp() + interval '1 hour')`)
@@ -92,6 +95,7 @@ func TestLeaseOfAKilledRelayIsTakenAtOnce(t *testing.T) {
 
 // A namesake may be a second process started by mistake: it must wait.
 func TestNamesakeWaitsForTheLease(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	a, b := g.relay("same", nil), g.relay("same", nil)
 	g.run(a)
@@ -99,7 +103,7 @@ func TestNamesakeWaitsForTheLease(t *testing.T) {
 	g.run(b)
 	testkit.Eventually(t, 10*time.Second, func() (bool, string) { return b.Status().State == StateStandby, "not a standby" })
 	g.enqueue("k", 1)
-	g.right(10 * time.Second)
+	g.right()
 	if !func() bool { ok, _ := active(a)(); return ok }() {
 		t.Error("the holder lost its lease to its namesake")
 	}
@@ -108,6 +112,7 @@ func TestNamesakeWaitsForTheLease(t *testing.T) {
 // What a holder does that was stopped (SIGSTOP, a paused VM) after it produced:
 // its fence has been passed, so that it can move, log and file nothing.
 func TestHolderThatWasStoppedMovesNothing(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	a := g.relay("a", func(c *Config) { c.LeaseTTL = time.Hour })
 	stopped, resume := make(chan struct{}), make(chan struct{})
@@ -138,11 +143,12 @@ func TestHolderThatWasStoppedMovesNothing(t *testing.T) {
 	if n := one[int](g, `select count(*) from perdure.relay_log`); n != 1 {
 		t.Errorf("%d rows in the relay log, want 1", n)
 	}
-	g.right(10 * time.Second)
+	g.right()
 }
 
 // Renewing fails for as long as the lease lasts: the holder must stop by itself.
 func TestHolderThatCannotRenewStops(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	r := g.relay("a", func(c *Config) { c.LeaseTTL = time.Second })
 	tm := &term{r: r, fence: 1}
@@ -170,7 +176,7 @@ func TestRelayGoesOnWhenItsConnectionsAreCut(t *testing.T) {
 	}
 	l.end()
 	g.settlePrepared(g.prepared())
-	g.right(20 * time.Second)
+	g.right()
 }
 
 func TestTwoRelaysShareNothingButTheLease(t *testing.T) {
@@ -184,14 +190,16 @@ func TestTwoRelaysShareNothingButTheLease(t *testing.T) {
 	}
 	l.end()
 	g.settlePrepared(g.prepared())
-	g.right(20 * time.Second)
+	g.right()
 }
 
 // A transaction that is open, and has written, in this database or in another
 // one of the cluster, delays nobody.
 func TestOpenTransactionsDelayNobody(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"15", "18"} {
 		t.Run("postgres "+version, func(t *testing.T) {
+			t.Parallel()
 			g, server := newOwnRig(t, version)
 			g.exec(`create database elsewhere`)
 			other, err := pgx.Connect(t.Context(), server.URLFor("elsewhere"))
@@ -220,7 +228,7 @@ func TestOpenTransactionsDelayNobody(t *testing.T) {
 			if err := elsewhere.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			g.right(10 * time.Second)
+			g.right()
 		})
 	}
 }

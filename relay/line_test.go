@@ -15,6 +15,7 @@ import (
 // A row that does not fit its schema dies where its key waits behind it: it is sent
 // on, in its place, and says so. Words of a lift and places go through as they are.
 func TestARowThatDoesNotFitItsSchemaDiesInItsTurn(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	const insert = `insert into perdure.outbox (kind, queue, key, payload, headers) values ('strict.line', 'payments', 'k', $1, $2)`
 	g.exec(insert, `{"amount":1}`, nil)

@@ -162,7 +162,7 @@ func TestMigratesUnderTasksInFlight(t *testing.T) {
 		n := one[int](g, `select (select count(*) from perdure.parked) + (select count(*) from perdure.scheduled where key = 'x-due')`)
 		return n == 0, fmt.Sprintf("%d filed tasks have not left", n)
 	})
-	g.right(time.Minute)
+	g.right()
 	times := map[int64]int{}
 	for _, s := range g.sent() {
 		times[s.id]++

@@ -54,6 +54,7 @@ func (m mutation) patience() time.Duration {
 }
 
 func TestMutationsTurnTheCheckerRed(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		broken   mutation
 		scenario func(t *testing.T, m mutation) (wrong []string)
@@ -87,12 +88,15 @@ func TestMutationsTurnTheCheckerRed(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			t.Run("right", func(t *testing.T) {
+				t.Parallel()
 				if wrong := c.scenario(t, mutation{}); len(wrong) > 0 {
 					t.Fatalf("the real statements are called wrong: %v", wrong)
 				}
 			})
 			t.Run("broken", func(t *testing.T) {
+				t.Parallel()
 				wrong := c.scenario(t, c.broken)
 				if len(wrong) == 0 {
 					t.Fatal("the checker does not see it")

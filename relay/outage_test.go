@@ -74,13 +74,14 @@ func TestKafkaOutageDelaysAndLosesNothing(t *testing.T) {
 	w.cut(false) // connections break, and are there again at once
 	l.end()
 	g.settlePrepared(g.prepared())
-	g.right(30 * time.Second)
+	g.right()
 	if n := one[int](g, `select count(*) from perdure.parked`); n != 0 {
 		t.Errorf("%d rows were parked although all of Kafka was away", n)
 	}
 }
 
 func TestRelayStopsInTimeWhileKafkaIsAway(t *testing.T) {
+	t.Parallel()
 	g, w := newRig(t), &wire{}
 	r := g.through(w, "a", func(c *Config) { c.Grace = 300 * time.Millisecond })
 	run := g.run(r)
@@ -96,5 +97,5 @@ func TestRelayStopsInTimeWhileKafkaIsAway(t *testing.T) {
 		t.Errorf("stopping took %v", took)
 	}
 	g.run(g.relay("b", nil)) // the lease is free, the row is not lost
-	g.right(10 * time.Second)
+	g.right()
 }

@@ -58,6 +58,7 @@ func ours(list []Transaction) (out []Transaction) {
 }
 
 func TestAnOpenTransactionIsNamedByItsPidAndWhetherItWrites(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	bystander, _ := g.open("report", `create table other (n int)`) // an id, and nothing in the outbox
 	g.open("report", `select count(*) from perdure.outbox`)        // no id: it holds nothing
@@ -87,6 +88,7 @@ func TestAnOpenTransactionIsNamedByItsPidAndWhetherItWrites(t *testing.T) {
 }
 
 func TestTheActiveRelayMeasuresTheOutbox(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	r := g.relay("a", nil)
 	reg := prometheus.NewRegistry()

@@ -64,6 +64,7 @@ func (g *rig) passAll(tm *term) {
 }
 
 func TestPartitionsAreMadeAhead(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	tm := g.upkeep(time.Hour)
 	g.exec(`select setval('perdure.outbox_id_seq', 5500000)`)
@@ -88,6 +89,7 @@ func TestPartitionsAreMadeAhead(t *testing.T) {
 // A relay that was away for long finds rows in the overflow partition: they are
 // relayed, and new partitions begin above them.
 func TestRowsInTheOverflowAreRelayedAndNewPartitionsBeginAbove(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`select setval('perdure.outbox_id_seq', 40123456)`)
 	id := g.enqueue("k", 1)
@@ -106,10 +108,11 @@ func TestRowsInTheOverflowAreRelayedAndNewPartitionsBeginAbove(t *testing.T) {
 	if got := g.where(g.enqueue("k", 2)); got != "outbox_p0000000043" {
 		t.Errorf("the row is in %s", got)
 	}
-	g.right(20 * time.Second)
+	g.right()
 }
 
 func TestOldPartitionsAreEmptiedThenDropped(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	tm := g.upkeep(time.Hour)
 	old := g.enqueue("k", 1)
@@ -157,6 +160,7 @@ func TestOldPartitionsAreEmptiedThenDropped(t *testing.T) {
 // moment. While it is open the lock cannot be had; once committed the new
 // statement sees it.
 func TestLateCommitKeepsItsPartition(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	tm := g.upkeep(time.Millisecond)
 	late := g.begin()
@@ -190,6 +194,7 @@ func TestLateCommitKeepsItsPartition(t *testing.T) {
 
 // A holder that lost its fence truncates nothing.
 func TestUpkeepNeedsTheFence(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	tm := g.upkeep(time.Millisecond)
 	id := g.enqueue("k", 1)
@@ -209,6 +214,7 @@ func TestUpkeepNeedsTheFence(t *testing.T) {
 // A role that may not make partitions, or anything else: the overflow partition
 // takes the rows, and they are relayed.
 func TestUpkeepThatFailsStopsNoPass(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`create function public.refuse() returns event_trigger language plpgsql as $$ begin raise exception 'no tables today'; end $$`)
 	g.exec(`create event trigger refuse on ddl_command_start when tag in ('CREATE TABLE') execute function public.refuse()`)
@@ -222,10 +228,11 @@ func TestUpkeepThatFailsStopsNoPass(t *testing.T) {
 		return err == nil && m.GetCounter().GetValue() > 0, "upkeep did not fail"
 	})
 	g.enqueue("k", 2)
-	g.right(10 * time.Second)
+	g.right()
 }
 
 func TestOverflowIsEmptiedByRows(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	tm := g.upkeep(time.Hour)
 	g.exec(`select setval('perdure.outbox_id_seq', 40000000)`)

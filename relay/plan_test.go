@@ -42,6 +42,7 @@ func planOf(t *testing.T, conn *pgx.Conn, sql, mode, types, args string) string 
 }
 
 func TestReadsUseTheIndexMadeForThem(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`alter table perdure.outbox_p0000000000 set (autovacuum_enabled = off)`)
 	r := g.relay("a", nil)
@@ -75,6 +76,7 @@ func TestReadsUseTheIndexMadeForThem(t *testing.T) {
 // What is asked on a session of the pool, which has no settings of ours: the history
 // is not read, however much there is.
 func TestWhatIsMeasuredAndPrunedIsReadByIndex(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	for _, table := range []string{"outbox_p0000000000", "parked", "unique_keys"} {
 		g.exec(`alter table perdure.` + table + ` set (autovacuum_enabled = off)`)
@@ -109,6 +111,7 @@ func TestWhatIsMeasuredAndPrunedIsReadByIndex(t *testing.T) {
 
 // Each queue counts up to a limit, and has its oldest row's reason.
 func TestParkedQueuesAreCountedOneByOne(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`insert into perdure.parked (id, why, generation, epoch, created_at, kind, queue, content_type, payload, checked)
   select n, 'since ' || n, 1, 0, now(), 'post', (array['mail', 'a', 'zoo'])[1 + n % 3], 'application/json', '{}', true from generate_series(1, 30) n`)

@@ -17,6 +17,7 @@ import (
 )
 
 func TestRelayBehindATransactionPoolerHalts(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	pool, err := pg.Pool(t.Context(), testkit.PgBouncer(t, g.url, 4))
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 )
 
 func TestASharedQueueIsTrimmedBelowItsGroupsStart(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	topic, group := g.names.Tasks("mail"), g.names.ShareGroup("mail")
 	var recs []*kgo.Record
@@ -55,6 +56,7 @@ func TestASharedQueueIsTrimmedBelowItsGroupsStart(t *testing.T) {
 }
 
 func TestALagOfASharedQueueThatStandsStillIsNudged(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.cat.Queues["mail"].Shared = true
 	if _, err := kafka.Ensure(t.Context(), g.adm, g.cat, kafka.Settings{Names: g.names, History: time.Hour, MaxReplication: 1, Requests: g.cl}, false); err != nil {

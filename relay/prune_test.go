@@ -13,6 +13,7 @@ import (
 )
 
 func TestLogAndKeysArePruned(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.exec(`insert into perdure.relay_log (shard, relayed_at, first_id, last_id, tasks, replays, hops)
 		select 'main', now() - (n || ' minutes')::interval, n, n, 1, 0, '' from generate_series(1, 12000) n`)
@@ -36,6 +37,7 @@ func TestLogAndKeysArePruned(t *testing.T) {
 }
 
 func TestTaskTopicsAreTrimmedBelowWhatIsCommitted(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	topic := g.names.Tasks("mail")
 	var recs []*kgo.Record

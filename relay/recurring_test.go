@@ -52,6 +52,7 @@ func (g *rig) planned() time.Time {
 // TestADueTimeIsFiledOnce: by two relays at once, after times that nobody saw,
 // and not again by the relays after them.
 func TestADueTimeIsFiledOnce(t *testing.T) {
+	t.Parallel()
 	g := recurring(t, newYear)
 	first := g.run(g.relay("a", nil))
 	if next := g.planned().UTC(); next.Month() != time.January || next.Day() != 1 || next.Hour() != 0 {
@@ -95,6 +96,7 @@ func TestADueTimeIsFiledOnce(t *testing.T) {
 // TestAReplacedRelayFilesNothing: neither under a fence that is lost, nor for a
 // time that was filed since it looked.
 func TestAReplacedRelayFilesNothing(t *testing.T) {
+	t.Parallel()
 	g := recurring(t, newYear)
 	due := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 	type outcome struct{ again, lost error }
@@ -138,6 +140,7 @@ func TestAReplacedRelayFilesNothing(t *testing.T) {
 // TestAChangedScheduleBeginsAnew: what was due by the old one is not filed, and
 // what the catalog no longer names is forgotten.
 func TestAChangedScheduleBeginsAnew(t *testing.T) {
+	t.Parallel()
 	g := recurring(t, newYear)
 	stop := func(r *running) {
 		t.Helper()
@@ -169,6 +172,7 @@ func TestAChangedScheduleBeginsAnew(t *testing.T) {
 }
 
 func TestAScheduleOfAnotherSourceIsNotOurs(t *testing.T) {
+	t.Parallel()
 	g := recurring(t, `schedule: {cron: "@daily", source: billing}`)
 	if k := schedulesOf(g.cat, "main"); len(k) != 0 {
 		t.Errorf("main files %d kinds", len(k))

@@ -19,6 +19,7 @@ import (
 )
 
 func TestARowBecomesARecord(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.run(g.relay("a", nil))
 	id := one[int64](g, `insert into perdure.outbox (kind, queue, key, payload, headers, deadline)
@@ -52,6 +53,7 @@ func TestARowBecomesARecord(t *testing.T) {
 }
 
 func TestAReplayKeepsItsTaskID(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.run(g.relay("a", nil))
 	id := one[int64](g, `insert into perdure.outbox (kind, queue, task_id, epoch, payload) values ('post', 'mail', 'main-1-77', 3, '{}') returning id`)
@@ -69,6 +71,7 @@ func TestAReplayKeepsItsTaskID(t *testing.T) {
 }
 
 func TestAnEmptyPassWritesNothing(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	r := g.relay("a", func(c *Config) { c.Idle = time.Millisecond; c.LeaseTTL = time.Minute })
 	passes := make(chan struct{}, 1000)

@@ -258,6 +258,7 @@ func heldSeqs(g *rig) string {
 }
 
 func TestAnOlderBackupIsNoticedAndMended(t *testing.T) {
+	t.Parallel()
 	g, server := newOwnRig(t, "15")
 	g.relayAll(3)
 	g.bundle("k", 10, 2) // 4, 5: one row of the backup, not relayed by it
@@ -324,6 +325,7 @@ func TestAnOlderBackupIsNoticedAndMended(t *testing.T) {
 }
 
 func TestAStandbyIsRefusedAndAFailoverThatLostCommitsMended(t *testing.T) {
+	t.Parallel()
 	g, server := newOwnRig(t, "15")
 	g.relayAll(3)
 	dir := g.backup(server, true)
@@ -363,6 +365,7 @@ func TestAStandbyIsRefusedAndAFailoverThatLostCommitsMended(t *testing.T) {
 }
 
 func TestADumpLoadedIntoANewClusterIsMended(t *testing.T) {
+	t.Parallel()
 	g, server := newOwnRig(t, "15")
 	g.exec(`do $$ begin for i in 1..20000 loop perform pg_current_xact_id(); commit; end loop; end $$`) // far ahead of a new cluster's
 	g.relayAll(3)
@@ -403,6 +406,7 @@ func TestADumpLoadedIntoANewClusterIsMended(t *testing.T) {
 
 // pg_upgrade keeps data, transactions and ids under a new system identifier.
 func TestAfterAnUpgradeNothingIsHeld(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.relayAll(3)
 	late := g.begin()
@@ -427,6 +431,7 @@ func TestAfterAnUpgradeNothingIsHeld(t *testing.T) {
 }
 
 func TestADatabaseMadeAnewIsMended(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.relayAll(3)
 	g.use(testkit.MigratedPostgres(t).URL)
@@ -440,6 +445,7 @@ func TestADatabaseMadeAnewIsMended(t *testing.T) {
 }
 
 func TestResetIsRefused(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	r := g.relay("a", nil)
 	run := g.run(r)
@@ -471,12 +477,14 @@ func TestResetIsRefused(t *testing.T) {
 
 // perdure.control lags by up to a second, and may be spoilt: the topics know.
 func TestResetReadsFromTheTopicsWhatTheNoteDoesNotSay(t *testing.T) {
+	t.Parallel()
 	for name, note := range map[string]string{
 		"lags":       `{"generation":1,"seq":2,"system_id":%q}`,
 		"not ours":   `{%q`,
 		"far behind": `{"generation":0,"seq":0,"system_id":%q}`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := newRig(t)
 			g.relayAll(5)
 			value := fmt.Appendf(nil, note, one[string](g, `select system_identifier::text from pg_control_system()`))

@@ -35,6 +35,7 @@ func values(recs []*kgo.Record) map[string]*kgo.Record {
 }
 
 func TestDueRetriesGoBack(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.produce(
 		g.retry("5s", "payments", "main-1-1", 6*time.Second, 0),              // its tier has passed
@@ -71,6 +72,7 @@ func TestDueRetriesGoBack(t *testing.T) {
 }
 
 func TestRetryWaitsForItsTier(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	early := g.retry("5s", "payments", "main-1-1", 3500*time.Millisecond, 2*time.Second)
 	g.produce(early)
@@ -82,6 +84,7 @@ func TestRetryWaitsForItsTier(t *testing.T) {
 }
 
 func TestGarbageOnADelayTopicIsSeenAndStallsNothing(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	old := time.Now().Add(-time.Hour)
 	topic := g.names.Retry("5s")
@@ -125,6 +128,7 @@ func TestGarbageOnADelayTopicIsSeenAndStallsNothing(t *testing.T) {
 }
 
 func TestTwoRelaysShareTheDelayTopics(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	const n = 400
 	var recs []*kgo.Record
@@ -142,6 +146,7 @@ func TestTwoRelaysShareTheDelayTopics(t *testing.T) {
 }
 
 func TestOffsetOutOfRangeStopsAndAlarms(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	topic := g.names.Retry("30s")
 	// A key's records share a partition: five that nobody moved, four of them deleted.

@@ -18,6 +18,7 @@ import (
 // identifier and no cursor. Once its sequence has passed Kafka's id nothing but
 // the database's own oid tells that its ids were used already.
 func TestADatabaseMadeAnewUnderTheSameSourceHalts(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	run := g.run(g.relay("a", nil))
 	g.enqueue("k", 1)
@@ -53,6 +54,7 @@ func TestADatabaseMadeAnewUnderTheSameSourceHalts(t *testing.T) {
 // A holder that wakes after another has relayed further must not write its own,
 // lower id over the other's: after a restore that id is all that warns.
 func TestAStoppedHolderDoesNotTurnBackWhatKafkaKnows(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	a := g.relay("a", func(c *Config) { c.LeaseTTL = time.Hour })
 	stopped, resume := make(chan struct{}), make(chan struct{})

@@ -156,7 +156,10 @@ func (g *rig) parkedFor(r *Relay, why string) {
 // Where all wait for one it is 28 s.
 const paymentBound = 10 * time.Second
 
-func TestATopicWithoutEnoughReplicasDelaysNoOther(t *testing.T) { withoutReplicas(t, 5*time.Second) }
+func TestATopicWithoutEnoughReplicasDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	withoutReplicas(t, 5*time.Second)
+}
 
 // withoutReplicas commits tasks for so long while mail's topic takes nothing.
 func withoutReplicas(t *testing.T, length time.Duration) {
@@ -196,6 +199,7 @@ func withoutReplicas(t *testing.T, length time.Duration) {
 
 // The client has produced to it before, and knows it.
 func TestATopicThatIsDeletedUnderWayIsSaidToBeGone(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	r := g.relay("a", nil)
 	g.run(r)
@@ -217,6 +221,7 @@ func TestATopicThatIsDeletedUnderWayIsSaidToBeGone(t *testing.T) {
 // Kafka appends and says that it is not sure: the client never gives such a record up,
 // and nothing else tells that anything is well.
 func TestARecordThatIsNeverAnsweredForEndsItsPass(t *testing.T) {
+	t.Parallel()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
 		t.Fatal(err)

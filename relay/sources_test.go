@@ -16,6 +16,7 @@ import (
 )
 
 func TestTwoSourcesFeedOneKafka(t *testing.T) {
+	t.Parallel()
 	a := newRig(t)
 	other := testkit.Postgres(t).URL
 	if err := pg.Migrate(t.Context(), other, "billing-eu"); err != nil {

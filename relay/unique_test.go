@@ -13,6 +13,7 @@ import (
 )
 
 func TestARecordSaysThatItsTaskHoldsAKey(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	testkit.DeleteTopic(t, g.cl, g.names.Tasks("mail"))
 	const insert = `insert into perdure.outbox (kind, queue, key, run_at, payload, headers, task_id, epoch) values ($1, $2, 'k', now() + $3::interval, '{}', $4, $5, $6) returning id`
@@ -60,6 +61,7 @@ func TestARecordSaysThatItsTaskHoldsAKey(t *testing.T) {
 
 // A held task that is released under a new id takes its key with it.
 func TestAKeyGoesWithItsTaskToANewID(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	hold := func(seq int64, replayOf *string) {
 		t.Helper()

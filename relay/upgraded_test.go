@@ -75,6 +75,7 @@ func (g *rig) upgrade(server *embedded.Postgres) {
 }
 
 func TestAfterARealPgUpgradeNothingIsHeld(t *testing.T) {
+	t.Parallel()
 	g, server := newOwnRig(t, "15")
 	g.relayAll(3)
 	late := g.begin()

@@ -11,6 +11,7 @@ import (
 // What a standby does to be ready changes nothing of what the active relay has, and
 // leaves nothing to be planned or asked for.
 func TestAStandbyWarmsUpAndTouchesNothing(t *testing.T) {
+	t.Parallel()
 	g := newRig(t)
 	g.enqueue("k", 1)
 	run := g.run(g.relay("a", nil))

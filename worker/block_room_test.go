@@ -19,6 +19,7 @@ import (
 // worker may hold: it must come to the end all the same, to other keys' tasks, and
 // let none of the key overtake.
 func TestALiftIsReachedPastMoreTasksThanAWorkerHolds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, blockCatalog)
 	d := &desk{bad: map[string]bool{}}
 	tasks, ids := w.keyed(26)
@@ -74,6 +75,7 @@ func (l *lateBlocks) OnFetchRecordBuffered(r *kgo.Record) {
 // Who gets a partition lets nothing of a kind with on_dead: block start there before
 // it has read its predecessors' blocks; other kinds go on.
 func TestNothingStartsBeforeTheBlocksAreRead(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, `
 version: 1
 queues:

@@ -158,6 +158,7 @@ func (w *world) limitLetters(bytes string) {
 }
 
 func TestABlockOutlivesItsWorkerAndRedis(t *testing.T) {
+	t.Parallel()
 	own := testkit.OwnRedis(t)
 	w := newWorld(t, blockCatalog, withRedis(own.Addr))
 	d := &desk{bad: map[string]bool{}}

@@ -36,8 +36,12 @@ kinds:
 `
 
 func TestACancelledReplayIsAnOutcome(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ kind, queue string }{{"job.run", "jobs"}, {"line.run", "lines"}} {
-		t.Run(c.queue, func(t *testing.T) { cancelledReplay(t, c.kind, c.queue) })
+		t.Run(c.queue, func(t *testing.T) {
+			t.Parallel()
+			cancelledReplay(t, c.kind, c.queue)
+		})
 	}
 }
 

@@ -20,7 +20,10 @@ import (
 )
 
 // TestChaos lets every fault happen once. Checks I1 to I4 and I9.
-func TestChaos(t *testing.T) { chaos(t, 0) }
+func TestChaos(t *testing.T) {
+	t.Parallel()
+	chaos(t, 0)
+}
 
 // seed of the faults' order: PERDURE_TEST_SEED, else a new one.
 func seed(t *testing.T) uint64 {

@@ -19,6 +19,7 @@ import (
 // TestABrokerThatTakesNoMetadataGetsTheOffset: its offset.metadata.max.bytes may
 // be lower than what a commit needs here.
 func TestABrokerThatTakesNoMetadataGetsTheOffset(t *testing.T) {
+	t.Parallel()
 	cluster, onCluster := onControlled(t)
 	var refused, bare atomic.Int64 // bare: those that came without metadata after they were refused with it
 	last := int64(-1)              // the offset refused last

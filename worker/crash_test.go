@@ -158,6 +158,7 @@ func (w *world) effects(l *ledger, hang func(id string) bool) string {
 }
 
 func TestTasksOfAKilledWorkerRunElsewhere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	var alive atomic.Bool // the survivor
@@ -203,6 +204,7 @@ func TestTasksOfAKilledWorkerRunElsewhere(t *testing.T) {
 }
 
 func TestATaskThatKillsItsWorkerDiesAloneOfPoison(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	w.ttl = time.Second
 	l := newLedger()
@@ -255,11 +257,13 @@ func TestATaskThatKillsItsWorkerDiesAloneOfPoison(t *testing.T) {
 }
 
 func TestRedisKilledAndBack(t *testing.T) {
+	t.Parallel()
 	for name, lose := range map[string]func(*testkit.OwnedRedis, testing.TB){
 		"away and empty": func(r *testkit.OwnedRedis, t testing.TB) { r.Kill(t); r.Restart(t) },
 		"flushed":        (*testkit.OwnedRedis).Flush,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := testkit.OwnRedis(t)
 			w := newWorld(t, catalogText, withRedis(r.Addr))
 			l := newLedger()
@@ -298,6 +302,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 }
 
 func TestARunningTaskKeepsItsClaimThroughAFlush(t *testing.T) {
+	t.Parallel()
 	r := testkit.OwnRedis(t)
 	w := newWorld(t, catalogText, withRedis(r.Addr))
 	w.ttl = time.Second
@@ -325,6 +330,7 @@ func TestARunningTaskKeepsItsClaimThroughAFlush(t *testing.T) {
 }
 
 func TestAStopWhileRedisIsAwayAtStartIsAStop(t *testing.T) {
+	t.Parallel()
 	r := testkit.OwnRedis(t)
 	w := newWorld(t, catalogText, withRedis(r.Addr))
 	r.Kill(t)
@@ -339,6 +345,7 @@ func TestAStopWhileRedisIsAwayAtStartIsAStop(t *testing.T) {
 }
 
 func TestNothingStartsWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
 	r := testkit.OwnRedis(t)
 	w := newWorld(t, catalogText, withRedis(r.Addr))
 	l := newLedger()
@@ -361,6 +368,7 @@ func TestNothingStartsWhileRedisIsAway(t *testing.T) {
 }
 
 func TestJoinsAndLeavesUnderLoadLoseNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	setup := func(wk *worker.Worker) {
@@ -408,6 +416,7 @@ func TestJoinsAndLeavesUnderLoadLoseNothing(t *testing.T) {
 }
 
 func TestARestartRunsOnlyWhatWasInFlight(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onePartition)
 	l := newLedger()
 	release := make(chan struct{})
@@ -440,6 +449,7 @@ func TestARestartRunsOnlyWhatWasInFlight(t *testing.T) {
 }
 
 func TestOnceIsNeverRunAgainInDoubt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.Replace(catalogText, "timeout: 2s", "timeout: 200ms\n    effects: once", 1))
 	l := newLedger()
 	w.start("a", nil, func(wk *worker.Worker) {
@@ -477,6 +487,7 @@ func TestOnceIsNeverRunAgainInDoubt(t *testing.T) {
 }
 
 func TestTasksOfAKeyNeitherOverlapNorReorder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.Replace(catalogText, "timeout: 2s", "timeout: 2s\n    order: key", 1))
 	var mu sync.Mutex
 	running, order, overlaps := map[string]bool{}, map[string][]int{}, 0

@@ -15,6 +15,7 @@ import (
 // TestAWorkerWhoseHandlersAreDeafEndsItself: below the bound the slots of
 // abandoned handlers are used again; at it nothing starts, and the process ends.
 func TestAWorkerWhoseHandlersAreDeafEndsItself(t *testing.T) {
+	t.Parallel()
 	catalog := strings.NewReplacer("timeout: 2s", "timeout: 500ms", "max_attempts: 3", "max_attempts: 1").Replace(catalogText)
 	w := newWorld(t, catalog)
 	l := newLedger()

@@ -21,6 +21,7 @@ import (
 // The worker of an ordered kind looks after the work once a second. Redis is lost
 // while it looks, too.
 func TestWorkElsewhereOutlivesALostRedisAtItsRecord(t *testing.T) {
+	t.Parallel()
 	r := testkit.OwnRedis(t)
 	o := newOutside(t, pendingAtFirst, withRedis(r.Addr))
 	tasks := make([]schemas.Task, 40)
@@ -63,6 +64,7 @@ func TestWorkElsewhereOutlivesALostRedisAtItsRecord(t *testing.T) {
 // A worker that does not know the kind sends the timer on, and as a timer: should
 // Redis be lost meanwhile, a task whose effects happen once must not run again.
 func TestATimerOfAnUnknownKindStaysATimer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	w.start("a", nil, ledgered(newLedger()))
 	task := schemas.Task{ID: "main-1-1", Kind: "job.new", Queue: "jobs", Payload: []byte(`{}`), ContentType: "application/json", Time: time.Now().UTC(), Attempt: 2}
@@ -83,6 +85,7 @@ func TestATimerOfAnUnknownKindStaysATimer(t *testing.T) {
 
 // What work found is kept also where its task was given up before it said so.
 func TestALateSuccessKeepsItsResult(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t, func(*worker.Task[job]) error { return worker.Pending() })
 	dead, again := o.task("job.once", job{}), o.task("job.short", job{})
 	late := map[string]int64{dead.ID: o.leaves(dead).Run, again.ID: o.leaves(again).Run}

@@ -175,6 +175,7 @@ func pendingAtFirst(task *worker.Task[job]) error {
 }
 
 func TestWorkElsewhereCompletes(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t, pendingAtFirst)
 	task := o.task("job.out", job{})
 	task.Unique = true
@@ -234,6 +235,7 @@ func TestWorkElsewhereCompletes(t *testing.T) {
 }
 
 func TestWorkElsewhereFails(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t, func(task *worker.Task[job]) error {
 		if task.Attempt < 3 {
 			return worker.Pending()
@@ -280,6 +282,7 @@ func TestWorkElsewhereFails(t *testing.T) {
 }
 
 func TestWorkElsewhereFallsSilent(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t, func(task *worker.Task[job]) error {
 		if task.Payload.Mode == "" && task.Attempt == 2 {
 			return nil
@@ -328,6 +331,7 @@ func TestWorkElsewhereFallsSilent(t *testing.T) {
 }
 
 func TestWorkElsewhereHoldsItsKey(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t, pendingAtFirst)
 	first, second := o.task("line.out", job{}), o.task("line.out", job{N: 2})
 	first.Key, second.Key = "k", "k"
@@ -351,6 +355,7 @@ func TestWorkElsewhereHoldsItsKey(t *testing.T) {
 }
 
 func TestACancelEndsWorkElsewhere(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t, pendingAtFirst)
 	task := o.task("job.out", job{})
 	c := o.leaves(task)
@@ -373,6 +378,7 @@ func TestACancelEndsWorkElsewhere(t *testing.T) {
 }
 
 func TestAReportMayComeBeforeItsWorkerLetsGo(t *testing.T) {
+	t.Parallel()
 	hold := make(chan struct{})
 	o := newOutside(t, func(*worker.Task[job]) error { <-hold; return worker.Pending() })
 	failed, done := o.task("job.out", job{}), o.task("job.out", job{})
@@ -404,6 +410,7 @@ func TestAReportMayComeBeforeItsWorkerLetsGo(t *testing.T) {
 }
 
 func TestReportsThatAreNone(t *testing.T) {
+	t.Parallel()
 	o := newOutside(t, pendingAtFirst)
 	task := o.task("job.out", job{})
 	c := o.leaves(task)

@@ -13,6 +13,7 @@ import (
 )
 
 func TestAHandlersFingerprintGroupsItsLetters(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	// One died at a worker that was killed before its letter was written.
 	s, owner := w.earlier()

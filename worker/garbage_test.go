@@ -44,6 +44,7 @@ func ledgered(l *ledger) func(*worker.Worker) {
 }
 
 func TestGarbageOfEveryKindBecomesALetterAndThePartitionGoesOn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onePartition)
 	topic := w.names.Tasks("jobs")
 	good := w.task("job.run", job{N: 1})
@@ -160,6 +161,7 @@ func (w *world) produceBytes(topic string, batch []byte) error {
 }
 
 func TestAnUnreadableBatchBecomesALetterAndThePartitionGoesOn(t *testing.T) {
+	t.Parallel()
 	for name, bad := range map[string][]byte{
 		"broken zstd":      rawRecordBatch(4, 2, 3, []byte("this is not zstd at all, not even close")),
 		"broken gzip":      rawRecordBatch(1, 0, 1, []byte("nor is this gzip")),
@@ -219,6 +221,7 @@ func recordBytes(tasks []schemas.Task) (b []byte) {
 // like others; the two that it lacks have no bytes that a letter could hold, and
 // the partition goes on behind them.
 func TestABatchThatSaysMoreThanItHoldsRunsWhatItHolds(t *testing.T) {
+	t.Parallel()
 	// Kafka counts what is produced, and kfake holds the count against the last
 	// offset, so that one lies as well.
 	w := newWorld(t, onePartition, withFakeKafka())
@@ -248,6 +251,7 @@ func TestABatchThatSaysMoreThanItHoldsRunsWhatItHolds(t *testing.T) {
 }
 
 func TestAnUnknownKindWaitsForAWorkerThatKnowsIt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText+"  job.new: {queue: jobs}\n")
 	l := newLedger()
 	full := w.cat
@@ -307,6 +311,7 @@ func TestAnUnknownKindWaitsForAWorkerThatKnowsIt(t *testing.T) {
 // In a key's order it waits where it is, and what comes behind it with it: a tour
 // through the delay tiers would let the others overtake.
 func TestAnUnknownKindHoldsItsKeyUntilAWorkerKnowsIt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, stuckCatalog+"  job.new: {queue: jobs, order: key}\n")
 	full := w.cat
 	old := *w.cat

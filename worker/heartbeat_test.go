@@ -32,6 +32,7 @@ kinds:
 `
 
 func TestARunningTaskMustBeHeardOf(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, beatCatalog)
 	l := newLedger()
 	said := make(chan string, 1)
@@ -90,6 +91,7 @@ func TestARunningTaskMustBeHeardOf(t *testing.T) {
 // An endpoint: one call that takes long and is heard of on the way, one that is
 // silent, one that answers 202.
 func TestAnEndpointIsHeardOf(t *testing.T) {
+	t.Parallel()
 	var url string // of the API, which the endpoint calls
 	var cut sync.Map
 	endpoint := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

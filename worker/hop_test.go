@@ -52,6 +52,7 @@ func (w *world) granted(s *claims.Store, owner string, t schemas.Task) claims.Gr
 }
 
 func TestARedeliveryRepeatsTheHopAndNotTheRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	s, owner := w.earlier()
 	history := []byte(`[{"n":1,"error_class":"HTTP 503","message":"closed for lunch"}]`)
@@ -112,6 +113,7 @@ func TestARedeliveryRepeatsTheHopAndNotTheRun(t *testing.T) {
 }
 
 func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onePartition)
 	adm := kadm.NewClient(w.cl)
 	limit := func(bytes string) {
@@ -171,6 +173,7 @@ func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
 }
 
 func TestAnOffsetThatIsGoneHaltsThePartition(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onePartition)
 	l := newLedger()
 	a := w.start("a", nil, ledgered(l))
@@ -198,6 +201,7 @@ func TestAnOffsetThatIsGoneHaltsThePartition(t *testing.T) {
 }
 
 func TestAStoppedAndResumedProcessIsHarmless(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	var resumed atomic.Bool

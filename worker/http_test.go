@@ -43,6 +43,7 @@ func endpoint(t *testing.T, h http.HandlerFunc) string {
 }
 
 func TestAnEndpointRunsEachTaskOnce(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	posts := map[string]int{}
 	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {
@@ -131,6 +132,7 @@ func TestAMisconfiguredEndpointOpensItsBreakerAndCostsNoAttempt(t *testing.T) {
 }
 
 func TestAWrongPathHoldsUpNoOtherKindOfTheSameServer(t *testing.T) {
+	t.Parallel()
 	var refused, served atomic.Int64
 	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Ce-Type") == "wrong.run" {
@@ -173,6 +175,7 @@ func TestAWrongPathHoldsUpNoOtherKindOfTheSameServer(t *testing.T) {
 }
 
 func TestConflictUsesNoAttempt(t *testing.T) {
+	t.Parallel()
 	var posts atomic.Int64
 	url := endpoint(t, func(rw http.ResponseWriter, r *http.Request) {
 		if posts.Add(1) <= 4 { // more often than max_attempts
@@ -280,6 +283,7 @@ func TestTheEnvironmentSaysHowManyHandlersRunAtOnce(t *testing.T) {
 }
 
 func TestAnOldRecordOfAReplayedTaskSaysResolved(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	w.start("a", nil, ledgered(l))

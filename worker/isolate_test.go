@@ -43,6 +43,7 @@ func (w *world) suspect() string {
 // Nothing is alone beside a handler that was abandoned. One that never returns
 // keeps suspects waiting until HeldAlarm, and then the process ends for them.
 func TestASuspectOutlivesADeafHandler(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.ReplaceAll(onePartition, "2s", "100ms"))
 	w.ttl = time.Second
 	l, release := newLedger(), make(chan struct{})

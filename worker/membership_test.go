@@ -87,6 +87,7 @@ func (w *world) peer(s *claims.Store, instance string) (found claims.Peer) {
 }
 
 func TestAStoppedAndResumedWorkerIsHarmlessAndComesBack(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	a, b := f.hire("a", true), f.hire("b", true)
 	stop := f.feeding(50*time.Millisecond, 100)

@@ -248,6 +248,7 @@ func (w *world) backlog(n, size int) {
 // TestTenThousandTasksInFlight holds 10,000 tasks in one worker, all running or
 // a few running and the others in line, and counts bytes and goroutines.
 func TestTenThousandTasksInFlight(t *testing.T) {
+	t.Parallel()
 	const size, tasks = 1024, 10_000
 	for _, concurrency := range []int{64, tasks} {
 		t.Run(fmt.Sprintf("%d of them run", concurrency), func(t *testing.T) {
@@ -296,7 +297,10 @@ func TestTenThousandTasksInFlight(t *testing.T) {
 
 // TestABacklogDoesNotGrowTheWorker measures a worker while it works off a backlog
 // and after it.
-func TestABacklogDoesNotGrowTheWorker(t *testing.T) { backlogMemory(t, 60_000) }
+func TestABacklogDoesNotGrowTheWorker(t *testing.T) {
+	t.Parallel()
+	backlogMemory(t, 60_000)
+}
 
 func backlogMemory(t *testing.T, tasks int) {
 	const size = 256

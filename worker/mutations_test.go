@@ -131,6 +131,7 @@ func (f *fleet) noteDead() {
 }
 
 func TestBrokenFleetsAreSeenInTheHistory(t *testing.T) {
+	t.Parallel()
 	// Each scenario leaves a correct fleet without a violation.
 	scenarios := map[string]func(f *fleet, r *testkit.OwnedRedis){
 		forgotten: func(f *fleet, r *testkit.OwnedRedis) {
@@ -165,6 +166,7 @@ func TestBrokenFleetsAreSeenInTheHistory(t *testing.T) {
 	for mutation, want := range map[string]string{forgotten: "fence", doneAgain: "repeated", gaveUp: "dead", beside: "order"} {
 		for _, broken := range []string{mutation, ""} {
 			t.Run(fmt.Sprintf("%s=%t", mutation, broken != ""), func(t *testing.T) {
+				t.Parallel()
 				r := testkit.OwnRedis(t)
 				f := newFleet(t, withRedis(r.Addr))
 				f.broken = broken

@@ -49,6 +49,7 @@ func (l *lockedBuffer) lines(with string) (out []string) {
 }
 
 func TestATaskThatHoldsItsPartitionIsNamedAndStopsNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onePartition)
 	var log lockedBuffer
 	w.log = slog.New(slog.NewTextHandler(&log, nil))
@@ -75,6 +76,7 @@ func TestATaskThatHoldsItsPartitionIsNamedAndStopsNothing(t *testing.T) {
 // TestATaskWhoseLetterKafkaDoesNotTakeIsNamed: it waits in the producer, where no
 // stage has it.
 func TestATaskWhoseLetterKafkaDoesNotTakeIsNamed(t *testing.T) {
+	t.Parallel()
 	cluster, onCluster := onControlled(t)
 	w := newWorld(t, onePartition, onCluster)
 	mend := w.takesNothing(cluster, w.names.DLQ("jobs"))
@@ -144,6 +146,7 @@ kinds:
 // That the rest was committed is shown by a worker that has nothing but the
 // commit: Redis is flushed before it starts.
 func TestAStuckTaskStopsNeitherIntakeNorCommit(t *testing.T) {
+	t.Parallel()
 	const maxHeld, behind, others = 200, 100, 2000
 	r := testkit.OwnRedis(t)
 	w := newWorld(t, stuckCatalog, withRedis(r.Addr))

@@ -61,6 +61,7 @@ func sortedIDs(tasks ...schemas.Task) (ids []string) {
 }
 
 func TestTheEndOfATaskThatHoldsAKeyIsToldOnceAndNoOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	w.start("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(ctx context.Context, task *worker.Task[job]) error {
@@ -96,6 +97,7 @@ func TestTheEndOfATaskThatHoldsAKeyIsToldOnceAndNoOthers(t *testing.T) {
 
 // A replayed task's end is told on the dead-letter topic, as before, and only there.
 func TestTheEndOfAReplayedTaskIsItsResolution(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	w.start("a", nil, ledgered(newLedger()))
 	replayed := w.holding(job{})
@@ -116,6 +118,7 @@ func TestTheEndOfAReplayedTaskIsItsResolution(t *testing.T) {
 // What an earlier worker wrote into the claims before it was killed: the record that
 // comes again tells the end of those that have ended, and of no others.
 func TestARedeliveryTellsTheEndThatWasNotTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	s, owner := w.earlier()
 	done, plain, cancelled := w.holding(job{}), w.task("job.run", job{}), w.holding(job{})
@@ -152,6 +155,7 @@ func TestARedeliveryTellsTheEndThatWasNotTold(t *testing.T) {
 
 // Really killed, between the done mark and the record that tells it.
 func TestAWorkerKilledBeforeItToldAnEndIsFollowedByOneThatDoes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	mend := w.eventsTakeNothing("jobs")
 	l := newLedger()
@@ -182,6 +186,7 @@ func TestAWorkerKilledBeforeItToldAnEndIsFollowedByOneThatDoes(t *testing.T) {
 }
 
 func TestATopicOfEventsThatTakesNothingHoldsNoPartitionUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onePartition)
 	var log lockedBuffer
 	w.log = slog.New(slog.NewTextHandler(&log, nil))
@@ -198,6 +203,7 @@ func TestATopicOfEventsThatTakesNothingHoldsNoPartitionUp(t *testing.T) {
 // A worker that is told to stop while it waits for Kafka leaves the record to the
 // next, rather than the key to the sweep.
 func TestAWorkerThatStopsLeavesAnEndToTheNext(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onePartition)
 	mend := w.eventsTakeNothing("jobs")
 	l := newLedger()

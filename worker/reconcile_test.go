@@ -65,6 +65,7 @@ func (w *world) retried() (tasks []schemas.Task) {
 }
 
 func TestAHookDecidesWhatBecomesOfAnEffectInDoubt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, onceText)
 	l := newLedger()
 	var asked sync.Map // id → *atomic.Int64
@@ -170,6 +171,7 @@ func TestAHookDecidesWhatBecomesOfAnEffectInDoubt(t *testing.T) {
 }
 
 func TestAWorkerThatDiesWhileItReconcilesLosesNothing(t *testing.T) {
+	t.Parallel()
 	var killed atomic.Int64
 	var mu sync.Mutex // of what follows
 	var cmds [4]*exec.Cmd
@@ -239,6 +241,7 @@ func b2i(b bool) int {
 }
 
 func TestAStopLeavesAQuestionToTheNextWorker(t *testing.T) {
+	t.Parallel()
 	// One question a task: one that a stop cut off must not count.
 	w := newWorld(t, strings.Replace(onceText, "max_attempts: 3", "max_attempts: 1", 1))
 	l := newLedger()
@@ -268,6 +271,7 @@ func TestAStopLeavesAQuestionToTheNextWorker(t *testing.T) {
 }
 
 func TestNobodyIsAskedAboutAHandlerThatMayStillRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.Replace(onceText, "timeout: 2s", "timeout: 100ms", 1))
 	end := make(chan struct{})
 	defer close(end)
@@ -288,6 +292,7 @@ func TestNobodyIsAskedAboutAHandlerThatMayStillRun(t *testing.T) {
 }
 
 func TestAHookThatCannotBeRegisteredIsAMistake(t *testing.T) {
+	t.Parallel()
 	never := func(context.Context, *worker.Task[job]) (worker.Verdict, error) { return worker.CannotTell, nil }
 	url := strings.Replace(onceText, "effects: once", "effects: once\n    reconcile: {http: {url: \"http://127.0.0.1:1/\", secret_env: NOT_SET_ANYWHERE}}", 1)
 	for want, c := range map[string]struct {

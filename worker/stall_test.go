@@ -18,6 +18,7 @@ import (
 )
 
 func TestAnExpiredTaskDoesNotUseUpTheBreakersProbe(t *testing.T) {
+	t.Parallel()
 	var mended atomic.Bool
 	var served atomic.Int64
 	url := endpoint(t, func(rw http.ResponseWriter, _ *http.Request) {
@@ -51,6 +52,7 @@ type rude struct{}
 func (*rude) UnmarshalJSON([]byte) error { panic("I do not decode") }
 
 func TestAPayloadsDecoderThatPanicsIsAFailedAttempt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	w.start("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[rude]) error { return nil })
@@ -63,6 +65,7 @@ func TestAPayloadsDecoderThatPanicsIsAFailedAttempt(t *testing.T) {
 }
 
 func TestASuspendedProcessGivesItsHandlersTheirGrace(t *testing.T) {
+	t.Parallel()
 	catalog := strings.NewReplacer("timeout: 2s", "timeout: 500ms", "max_attempts: 3", "max_attempts: 1").Replace(catalogText)
 	w := newWorld(t, catalog)
 	l := newLedger()

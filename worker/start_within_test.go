@@ -51,6 +51,7 @@ func TestATaskThatCouldNotBeginInTimeDies(t *testing.T) {
 // TestATaskThatBeganMayGoOnPastItsLimit: its worker died. That worker's catalog has
 // no limit, so that it begins in time however slow the machine is.
 func TestATaskThatBeganMayGoOnPastItsLimit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, startWithinCatalog)
 	w.ttl = time.Second
 	l := newLedger()

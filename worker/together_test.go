@@ -16,6 +16,7 @@ import (
 // Kafka alone their partitions would move after their session of five minutes:
 // that all tasks run elsewhere shows that the others removed both.
 func TestWorkersKilledTogetherAreRemoved(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.session = 5 * time.Minute
 	var took []time.Duration

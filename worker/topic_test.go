@@ -17,6 +17,7 @@ import (
 // A topic is deleted and made anew: the worker ends, to be started again, and leaves
 // no offset of the old one behind.
 func TestAWorkerWhoseTopicWasDeletedEndsToBeStartedAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	r := w.start("a", nil, ledgered(l))
@@ -34,6 +35,7 @@ func TestAWorkerWhoseTopicWasDeletedEndsToBeStartedAgain(t *testing.T) {
 // topics by their names only takes it as long as the worker has not noticed. The
 // next worker runs all of the new topic nevertheless.
 func TestAnOffsetOfADeletedTopicSkipsNothingOfTheNextOne(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.ReplaceAll(onePartition, "2s", "10m"))
 	w.opts = []kgo.Opt{kgo.MaxVersions(kversion.V4_0_0()), kgo.MetadataMinAge(time.Minute)}
 	l, release := newLedger(), make(chan struct{})

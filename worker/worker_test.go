@@ -19,6 +19,7 @@ import (
 )
 
 func TestTasksCompleteOnceAndAreCommitted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	w.start("a", nil, func(wk *worker.Worker) {
@@ -52,6 +53,7 @@ func TestTasksCompleteOnceAndAreCommitted(t *testing.T) {
 }
 
 func TestTheSameRecordTwiceRunsOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	task := w.task("job.run", job{N: 1})
@@ -72,6 +74,7 @@ func TestTheSameRecordTwiceRunsOnce(t *testing.T) {
 }
 
 func TestAShortRetryWaitsInTheWorker(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	task := w.task("job.run", job{N: 1})
@@ -108,6 +111,7 @@ func TestAShortRetryWaitsInTheWorker(t *testing.T) {
 }
 
 func TestALongRetryGoesThroughADelayTopic(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	l := newLedger()
 	task := w.task("job.run", job{N: 1})
@@ -160,6 +164,7 @@ func write(m map[string]int) error {
 }
 
 func TestDeadLettersSayWhy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText)
 	kinds := map[string]func(context.Context) error{
 		"permanent": func(context.Context) error { return worker.Permanent(errors.New("no such account 17")) },
@@ -221,6 +226,7 @@ func TestDeadLettersSayWhy(t *testing.T) {
 }
 
 func TestAHandlerThatIgnoresItsContextIsAbandoned(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.Replace(catalogText, "timeout: 2s", "timeout: 100ms", 1))
 	l := newLedger()
 	hold := make(chan struct{})
@@ -253,6 +259,7 @@ func TestAHandlerThatIgnoresItsContextIsAbandoned(t *testing.T) {
 }
 
 func TestALateSuccessOfAnAbandonedHandlerCounts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, strings.Replace(catalogText, "timeout: 2s", "timeout: 100ms\n    effects: once", 1))
 	hold := make(chan struct{})
 	w.start("a", nil, func(wk *worker.Worker) {
@@ -278,6 +285,7 @@ func TestALateSuccessOfAnAbandonedHandlerCounts(t *testing.T) {
 }
 
 func TestARefusalToStartListsWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, catalogText+"  job.other: {queue: jobs}\n  job.third: {queue: jobs, order: key}\n")
 	wk, _ := w.make("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
