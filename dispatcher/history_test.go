@@ -124,10 +124,10 @@ func (r *historyRig) relay(seq int64, topic string, offset int64) {
 
 func (r *historyRig) letter(id string, epoch int, state, by string) {
 	r.t.Helper()
-	r.exec(`insert into perdure.dead_letters (letter, task_id, epoch, kind, queue, state, resolved_by, reason, error_class, fingerprint, attempts, origin_topic, origin_partition, origin_offset,
+	r.exec(`with u as (update perdure.dead_letters set state = $3, resolved_by = $4, changed_at = clock_timestamp() where letter = $1 || '@' || $2::text returning 1)
+insert into perdure.dead_letters (letter, task_id, epoch, kind, queue, state, resolved_by, reason, error_class, fingerprint, attempts, origin_topic, origin_partition, origin_offset,
   dlq_topic, dlq_partition, dlq_offset, died_at)
-values ($1 || '@' || $2::text, $1, $2::int, 'k', 'q', $3, $4, 'exhausted', 'HTTP 500', 'f', $5::jsonb, 'tasks.q', 3, 1, 'dlq.q', 0, 4, now())
-on conflict (letter) do update set state = excluded.state, resolved_by = excluded.resolved_by, changed_at = clock_timestamp()`, id, fmt.Sprint(epoch), state, by,
+select $1 || '@' || $2::text, $1, $2::int, 'k', 'q', $3, $4, 'exhausted', 'HTTP 500', 'f', $5::jsonb, 'tasks.q', 3, 1, 'dlq.q', 0, 4, now() where not exists (select from u)`, id, fmt.Sprint(epoch), state, by,
 		fmt.Sprintf(`[{"n":1,"run":7,"start":%q,"end":%q,"worker":"w1","error_class":"HTTP 503","message":"busy"},{"cut":3},{"n":5,"run":9}]`,
 			time.Now().Add(-time.Second).Format(time.RFC3339Nano), time.Now().Add(-900*time.Millisecond).Format(time.RFC3339Nano)))
 }

@@ -15,8 +15,8 @@ import (
 const (
 	findGroup = `
 select d.fingerprint, d.died_at, (select count(*) from (
-    select from perdure.dead_letters o where o.fingerprint = d.fingerprint and o.state = 'open' limit 100000) n)
-from perdure.dead_letters d where d.letter = $1`
+    select from perdure.letter_states o where o.fingerprint = d.fingerprint and o.state = 'open' limit 100000) n)
+from perdure.letter_states d where d.letter = $1`
 	// The replay that has the letter and has not moved it yet.
 	findPlan = `
 select r.replay, r.state, r.note, r.approval <> '' and r.approved_by = '' from perdure.replay_letters l join perdure.replays r on r.replay = l.replay
@@ -60,10 +60,10 @@ func (a *asking) dead() (*Why, error) {
 // findBlock is the letter that the lines' order makes the first to settle: the
 // oldest of those that block the key.
 const findBlock = `
-select letter, reason, state, (select count(*) from (select from perdure.dead_letters w
-  where w.queue = d.queue and w.key = d.key and w.reason = 'blocked' and w.state = 'held' limit 10000) n)
-from perdure.dead_letters d
-where queue = $1 and key = $2 and block and state in ('open', 'held', 'replaying') order by coalesce(place, origin_offset), died_at limit 1`
+select letter, reason, state, (select count(*) from (select from perdure.letter_states w
+  where w.queue = d.queue and w.line = d.line and w.reason = 'blocked' and w.state = 'held' limit 10000) n)
+from perdure.letter_states d
+where queue = $1 and line = $2 and block and state in ('open', 'held', 'replaying') order by place, died_at limit 1`
 
 // blocked is a task that waits behind a dead one of its key (on_dead: block).
 func (a *asking) blocked(l *letterTrace) (*Why, error) {

@@ -110,7 +110,7 @@ func (s *Letters) Change(ctx context.Context, fingerprint, who string, c *CareCh
 	}
 	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		var known bool
-		err := tx.QueryRow(ctx, `select exists (select from perdure.dead_letters where fingerprint = $1)`, fingerprint).Scan(&known)
+		err := tx.QueryRow(ctx, `select exists (select from perdure.letter_states where fingerprint = $1)`, fingerprint).Scan(&known)
 		if err != nil {
 			return fmt.Errorf("change group %s: %w", fingerprint, err)
 		}

@@ -123,7 +123,7 @@ func TestGroupsAreCountedAsTheirLettersChange(t *testing.T) {
 	if n := r.count(`select count(*) from perdure.group_counts where n = 0`); n != 0 {
 		t.Errorf("%d counts of nothing are kept", n)
 	}
-	if _, err := r.db.Exec(ctx, `truncate perdure.dead_letters cascade`); err != nil {
+	if _, err := r.db.Exec(ctx, `truncate perdure.letters, perdure.letter_states`); err != nil {
 		t.Fatal(err)
 	}
 	if n := r.count(`select count(*) from perdure.groups_now`); n != 0 {

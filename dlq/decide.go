@@ -56,11 +56,11 @@ const most = 1000
 // only their lift lets them go, so a release, which is of held ones alone, passes them.
 const chosen = `
 c as materialized (
-  select letter from perdure.dead_letters
-  where state = any($1) and ($2::text[] is null or letter = any($2) or task_id = any($2))
-    and ($3 = '' or fingerprint = perdure.group_of($3)) and ($4 = '' or kind = $4) and ($5 = '' or queue = $5) and ($6 = '' or reason = $6) and ($7 = '' or key = $7)
-    and (reason <> 'blocked' or 'open' = any($1))
-    and ($8::timestamptz is null or died_at >= $8) and ($9::timestamptz is null or died_at < $9)
+  select s.letter from perdure.letter_states s join perdure.letters t on t.letter = s.letter
+  where s.state = any($1) and ($2::text[] is null or t.letter = any($2) or t.task_id = any($2))
+    and ($3 = '' or s.fingerprint = perdure.group_of($3)) and ($4 = '' or s.kind = $4) and ($5 = '' or s.queue = $5) and ($6 = '' or s.reason = $6) and ($7 = '' or t.key = $7)
+    and (s.reason <> 'blocked' or 'open' = any($1))
+    and ($8::timestamptz is null or s.died_at >= $8) and ($9::timestamptz is null or s.died_at < $9)
   limit $10)`
 
 const countLetters = `with ` + chosen + ` select count(*) from c`
@@ -68,10 +68,10 @@ const countLetters = `with ` + chosen + ` select count(*) from c`
 // A discarded task has ended, and the unique key that it held until then is free with
 // its letter. An undecodable letter only claims to be a task's.
 const decideLetters = `with ` + chosen + `,
-l as materialized (select letter from perdure.dead_letters where letter in (select letter from c) order by letter for update),
+l as materialized (select letter from perdure.letter_states where letter in (select letter from c) order by letter for update),
 u as (
-  update perdure.dead_letters d set state = $11, resolved_by = $12, changed_at = clock_timestamp()
-  from l where d.letter = l.letter and d.state = any($1) returning d.letter, d.task_id, d.reason),
+  update perdure.letter_states d set state = $11, resolved_by = $12, changed_at = clock_timestamp()
+  from l join perdure.letters t on t.letter = l.letter where d.letter = l.letter and d.state = any($1) returning d.letter, t.task_id, d.reason),
 a as (insert into perdure.audit (who, what, letter, why, origin) select $13, $14, letter, $15, perdure.audit_origin($16) from u order by letter returning 1)
 select (select count(*) from c), (select count(*) from a),
   (select perdure.release_unique(array_agg(task_id) filter (where reason <> 'undecodable')) from u where $11 = 'discarded')`

@@ -29,12 +29,12 @@ analyze perdure_decided`
 // nobody has seen them yet. One that waits behind another of its key was inserted as
 // held: if it was discarded, or a lift let it go (letters.release), no lift may take it.
 const restoreDecided = `
-update perdure.dead_letters d set replays = c.replays,
+update perdure.letter_states d set replays = c.replays,
   state = case c.what when 'letter.discard' then 'discarded' when 'letter.hold' then 'held' when 'letters.hold' then 'held'
     when 'letters.replay' then 'replaying' when 'letters.release' then 'replaying' when 'letter.resolve' then 'resolved' else d.state end,
   resolved_by = case c.what when 'letter.discard' then 'discard' when 'letter.resolve' then 'completed' else '' end
-from perdure_decided c
-where c.letter = d.letter and d.letter = any($1::text[]) and d.indexed_at >= now() and d.replays = 0
+from perdure_decided c join perdure.letters l on l.letter = c.letter
+where c.letter = d.letter and d.letter = any($1::text[]) and l.indexed_at >= now() and d.replays = 0
   and (d.state = 'open' or d.state = 'held' and d.reason = 'blocked')`
 
 // session is a connection that knows what was decided.

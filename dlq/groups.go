@@ -40,7 +40,7 @@ type Sample struct {
 
 // Most unfinished letters first: that is where mending pays. Letters are counted as
 // they come (group_rows); of the groups that are shown the rest is read, by each
-// state's end of the index dead_letters_fp.
+// state's end of the index letter_states_fp.
 const listGroups = `
 with s as materialized (
   select fingerprint, state, sum(n)::bigint as n, max(last_seen) as last_seen from perdure.group_rows
@@ -54,19 +54,20 @@ w as materialized (
   from (select fingerprint, release, min(x.first_seen) as first_seen, max(x.last_seen) as last_seen
     from perdure.group_release_rows x join p using (fingerprint) group by 1, 2 having sum(n) > 0) r group by 1)
 select g.fingerprint, g.letters, g.states, first.died_at, last.died_at, v.kinds, v.queues, v.reasons, coalesce(w.releases, '{}'), coalesce(w.last_release, ''),
-  last.letter, last.error_class, last.message,
+  last.letter, d.error_class, d.message,
   (select count(*) from (
-    select from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at > now() - interval '1 hour' ` + ofFilter + ` limit $9) h),
+    select from perdure.letter_states where fingerprint = g.fingerprint and state = any(g.has) and died_at > now() - interval '1 hour' ` + ofFilter + ` limit $9) h),
   ` + careOfGroup + `
 from p g join v using (fingerprint) left join w using (fingerprint) cross join lateral (
   select d.died_at from unnest(g.has) u(state) cross join lateral (
-    select died_at from perdure.dead_letters where fingerprint = g.fingerprint and state = u.state ` + ofFilter + ` order by died_at limit 1) d
+    select died_at from perdure.letter_states where fingerprint = g.fingerprint and state = u.state ` + ofFilter + ` order by died_at limit 1) d
   order by 1 limit 1) first
 cross join lateral (
   select d.* from unnest(g.has) u(state) cross join lateral (
-    select died_at, letter, error_class, message from perdure.dead_letters where fingerprint = g.fingerprint and state = u.state ` + ofFilter + `
+    select died_at, letter from perdure.letter_states where fingerprint = g.fingerprint and state = u.state ` + ofFilter + `
     order by died_at desc, letter desc limit 1) d
   order by died_at desc, letter desc limit 1) last
+join perdure.letters d on d.letter = last.letter
 order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
 // From a time on, or up to one, letters are counted one by one.
@@ -74,7 +75,7 @@ const listGroupsSince = `
 with d as materialized (
   select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen,
     count(*) filter (where died_at > now() - interval '1 hour') as hour
-  from perdure.dead_letters
+  from perdure.letter_states
   where ` + ofCounts + ` and died_at >= $10::timestamptz and ($11::timestamptz is null or died_at < $11) group by 1, 2, 3, 4, 5, 6),
 s as materialized (
   select fingerprint, state, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen, sum(hour)::bigint as hour from d group by 1, 2),
@@ -88,13 +89,14 @@ w as materialized (
   from (select fingerprint, release, min(d.first_seen) as first_seen, max(d.last_seen) as last_seen
     from d join p using (fingerprint) where release <> '' group by 1, 2) r group by 1)
 select g.fingerprint, g.letters, g.states, f.first_seen, g.last_seen, v.kinds, v.queues, v.reasons, coalesce(w.releases, '{}'), coalesce(w.last_release, ''),
-  last.letter, last.error_class, last.message, least(f.hour, $9),
+  last.letter, l.error_class, l.message, least(f.hour, $9),
   ` + careOfGroup + `
 from p g join v using (fingerprint) left join w using (fingerprint) join (
   select fingerprint, min(first_seen) as first_seen, sum(hour)::bigint as hour from s group by 1) f using (fingerprint)
 cross join lateral (
-  select letter, error_class, message from perdure.dead_letters where fingerprint = g.fingerprint and state = any(g.has) and died_at = g.last_seen ` + ofFilter + `
+  select letter from perdure.letter_states where fingerprint = g.fingerprint and state = any(g.has) and died_at = g.last_seen ` + ofFilter + `
   order by letter desc limit 1) last
+join perdure.letters l on l.letter = last.letter
 order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
 const (
@@ -166,7 +168,7 @@ const countHours = `
 select h, count(*) from (
   select 23 - floor(extract(epoch from now() - d.died_at) / 3600)::int as h
   from unnest($2::text[]) u(state) cross join lateral (
-    select died_at from perdure.dead_letters
+    select died_at from perdure.letter_states
     where fingerprint = $1 and state = u.state and died_at > now() - interval '24 hours' and died_at <= now() order by died_at desc limit $3) d) t
 group by h`
 

@@ -94,7 +94,7 @@ func TestCountsAreAddedUpUnderAPublicationOfAllTables(t *testing.T) {
 func TestGroupsCanBeCountedAnew(t *testing.T) {
 	r, x := storeRig(t)
 	r.file(x, 1, 3, "urn:a", "one")
-	if _, err := r.db.Exec(t.Context(), `alter table perdure.dead_letters disable trigger user; delete from perdure.dead_letters where letter = 'main-1-2@0'; alter table perdure.dead_letters enable trigger user`); err != nil {
+	if _, err := r.db.Exec(t.Context(), `alter table perdure.letter_states disable trigger user; delete from perdure.dead_letters where letter = 'main-1-2@0'; alter table perdure.letter_states enable trigger user`); err != nil {
 		t.Fatal(err)
 	}
 	if r.counted() == "" {
@@ -184,10 +184,10 @@ func TestOnePartitionIsSharedAmongTheWriters(t *testing.T) {
 	if !x.storeBeside(t.Context(), kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: topic, Partitions: []kgo.FetchPartition{{Records: records}}}}}}) {
 		t.Fatal("not stored")
 	}
-	if n := r.count(`select count(distinct xmin::text) from perdure.dead_letters`); n != writers {
+	if n := r.count(`select count(distinct xmin::text) from perdure.letters`); n != writers {
 		t.Errorf("200 letters of one partition were written by %d transactions, want %d", n, writers)
 	}
-	if n := r.count(`select count(*) from (select from perdure.dead_letters group by record_key having count(distinct xmin::text) > 1) k`); n != 0 {
+	if n := r.count(`select count(*) from (select from perdure.letters group by record_key having count(distinct xmin::text) > 1) k`); n != 0 {
 		t.Errorf("%d keys had two writers", n)
 	}
 }

@@ -22,7 +22,7 @@ import (
 // and so do all others of the batch.
 func TestARefusedValueStallsNobody(t *testing.T) {
 	r := newRig(t)
-	if _, err := r.db.Exec(t.Context(), `alter table perdure.dead_letters add check (message <> 'refused by the database');
+	if _, err := r.db.Exec(t.Context(), `alter table perdure.letters add check (message <> 'refused by the database');
 alter table perdure.events add check (type <> 'refused')`); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestLettersDeletedWhileTheIndexWaitsAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background()) //nolint:errcheck // it is over by then, or the test is
-	if _, err := tx.Exec(t.Context(), `lock table perdure.dead_letters in access exclusive mode`); err != nil {
+	if _, err := tx.Exec(t.Context(), `lock table perdure.letters in access exclusive mode`); err != nil {
 		t.Fatal(err)
 	}
 	r.start()

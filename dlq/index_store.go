@@ -34,38 +34,42 @@ where excluded.outcome = 'completed' and r.outcome <> 'completed' or excluded.ou
 // to another. Aliases stay as they were read until this commits (join.go).
 const (
 	databaseTime = `select clock_timestamp()`
-	knownLetters = `select letter from perdure.dead_letters where letter = any($1::text[])`
+	knownLetters = `select letter from perdure.letters where letter = any($1::text[])`
 	joinedCauses = `select fingerprint, perdure.group_of(fingerprint) from perdure.group_aliases where fingerprint = any($1::text[]) and into_group is not null`
 )
 
-var letterColumns = []string{"letter", "state", "task_id", "epoch", "kind", "queue", "key", "reason", "error_class", "message", "fingerprint", "joined_from",
-	"attempts", "run", "release", "catalog", "record_key", "headers", "payload", "content_type", "deadline",
-	"origin_topic", "origin_partition", "origin_offset", "dlq_topic", "dlq_partition", "dlq_offset", "died_at", "cut", "block", "blocked_by", "place",
-	"indexed_at", "changed_at"} // these two have defaults that would have COPY insert row by row
+// A letter is two rows: what it is, and what becomes of it. The times have defaults that
+// would have COPY insert row by row.
+var (
+	letterColumns = []string{"letter", "task_id", "epoch", "kind", "queue", "key", "reason", "error_class", "message",
+		"attempts", "run", "release", "catalog", "record_key", "headers", "payload", "content_type", "deadline",
+		"origin_topic", "origin_partition", "origin_offset", "dlq_topic", "dlq_partition", "dlq_offset", "died_at", "cut", "block", "blocked_by", "place", "indexed_at"}
+	stateColumns = []string{"letter", "state", "fingerprint", "joined_from", "died_at", "kind", "queue", "reason", "release", "epoch", "block", "line", "place", "changed_at"}
+)
 
 // Of most tasks there is nothing to settle: one letter, and no resolution.
 const toSettle = `
 select t from unnest($1::text[]) t
 where exists (select from perdure.resolutions r where r.task_id = t)
-  or exists (select from perdure.dead_letters d where d.task_id = t offset 1)`
+  or exists (select from perdure.letters d where d.task_id = t offset 1)`
 
 // Rows are locked in one order, the letter's, as the replayer locks them.
 const settleResolved = `
 with l as materialized (
-  select d.letter, r.outcome from perdure.dead_letters d join perdure.resolutions r on r.task_id = d.task_id
-  where d.task_id = any($1::text[]) and d.reason <> 'undecodable'
+  select d.letter, r.outcome from perdure.letters t join perdure.letter_states d on d.letter = t.letter join perdure.resolutions r on r.task_id = t.task_id
+  where t.task_id = any($1::text[]) and t.reason <> 'undecodable'
     and (d.state in ('open', 'held', 'replaying') or d.resolved_by = 'cancelled' and r.outcome = 'completed')
   order by d.letter for update of d)
-update perdure.dead_letters d set state = 'resolved', resolved_by = l.outcome, changed_at = clock_timestamp()
+update perdure.letter_states d set state = 'resolved', resolved_by = l.outcome, changed_at = clock_timestamp()
 from l where d.letter = l.letter`
 
 const settleReplayed = `
 with l as materialized (
-  select letter from perdure.dead_letters d
-  where task_id = any($1::text[]) and state in ('open', 'held', 'replaying') and reason <> 'undecodable'
-    and exists (select from perdure.dead_letters n where n.task_id = d.task_id and n.epoch > d.epoch and n.reason <> 'undecodable')
-  order by letter for update)
-update perdure.dead_letters d set state = 'resolved', resolved_by = 'replay', changed_at = clock_timestamp()
+  select d.letter from perdure.letters t join perdure.letter_states d on d.letter = t.letter
+  where t.task_id = any($1::text[]) and d.state in ('open', 'held', 'replaying') and t.reason <> 'undecodable'
+    and exists (select from perdure.letters n where n.task_id = t.task_id and n.epoch > t.epoch and n.reason <> 'undecodable')
+  order by d.letter for update of d)
+update perdure.letter_states d set state = 'resolved', resolved_by = 'replay', changed_at = clock_timestamp()
 from l where d.letter = l.letter`
 
 // A replayed letter that is settled is an outcome of its replay. A statement of
@@ -74,12 +78,12 @@ const noteOutcomes = `
 insert into perdure.replay_outcomes (replay, n, outcome, fingerprint, same)
 select l.replay, l.n, case when n.fingerprint is not null then 'died_again' when d.resolved_by = 'cancelled' then 'cancelled' else 'completed' end,
   coalesce(n.fingerprint, ''), coalesce(n.fingerprint = d.fingerprint, false)
-from perdure.dead_letters d
+from perdure.letters t join perdure.letter_states d on d.letter = t.letter
 join perdure.replay_letters l on l.letter = d.letter and l.result = 'replayed' and l.outcome = ''
 left join lateral (
-  select x.fingerprint from perdure.dead_letters x where x.task_id = d.task_id and x.epoch > d.epoch and x.reason <> 'undecodable'
+  select s.fingerprint from perdure.letters x join perdure.letter_states s on s.letter = x.letter where x.task_id = t.task_id and x.epoch > t.epoch and x.reason <> 'undecodable'
   order by x.epoch limit 1) n on true
-where d.task_id = any($1::text[]) and d.state = 'resolved' and d.reason <> 'undecodable'
+where t.task_id = any($1::text[]) and d.state = 'resolved' and d.reason <> 'undecodable'
 on conflict do nothing`
 
 const insertEvents = `
@@ -195,24 +199,40 @@ func (b *batch) copyLetters(ctx context.Context, tx pgx.Tx) error {
 	if err := tx.SendBatch(ctx, q).Close(); err != nil {
 		return fmt.Errorf("look for %d letters: %w", len(b.letters), err)
 	}
-	i := 0
-	src := pgx.CopyFromFunc(func() ([]any, error) {
-		for ; i < len(b.letters); i++ {
-			if l := &b.letters[i]; !written[l.id] {
-				written[l.id] = true
-				return append(l.values(joined), now, now), nil
-			}
+	fresh := make([]*letterRow, 0, len(b.letters))
+	for i := range b.letters {
+		if l := &b.letters[i]; !written[l.id] {
+			written[l.id], fresh = true, append(fresh, l)
 		}
-		return nil, nil
-	})
-	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"perdure", "dead_letters"}, letterColumns, src); err != nil {
-		return fmt.Errorf("index %d letters: %w", len(b.letters), err)
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	for _, to := range []struct {
+		table   string
+		columns []string
+		row     func(*letterRow) []any
+	}{
+		{"letters", letterColumns, func(l *letterRow) []any { return append(l.values(), now) }},
+		{"letter_states", stateColumns, func(l *letterRow) []any { return append(l.states(joined), now) }},
+	} {
+		src := pgx.CopyFromSlice(len(fresh), func(i int) ([]any, error) { return to.row(fresh[i]), nil })
+		if _, err := tx.CopyFrom(ctx, pgx.Identifier{"perdure", to.table}, to.columns, src); err != nil {
+			return fmt.Errorf("index %d letters: %w", len(b.letters), err)
+		}
 	}
 	return nil
 }
 
-// values are a letter's letterColumns, but for the times.
-func (l *letterRow) values(joined map[string]string) []any {
+// values are a letter's letterColumns, but for the time.
+func (l *letterRow) values() []any {
+	return []any{l.id, orNull(l.TaskID), int32(l.Epoch), orNull(l.Kind), l.queue, orNull(l.key), string(l.Reason), l.ErrorClass, l.Message,
+		l.attempts, l.Run, l.Release, l.Catalog, l.Key, l.headers, l.Value, l.contentType, l.deadline,
+		l.Origin.Topic, l.Origin.Partition, l.Origin.Offset, l.at.Topic, l.at.Partition, l.at.Offset, l.DiedAt, l.Cut, l.Block, l.BlockedBy, l.place}
+}
+
+// states are a letter's stateColumns, but for the time.
+func (l *letterRow) states(joined map[string]string) []any {
 	state, group, own := schemas.LetterOpen, l.Fingerprint, any(nil)
 	if l.Reason == schemas.ReasonBlocked {
 		state = schemas.LetterHeld
@@ -220,9 +240,11 @@ func (l *letterRow) values(joined map[string]string) []any {
 	if root, ok := joined[group]; ok {
 		group, own = root, l.Fingerprint
 	}
-	return []any{l.id, string(state), orNull(l.TaskID), int32(l.Epoch), orNull(l.Kind), l.queue, orNull(l.key), string(l.Reason), l.ErrorClass, l.Message, group, own,
-		l.attempts, l.Run, l.Release, l.Catalog, l.Key, l.headers, l.Value, l.contentType, l.deadline,
-		l.Origin.Topic, l.Origin.Partition, l.Origin.Offset, l.at.Topic, l.at.Partition, l.at.Offset, l.DiedAt, l.Cut, l.Block, l.BlockedBy, l.place}
+	var line, place any // only where the key stands in one
+	if l.Block || l.Reason == schemas.ReasonBlocked {
+		line, place = orNull(l.key), l.place
+	}
+	return []any{l.id, string(state), group, own, l.DiedAt, orNull(l.Kind), l.queue, string(l.Reason), l.Release, int32(l.Epoch), l.Block, line, place}
 }
 
 func orNull(s string) any {

@@ -222,7 +222,7 @@ func taskRecordFor(id string) *kgo.Record {
 // While Postgres refuses, nothing is committed; afterwards everything arrives.
 func TestIndexWaitsForPostgres(t *testing.T) {
 	r := newRig(t)
-	if _, err := r.db.Exec(t.Context(), `alter table perdure.dead_letters rename to away`); err != nil {
+	if _, err := r.db.Exec(t.Context(), `alter table perdure.letters rename to away`); err != nil {
 		t.Fatal(err)
 	}
 	r.start()
@@ -245,7 +245,7 @@ func TestIndexWaitsForPostgres(t *testing.T) {
 			t.Errorf("%s/%d is committed at %d while Postgres has nothing", o.Topic, o.Partition, o.At)
 		}
 	})
-	if _, err := r.db.Exec(t.Context(), `alter table perdure.away rename to dead_letters`); err != nil {
+	if _, err := r.db.Exec(t.Context(), `alter table perdure.away rename to letters`); err != nil {
 		t.Fatal(err)
 	}
 	r.eventually(50, `select count(*) from perdure.dead_letters`)

@@ -46,7 +46,7 @@ func (s *Letters) Merge(ctx context.Context, group, into, who, why string) (move
 		var known, taken bool
 		var root string
 		if err := tx.QueryRow(ctx, `select
-  exists (select from perdure.dead_letters where fingerprint = $1) and exists (select from perdure.dead_letters where fingerprint = perdure.group_of($2)),
+  exists (select from perdure.letter_states where fingerprint = $1) and exists (select from perdure.letter_states where fingerprint = perdure.group_of($2)),
   exists (select from perdure.group_aliases where fingerprint = $1 and into_group is not null), perdure.group_of($2)`, group, into).Scan(&known, &taken, &root); err != nil {
 			return err
 		}
@@ -124,14 +124,14 @@ const moveJoined = `
 with recursive own(fingerprint) as (
   select $1::text union select a.fingerprint from own join perdure.group_aliases a on a.into_group = own.fingerprint),
 l as materialized (
-  select letter, coalesce(joined_from, d.fingerprint) as own, perdure.group_of(coalesce(joined_from, d.fingerprint)) as root from perdure.dead_letters d
+  select letter, coalesce(joined_from, d.fingerprint) as own, perdure.group_of(coalesce(joined_from, d.fingerprint)) as root from perdure.letter_states d
   where letter in (
     select c.letter from own cross join lateral (
-      select letter from perdure.dead_letters where fingerprint = own.fingerprint and joined_from is null and own.fingerprint <> perdure.group_of(own.fingerprint)
+      select letter from perdure.letter_states where fingerprint = own.fingerprint and joined_from is null and own.fingerprint <> perdure.group_of(own.fingerprint)
       union all
-      select letter from perdure.dead_letters where joined_from = own.fingerprint and fingerprint <> perdure.group_of(own.fingerprint)) c limit $2)
+      select letter from perdure.letter_states where joined_from = own.fingerprint and fingerprint <> perdure.group_of(own.fingerprint)) c limit $2)
   order by letter for update)
-update perdure.dead_letters d set fingerprint = l.root, joined_from = case when l.root <> l.own then l.own end
+update perdure.letter_states d set fingerprint = l.root, joined_from = case when l.root <> l.own then l.own end
 from l where d.letter = l.letter`
 
 // Whoever does not hold the lock of aliases, as a process of an older version during an
@@ -142,11 +142,11 @@ from l where d.letter = l.letter`
 const unsettleJoins = `
 with recursive stray(fingerprint) as (
   select a.fingerprint from perdure.group_aliases a
-  where a.settled and a.into_group is not null and exists (select from perdure.dead_letters d where d.fingerprint = a.fingerprint)),
+  where a.settled and a.into_group is not null and exists (select from perdure.letter_states d where d.fingerprint = a.fingerprint)),
 own(fingerprint) as (
-  (select joined_from from perdure.dead_letters where joined_from is not null order by joined_from limit 1)
+  (select joined_from from perdure.letter_states where joined_from is not null order by joined_from limit 1)
   union all
-  select (select d.joined_from from perdure.dead_letters d where d.joined_from > own.fingerprint order by d.joined_from limit 1) from own where own.fingerprint is not null),
+  select (select d.joined_from from perdure.letter_states d where d.joined_from > own.fingerprint order by d.joined_from limit 1) from own where own.fingerprint is not null),
 u as (update perdure.group_aliases a set settled = false from stray where a.fingerprint = stray.fingerprint)
 insert into perdure.group_aliases (fingerprint, into_group, settled, who, why)
 select o.fingerprint, null, false, 'perdure', 'its letters were filed by an older version' from own o

@@ -105,14 +105,24 @@ func (e *Entry) fields() []any {
 
 // Of all groups, or of some where a key says more: latest deaths first; the cursor is
 // the last row seen. That it died before the cursor is said twice, for the indexes that
-// do not hold the letter.
-const pageOfAll = `
-select letter, died_at from perdure.dead_letters
-where ($1 = '' or kind = $1) and ($2 = '' or queue = $2) and ($3 = '' or state = $3) and ($4 = '' or reason = $4) and ($5 = '' or key = $5)
-  and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at <= $7 and (died_at, letter) < ($7, $8))
-  and ($9::text[] is null or letter = any($9) or task_id = any($9))
-  and ($11::text[] is null or fingerprint = any($11))
-order by died_at desc, letter desc limit $10`
+// do not hold the letter. States are not read where none is asked for, nor is a group:
+// a left join of which no column is named is none.
+const (
+	pageOfAll = `
+select l.letter, l.died_at from perdure.letters l left join perdure.letter_states s on s.letter = l.letter
+where ($1 = '' or l.kind = $1) and ($2 = '' or l.queue = $2) and ($3 = '' or s.state = $3) and ($4 = '' or l.reason = $4) and ($5 = '' or l.key = $5)
+  and ($6::timestamptz is null or l.died_at >= $6) and ($7::timestamptz is null or l.died_at <= $7 and (l.died_at, l.letter) < ($7, $8))
+  and ($9::text[] is null or l.letter = any($9) or l.task_id = any($9))
+  and ($11::text[] is null or s.fingerprint = any($11))
+order by l.died_at desc, l.letter desc limit $10`
+	// By a state alone: from its index.
+	pageOfState = `
+select s.letter, s.died_at from perdure.letter_states s
+where $1 = '' and $2 = '' and s.state = $3 and $4 = '' and $5 = ''
+  and ($6::timestamptz is null or s.died_at >= $6) and ($7::timestamptz is null or s.died_at <= $7 and (s.died_at, s.letter) < ($7, $8))
+  and $9::text[] is null and $11::text[] is null
+order by s.died_at desc, s.letter desc limit $10`
+)
 
 // Of some groups: of each, in each state, a page by its own index; then the latest
 // of them. So a rare cause is found without passing over everybody else's letters.
@@ -121,31 +131,44 @@ order by died_at desc, letter desc limit $10`
 const pageOfGroups = `
 select p.letter, p.died_at from unnest($11::text[]) g(fp) cross join unnest(array['open', 'held', 'replaying', 'resolved', 'discarded']) s(state)
 cross join lateral (
-  select letter, died_at from perdure.dead_letters d
-  where d.fingerprint = g.fp and d.state = s.state and ($5 = '' or key = $5)
-    and ($1 = '' or case kind when $1 then true end) and ($2 = '' or case queue when $2 then true end) and ($4 = '' or case reason when $4 then true end)
-    and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at <= $7 and (died_at, letter) < ($7, $8))
-    and ($9::text[] is null or letter = any($9) or task_id = any($9))
-  order by died_at desc, letter desc limit $10) p
+  select d.letter, d.died_at from perdure.letter_states d left join perdure.letters l on l.letter = d.letter
+  where d.fingerprint = g.fp and d.state = s.state and ($5 = '' or l.key = $5)
+    and ($1 = '' or case d.kind when $1 then true end) and ($2 = '' or case d.queue when $2 then true end) and ($4 = '' or case d.reason when $4 then true end)
+    and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7 and (d.died_at, d.letter) < ($7, $8))
+    and ($9::text[] is null or l.letter = any($9) or l.task_id = any($9))
+  order by d.died_at desc, d.letter desc limit $10) p
 where $3 = '' or s.state = $3
 order by p.died_at desc, p.letter desc limit $10`
 
+// pages are the statements of one kind of list.
+type pages struct{ all, state, groups string }
+
+// Each by its key (offset 0), whatever Postgres guesses how many there are.
 const (
-	listLetters   = `select ` + entryColumns + ` from perdure.dead_letters join (` + pageOfAll + `) p using (letter, died_at) order by died_at desc, letter desc`
-	listOfGroups  = `select ` + entryColumns + ` from perdure.dead_letters join (` + pageOfGroups + `) p using (letter, died_at) order by died_at desc, letter desc`
-	wholeLetters  = `select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters join (` + pageOfAll + `) p using (letter, died_at) order by died_at desc, letter desc`
-	wholeOfGroups = `select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters join (` + pageOfGroups + `) p using (letter, died_at) order by died_at desc, letter desc`
+	pageOf = `select e.* from (`
+	listed = `) p cross join lateral (select ` + entryColumns + ` from perdure.dead_letters where letter = p.letter offset 0) e
+order by p.died_at desc, p.letter desc`
+	whole = `) p cross join lateral (select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters where letter = p.letter offset 0) e
+order by p.died_at desc, p.letter desc`
 )
 
-// page reads letters by all, or, if f means some groups, by some; not if it names a key
+var (
+	listLetters  = pages{pageOf + pageOfAll + listed, pageOf + pageOfState + listed, pageOf + pageOfGroups + listed}
+	wholeLetters = pages{pageOf + pageOfAll + whole, pageOf + pageOfState + whole, pageOf + pageOfGroups + whole}
+)
+
+// page reads letters of all groups, or, if f means some, of these; not if it names a key
 // too: a key has few letters, a group may have millions. A statement is planned each
 // time: what is planned for any value reads everything for a rare one.
-func (s *Letters) page(ctx context.Context, all, some string, f *Filter, groups []string, before *time.Time, beforeID string, limit int) (pgx.Rows, error) {
+func (s *Letters) page(ctx context.Context, of *pages, f *Filter, groups []string, before *time.Time, beforeID string, limit int) (pgx.Rows, error) {
 	args := []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, f.IDs, limit, groups}
-	if groups == nil || f.Key != "" {
-		return s.db.Query(ctx, all, args...)
+	switch {
+	case groups != nil && f.Key == "":
+		return s.db.Query(ctx, of.groups, args...)
+	case groups == nil && f.State != "" && f.Kind+f.Queue+f.Reason+f.Key == "" && f.IDs == nil:
+		return s.db.Query(ctx, of.state, args...)
 	}
-	return s.db.Query(ctx, some, args...)
+	return s.db.Query(ctx, of.all, args...)
 }
 
 // Which groups have letters like these, how many, and how many letters there are in all.
@@ -208,7 +231,7 @@ func (e *Entry) Stands() bool {
 }
 
 const countWaiting = `select count(*) from (
-  select from perdure.dead_letters where queue = $1 and key = $2 and reason = 'blocked' and state = 'held' limit 10000) n`
+  select from perdure.letter_states where queue = $1 and line = $2 and reason = 'blocked' and state = 'held' limit 10000) n`
 
 // List returns at most limit letters, latest deaths first, and the cursor of
 // the page after them, "" after the last. The error is ErrVague if f.Text is that
@@ -226,7 +249,7 @@ func (s *Letters) List(ctx context.Context, f Filter, cursor string, limit int) 
 		before = latest
 	}
 	before, beforeID = f.until(before, beforeID)
-	rows, err := s.page(ctx, listLetters, listOfGroups, &f, groups, before, beforeID, limit+1)
+	rows, err := s.page(ctx, &listLetters, &f, groups, before, beforeID, limit+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("list dead letters: %w", err)
 	}

@@ -135,7 +135,7 @@ func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry,
 
 // wholePage reads letters with all that they hold.
 func (s *Letters) wholePage(ctx context.Context, f *Filter, groups []string, before *time.Time, beforeID string) ([]Entry, error) {
-	rows, err := s.page(ctx, wholeLetters, wholeOfGroups, f, groups, before, beforeID, exportPage)
+	rows, err := s.page(ctx, &wholeLetters, f, groups, before, beforeID, exportPage)
 	if err != nil {
 		return nil, fmt.Errorf("read dead letters: %w", err)
 	}

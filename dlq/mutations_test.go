@@ -269,9 +269,9 @@ insert into perdure.replay_letters (replay, n, letter, result) values ('r', 1, '
 			func() error { return first(index(dead(1, 0)), state("held"), index(dead(1, 0))) }, none(`state <> 'held'`)},
 		"a letter after its resolution": {`exists (select from perdure.resolutions r where r.task_id = t)`, `false`,
 			func() error { return first(index(ended(1, 1)), index(dead(1, 0))) }, none(`state = 'open'`)},
-		"a letter beside another of its task": {`or exists (select from perdure.dead_letters d where d.task_id = t offset 1)`, ``,
+		"a letter beside another of its task": {`or exists (select from perdure.letters d where d.task_id = t offset 1)`, ``,
 			func() error { return first(index(dead(1, 0)), index(dead(1, 1))) }, none(`letter = 'main-1-1@0' and state = 'open'`)},
-		"a resolution of who only claims": {`where d.task_id = any($1::text[]) and d.reason <> 'undecodable'`, `where d.task_id = any($1::text[])`,
+		"a resolution of who only claims": {`where t.task_id = any($1::text[]) and t.reason <> 'undecodable'`, `where t.task_id = any($1::text[])`,
 			func() error { return first(index(dead(1, 0, claims)), index(ended(1, 1))) }, none(`state <> 'open'`)},
 		"a resolution of what was decided": {`(d.state in ('open', 'held', 'replaying') or`, `(true or`,
 			func() error { return first(index(dead(1, 0)), state("discarded"), index(ended(1, 1))) }, none(`state <> 'discarded'`)},
@@ -283,13 +283,13 @@ insert into perdure.replay_letters (replay, n, letter, result) values ('r', 1, '
 			func() error { return first(index(ended(1, 1), cancelled(1, 2))) }, `select count(*) from perdure.resolutions where outcome <> 'completed'`},
 		"an older resolution after a newer": {`and excluded.epoch > r.epoch`, ``,
 			func() error { return first(index(ended(1, 2)), index(ended(1, 1))) }, `select count(*) from perdure.resolutions where epoch <> 2`},
-		"the letter of the highest epoch": {`n.epoch > d.epoch and n.reason`, `n.epoch <> d.epoch and n.reason`,
+		"the letter of the highest epoch": {`n.epoch > t.epoch and n.reason`, `n.epoch <> t.epoch and n.reason`,
 			func() error { return first(index(dead(1, 0)), index(dead(1, 1))) }, none(`letter = 'main-1-1@1' and state <> 'open'`)},
-		"died again as who only claims": {`and n.epoch > d.epoch and n.reason <> 'undecodable'`, `and n.epoch > d.epoch`,
+		"died again as who only claims": {`and n.epoch > t.epoch and n.reason <> 'undecodable'`, `and n.epoch > t.epoch`,
 			func() error { return first(index(dead(1, 0)), index(dead(1, 1, claims))) }, none(`state <> 'open'`)},
-		"died again of who only claims": {`state in ('open', 'held', 'replaying') and reason <> 'undecodable'`, `state in ('open', 'held', 'replaying')`,
+		"died again of who only claims": {`d.state in ('open', 'held', 'replaying') and t.reason <> 'undecodable'`, `d.state in ('open', 'held', 'replaying')`,
 			func() error { return first(index(dead(1, 0, claims)), index(dead(1, 1))) }, none(`state <> 'open'`)},
-		"died again, decided before": {`and state in ('open', 'held', 'replaying') and reason`, `and reason`,
+		"died again, decided before": {`and d.state in ('open', 'held', 'replaying') and t.reason`, `and t.reason`,
 			func() error { return first(index(dead(1, 0)), state("discarded"), index(dead(1, 1))) }, none(`letter = 'main-1-1@0' and state <> 'discarded'`)},
 		"an outcome of a letter that was refused": {`and l.result = 'replayed' and l.outcome = ''`, `and l.outcome = ''`,
 			func() error { return first(index(dead(1, 0)), sql(fmt.Sprintf(replay, "refused")), index(ended(1, 1))) }, `select count(*) from perdure.replay_outcomes`},
@@ -317,11 +317,11 @@ on conflict do nothing`, `$9::timestamptz[], $10::text[], $11::text[], $12::text
 			func() error {
 				return first(index(dead(1, 0)), decide(Hold, LetterSelector{All: true}), decide(Discard, LetterSelector{All: true}), lost, restore(dead(1, 0)))
 			}, none(`state <> 'discarded'`)},
-		"a letter that is there when others are restored": {`and d.indexed_at >= now()`, ``,
+		"a letter that is there when others are restored": {`and l.indexed_at >= now()`, ``,
 			func() error {
 				return first(index(dead(1, 0)), decide(Hold, LetterSelector{All: true}), state("open"), restore(dead(1, 0)))
 			}, none(`state <> 'open'`)},
-		"a restored letter of its batch": {`and d.letter = any($1::text[]) and d.indexed_at`, `and $1::text[] is not null and d.indexed_at`,
+		"a restored letter of its batch": {`and d.letter = any($1::text[]) and l.indexed_at`, `and $1::text[] is not null and l.indexed_at`,
 			func() error {
 				return first(index(dead(1, 0)), decide(Hold, LetterSelector{All: true}), state("open"), sql(`update perdure.dead_letters set indexed_at = now() + interval '1 hour'`), restore(dead(2, 0)))
 			}, none(`letter = 'main-1-1@0' and state <> 'open'`)},
@@ -330,11 +330,11 @@ on conflict do nothing`, `$9::timestamptz[], $10::text[], $11::text[], $12::text
 			func() error {
 				return first(index(dead(1, 0)), state("replaying"), decide(Discard, LetterSelector{All: true}))
 			}, none(`state <> 'replaying'`)},
-		"a release of one that waits for its key": {`and (reason <> 'blocked' or 'open' = any($1))`, ``,
+		"a release of one that waits for its key": {`and (s.reason <> 'blocked' or 'open' = any($1))`, ``,
 			func() error {
 				return first(index(dead(1, 0, func(l *Letter) { l.Reason = schemas.ReasonBlocked })), decide(Release, LetterSelector{All: true}))
 			}, none(`state <> 'held'`)},
-		"a decision of another group": {`and ($3 = '' or fingerprint = perdure.group_of($3))`, `and ($3 = $3)`,
+		"a decision of another group": {`and ($3 = '' or s.fingerprint = perdure.group_of($3))`, `and ($3 = $3)`,
 			func() error {
 				return first(index(dead(1, 0, group("fp2:aa")), dead(2, 0, group("fp2:bb"))), decide(Discard, LetterSelector{Group: "fp2:aa"}))
 			}, none(`fingerprint = 'fp2:bb' and state <> 'open'`)},
@@ -397,7 +397,7 @@ on conflict do nothing`, `$9::timestamptz[], $10::text[], $11::text[], $12::text
 			func() error {
 				return first(index(mail), state("resolved"), aged, prune)
 			}, `select 1 - (` + none(`true`) + `)`},
-		"a resolution while its letter stands": {`and not exists (select from perdure.dead_letters d where d.task_id = r.task_id)`, ``,
+		"a resolution while its letter stands": {`and not exists (select from perdure.letters d where d.task_id = r.task_id)`, ``,
 			func() error {
 				return first(index(mail), index(ended(1, 1)), sql(`update perdure.dead_letters set changed_at = now()`), sql(`update perdure.resolutions set at = now() - interval '1 year'`), prune)
 			}, `select 1 - count(*) from perdure.resolutions`},

@@ -34,7 +34,7 @@ const mostPast = 20
 const pastOf = `
 select l.replay, l.letter, r.who, case l.result when '' then 'left' else l.result end, case l.result when 'refused' then l.detail else r.why end,
   l.done_at, l.outcome, coalesce(f.repair, 0), d.payload, f.payload
-from (select letter, payload from perdure.dead_letters where case when $2 = '' then letter = $1 else task_id = $2 end) d
+from (select letter, payload from perdure.letters where case when $2 = '' then letter = $1 else task_id = $2 end) d
 join perdure.replay_letters l on l.letter = d.letter
 join perdure.replays r on r.replay = l.replay and not r.dry_run and (l.result <> '' or r.state not in ('done', 'stopped', 'cancelled'))
 left join perdure.replay_fixes f on f.replay = l.replay and f.n = l.n and f.moved

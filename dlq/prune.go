@@ -19,10 +19,13 @@ const pruneChunk = 5000
 const (
 	// In whatever order: it waits for no row, so it can be part of no deadlock.
 	pruneLetters = `
-delete from perdure.dead_letters where letter in (
-  select letter from perdure.dead_letters
-  where queue = $1 and state in ('resolved', 'discarded') and changed_at < now() - $2::interval
-  order by changed_at limit $3 for update skip locked)`
+with s as (
+  delete from perdure.letter_states where letter in (
+    select letter from perdure.letter_states
+    where queue = $1 and state in ('resolved', 'discarded') and changed_at < now() - $2::interval
+    order by changed_at limit $3 for update skip locked)
+  returning letter)
+delete from perdure.letters l using s where l.letter = s.letter`
 	pruneEvents = `
 delete from perdure.events e using (
   select topic, partition, "offset" from perdure.events where at < now() - $1::interval limit $2) o
@@ -33,7 +36,7 @@ where e.topic = o.topic and e.partition = o.partition and e."offset" = o."offset
 delete from perdure.resolutions where task_id in (
   select task_id from perdure.resolutions r
   where at < now() - $1::interval
-    and not exists (select from perdure.dead_letters d where d.task_id = r.task_id)
+    and not exists (select from perdure.letters d where d.task_id = r.task_id)
   limit $2)`
 )
 

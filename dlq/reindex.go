@@ -178,7 +178,7 @@ func (x *Index) restore(ctx context.Context, records []*kgo.Record, done *Reinde
 	b := x.rows(records)
 	ids := b.ids()
 	var known int64
-	const count = `select count(*) from perdure.dead_letters where letter = any($1::text[])`
+	const count = `select count(*) from perdure.letters where letter = any($1::text[])`
 	if err := x.deps.DB.QueryRow(ctx, count, ids).Scan(&known); err != nil {
 		return fmt.Errorf("dlq reindex: look for %d letters: %w", len(ids), err)
 	}

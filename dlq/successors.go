@@ -18,7 +18,7 @@ const knownGroups = `
 select f, said from (
   select f, exists (select from perdure.failure_groups where fingerprint = f) or exists (select from perdure.group_aliases where fingerprint = f and into_group is not null) as said
   from unnest($1::text[]) f) g
-where said or exists (select from perdure.dead_letters where fingerprint = f) or exists (select from perdure.dead_letters where joined_from = f)`
+where said or exists (select from perdure.letter_states where fingerprint = f) or exists (select from perdure.letter_states where joined_from = f)`
 
 // succeed gives letters the fingerprint by which their cause is known here: the first
 // version's, where there is such a group, and people did not speak of the present one's

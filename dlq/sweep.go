@@ -24,7 +24,7 @@ const (
 // statements that settle the letters of those tasks: the second notes what the first did.
 var sweeps = [...]struct{ of, some, settle string }{
 	{"resolutions", `select task_id, noted_at, task_id from perdure.resolutions where (noted_at, task_id) > ($1, $2) order by noted_at, task_id limit $3`, settleResolved},
-	{"letters that died again", `select task_id, indexed_at, letter from perdure.dead_letters
+	{"letters that died again", `select task_id, indexed_at, letter from perdure.letters
 where epoch > 0 and reason <> 'undecodable' and (indexed_at, letter) > ($1, $2) order by indexed_at, letter limit $3`, settleReplayed},
 }
 

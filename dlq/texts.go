@@ -115,11 +115,12 @@ func writeTexts(ctx context.Context, db *pgxpool.Pool, fresh []groupText) error 
 // One letter of each cause that has no text yet, by steps from cause to cause.
 const untold = `
 with recursive f(fp) as (
-  select min(fingerprint) from perdure.dead_letters
+  select min(fingerprint) from perdure.letter_states
   union all
-  select (select min(d.fingerprint) from perdure.dead_letters d where d.fingerprint > f.fp) from f where f.fp is not null)
+  select (select min(d.fingerprint) from perdure.letter_states d where d.fingerprint > f.fp) from f where f.fp is not null)
 select l.fingerprint, l.error_class, l.message from f cross join lateral (
-  select coalesce(joined_from, fingerprint) as fingerprint, error_class, message from perdure.dead_letters where fingerprint = f.fp limit 1) l
+  select coalesce(s.joined_from, s.fingerprint) as fingerprint, d.error_class, d.message from perdure.letter_states s join perdure.letters d on d.letter = s.letter
+  where s.fingerprint = f.fp limit 1) l
 where not exists (select from perdure.group_texts g where g.fingerprint = l.fingerprint) limit $1`
 
 // untoldAtOnce bounds what is read at once.

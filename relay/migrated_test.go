@@ -182,6 +182,9 @@ func TestMigratesUnderTasksInFlight(t *testing.T) {
 	if n := one[int64](g, `select count(*) from perdure.dead_letters`); n != 20000+writes-writes/3 {
 		t.Errorf("%d letters, want %d", n, 20000+writes-writes/3)
 	}
+	if n := one[int64](g, fmt.Sprintf(`select count(*) from generate_series(3, %d, 3) n join perdure.dead_letters on letter = 'old-' || n where state <> 'resolved'`, writes)); n != 0 {
+		t.Errorf("%d letters are not what was written of them while the schema moved", n)
+	}
 	if n := one[int](g, miscounted); n != 0 {
 		t.Errorf("%d counts of groups are wrong", n)
 	}

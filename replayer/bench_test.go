@@ -38,7 +38,7 @@ select 'main-1-' || i || '@0', 'main-1-' || i, d.kind, d.queue, d.key, d.reason,
   convert_to('{"pad": "' || repeat(md5(i::text), 32) || '"}', 'utf8'), 't', 0, i, 'd', 0, i, d.died_at + i * interval '1 ms'
 from perdure.dead_letters d, generate_series(1, $1::int) i where d.letter = 'main-1-0@0'`, n)
 	r.exec(`delete from perdure.dead_letters where letter = 'main-1-0@0'`)
-	r.exec(`analyze perdure.dead_letters`)
+	r.exec(`analyze perdure.letters, perdure.letter_states`)
 }
 
 // BenchmarkWhere: how many letters of about 1 KiB a second a condition looks at.

@@ -53,7 +53,7 @@ func TestAPartThatWaitsMovesNoMoreOnceCancelHasAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Rollback(context.Background()) //nolint:errcheck // it is over already
-	if _, err := other.Exec(t.Context(), `select from perdure.dead_letters where letter = 'main-1-1@0' for update`); err != nil {
+	if _, err := other.Exec(t.Context(), `select from perdure.letter_states where letter = 'main-1-1@0' for update`); err != nil {
 		t.Fatal(err)
 	}
 	x := r.replayer("a", &known{})

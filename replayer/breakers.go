@@ -97,7 +97,7 @@ func (r *Replayer) heldBack(ctx context.Context, j *job, list []letter) (string,
 
 // The letters of a canary that is out are in front of the first that is left.
 const canaryKinds = `
-select d.kind from perdure.replay_letters l join perdure.dead_letters d on d.letter = l.letter
+select d.kind from perdure.replay_letters l join perdure.letter_states d on d.letter = l.letter
 where l.replay = $1 and l.result = 'replayed' and l.outcome = '' and d.kind = any($2::text[])
   and l.n < coalesce((select n from perdure.replay_letters where replay = $1 and result = '' order by n limit 1), 9223372036854775807)
 limit 1`

@@ -124,7 +124,7 @@ func (r *Replayer) questions(ctx context.Context, list []*letter) (map[string]*r
 	for i, l := range list {
 		ids[i], at[l.id] = l.id, l
 	}
-	rows, err := r.deps.DB.Query(ctx, `select letter, payload, attempts from perdure.dead_letters where letter = any($1::text[])`, ids)
+	rows, err := r.deps.DB.Query(ctx, `select letter, payload, attempts from perdure.letters where letter = any($1::text[])`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("read letters in doubt: %w", err)
 	}

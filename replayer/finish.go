@@ -32,19 +32,20 @@ with j as materialized (
   select replay, case when state = 'canary' then greatest($8::bigint - replayed, 0) end as room
   from perdure.replays where replay = $1 and state in ('canary', 'ramping', 'running')),
 i as materialized (
-  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $10::bytea[], $11::int[])
-    u(n, letter, epoch, key, content_type, headers, fixed, repair)
+  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $10::bytea[], $11::int[], $12::text[])
+    u(n, letter, epoch, key, content_type, headers, fixed, repair, task_id)
   order by u.n limit (select room from j)),
 p as materialized (
-  select d.letter, i.n, i.key, i.content_type, i.headers, i.fixed, i.repair from i join perdure.dead_letters d on d.letter = i.letter and d.epoch = i.epoch
+  select d.letter, i.n, i.key, i.content_type, i.headers, i.fixed, i.repair, i.task_id from i join perdure.letter_states d on d.letter = i.letter and d.epoch = i.epoch
   where (d.state = 'open' or $9 and d.state = 'held') and (select r.result from perdure.replay_letters r where r.replay = $1 and r.n = i.n) = ''
-    and (select x.task_id from perdure.resolutions x where x.task_id = d.task_id) is null
+    and (select x.task_id from perdure.resolutions x where x.task_id = i.task_id) is null
   order by d.letter for update of d),
-l as (
-  update perdure.dead_letters d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
+u as (
+  update perdure.letter_states d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
   from p where d.letter = p.letter and (d.state = 'open' or $9 and d.state = 'held')
-  returning p.n, p.key, p.content_type, p.headers, d.letter, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue,
-    coalesce(p.fixed, d.payload) as payload, d.deadline, p.repair),
+  returning p.n, p.key, p.content_type, p.headers, d.letter, p.task_id, d.epoch + 1 as epoch, d.kind, d.queue, p.fixed, p.repair),
+l as (
+  select u.*, coalesce(u.fixed, t.payload) as payload, t.deadline from u join perdure.letters t on t.letter = u.letter),
 s as materialized (select nextval('perdure.outbox_id_seq') as id, o.* from (select * from l order by n) o),
 o as (
   insert into perdure.outbox (id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
@@ -77,11 +78,12 @@ select result from u`
 // asked at all.
 const settleCompleted = `
 with p as materialized (
-  select letter from perdure.dead_letters where task_id = any($1::text[]) and state in ('open', 'held') and reason <> 'undecodable'
-  order by letter for update),
+  select d.letter, t.task_id from perdure.letters t join perdure.letter_states d on d.letter = t.letter
+  where t.task_id = any($1::text[]) and d.state in ('open', 'held') and t.reason <> 'undecodable'
+  order by d.letter for update of d),
 l as (
-  update perdure.dead_letters d set state = 'resolved', resolved_by = 'completed', changed_at = clock_timestamp()
-  from p where d.letter = p.letter and d.state in ('open', 'held') returning d.letter, d.task_id),
+  update perdure.letter_states d set state = 'resolved', resolved_by = 'completed', changed_at = clock_timestamp()
+  from p where d.letter = p.letter and d.state in ('open', 'held') returning d.letter, p.task_id),
 k as materialized (select perdure.release_unique(array_agg(task_id)) from l)
 insert into perdure.audit (who, what, letter, replay, why, details)
 select $2, 'letter.resolve', letter, $3, $4, jsonb_build_object('hash', $5::text) from l cross join k`
@@ -154,9 +156,9 @@ func (r *Replayer) settle(ctx context.Context, j *job, tasks map[string][]string
 const holdLetters = `
 with j as materialized (select replay from perdure.replays where replay = $3 and state in ('planning', 'canary', 'ramping', 'running') for update),
 p as materialized (
-  select d.letter from j, perdure.dead_letters d where d.letter = any($1::text[]) and d.state = 'open' order by d.letter for update of d),
+  select d.letter from j, perdure.letter_states d where d.letter = any($1::text[]) and d.state = 'open' order by d.letter for update of d),
 l as (
-  update perdure.dead_letters d set state = 'held', changed_at = clock_timestamp()
+  update perdure.letter_states d set state = 'held', changed_at = clock_timestamp()
   from p where d.letter = p.letter and d.state = 'open' returning d.letter)
 insert into perdure.audit (who, what, replay, why, details)
 select $2, 'letters.hold', $3, $4, jsonb_build_object('hash', $5::text, 'letters', jsonb_agg(letter)) from l having count(*) > 0`
@@ -182,17 +184,17 @@ func (r *Replayer) hold(ctx context.Context, j *job, list []*letter) error {
 func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []*letter, err error) {
 	n := len(list)
 	ns, ids, epochs := make([]int64, n), make([]string, n), make([]int32, n)
-	keys, types, headers := make([]*string, n), make([]string, n), make([][]byte, n)
+	keys, types, headers, tasks := make([]*string, n), make([]string, n), make([][]byte, n), make([]string, n)
 	fixed, repairs := make([][]byte, n), make([]*int32, n)
 	for i, l := range list {
 		if l.fixed != nil {
 			times := int32(l.row.repairs)
 			fixed[i], repairs[i] = l.fixed, &times
 		}
-		ns[i], ids[i], epochs[i] = l.n, l.id, int32(l.epoch)
+		ns[i], ids[i], epochs[i], tasks[i] = l.n, l.id, int32(l.epoch), l.taskID
 		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
 	}
-	moved, err := r.commitMove(ctx, j, j.id, ns, ids, epochs, keys, types, headers, j.spec.Canary.Letters, j.named, fixed, repairs)
+	moved, err := r.commitMove(ctx, j, j.id, ns, ids, epochs, keys, types, headers, j.spec.Canary.Letters, j.named, fixed, repairs, tasks)
 	switch {
 	case err == nil:
 	case !refusedByData(err):
@@ -240,8 +242,8 @@ func (r *Replayer) outrun(ctx context.Context, j *job, list []*letter) (refused 
 		ids[i], at[l.id] = l.id, l
 		l.state, l.found = "", false
 	}
-	rows, err := r.deps.DB.Query(ctx, `select r.state, d.letter, d.state, coalesce((select outcome from perdure.resolutions x where x.task_id = d.task_id), '') from perdure.replays r
-left join perdure.dead_letters d on d.letter = any($2::text[]) where r.replay = $1`, j.id, ids)
+	rows, err := r.deps.DB.Query(ctx, `select r.state, d.letter, d.state, coalesce((select outcome from perdure.resolutions x where x.task_id = l.task_id), '') from perdure.replays r
+left join (perdure.letter_states d join perdure.letters l on l.letter = d.letter) on d.letter = any($2::text[]) where r.replay = $1`, j.id, ids)
 	if err != nil {
 		return nil, err
 	}

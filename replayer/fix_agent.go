@@ -219,10 +219,10 @@ func (a *agent) request(ctx context.Context, s *subject, body []byte, now time.T
 // after Pause or Cancel has, and what it says is final.
 const discardLetter = `
 with j as materialized (select replay from perdure.replays where replay = $3 and state in ('canary', 'ramping', 'running') for update),
-p as materialized (select d.letter from j, perdure.dead_letters d where d.letter = $1 and d.state = 'open' for update of d),
+p as materialized (select d.letter from j, perdure.letter_states d where d.letter = $1 and d.state = 'open' for update of d),
 l as (
-  update perdure.dead_letters d set state = 'discarded', resolved_by = 'discard', changed_at = clock_timestamp()
-  from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id),
+  update perdure.letter_states d set state = 'discarded', resolved_by = 'discard', changed_at = clock_timestamp()
+  from p join perdure.letters l on l.letter = p.letter where d.letter = p.letter and d.state = 'open' returning d.letter, l.task_id),
 k as materialized (select perdure.release_unique(array_agg(task_id)) from l)
 insert into perdure.audit (who, what, letter, replay, why, details)
 select $2, 'letter.discard', letter, $3, $4, jsonb_build_object('hash', $5::text) from l cross join k`

@@ -17,7 +17,7 @@ import (
 // that could not be decoded, which only claims to be the task's.
 const ranBefore = `
 select u.letter, coalesce(max(d.run), 0) = 0 and count(distinct d.epoch) = max(u.epoch) + 1
-from unnest($1::text[], $2::text[], $3::int[]) u(letter, task_id, epoch) left join perdure.dead_letters d on d.task_id = u.task_id and d.epoch <= u.epoch and d.reason <> 'undecodable'
+from unnest($1::text[], $2::text[], $3::int[]) u(letter, task_id, epoch) left join perdure.letters d on d.task_id = u.task_id and d.epoch <= u.epoch and d.reason <> 'undecodable'
 group by u.letter`
 
 // neverRan says of which letters' tasks no run was ever granted, so that none of

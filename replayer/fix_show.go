@@ -62,7 +62,7 @@ func (r *Replayer) sample(ctx context.Context, j *job, list []letter) error {
 // Fixes returns what the fixer made of a replay's first letters.
 func (j *Jobs) Fixes(ctx context.Context, replay string) ([]Fix, error) {
 	rows, err := j.db.Query(ctx, `select f.letter, f.repair, f.moved, d.payload, f.payload
-from perdure.replay_fixes f left join perdure.dead_letters d on d.letter = f.letter where f.replay = $1 order by f.n limit $2`, replay, Samples)
+from perdure.replay_fixes f left join perdure.letters d on d.letter = f.letter where f.replay = $1 order by f.n limit $2`, replay, Samples)
 	if err != nil {
 		return nil, fmt.Errorf("replay %s: read repairs: %w", replay, err)
 	}

@@ -161,7 +161,7 @@ func (j *Jobs) StartHash(ctx context.Context, id, who, why, hash string) error {
 
 const changedLetters = `
 select case when d.letter is null then 'gone' when d.state = 'resolved' then 'resolved by ' || d.resolved_by else d.state end, count(*), min(l.letter)
-from perdure.replay_letters l left join lateral (select letter, state, resolved_by from perdure.dead_letters where letter = l.letter offset 0) d on true
+from perdure.replay_letters l left join lateral (select letter, state, resolved_by from perdure.letter_states where letter = l.letter offset 0) d on true
 where l.replay = $1 and l.result = '' and d.state is distinct from 'open' and not (d.state = 'held' and $2) group by 1 order by 2 desc, 1`
 
 // changed compares a plan's letters with what they are now.

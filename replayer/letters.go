@@ -36,7 +36,7 @@ select l.n, l.letter, coalesce(d.kind, ''), coalesce(d.key, ''), d.died_at, coal
   case l.result when '' then 'left' else l.result end, case l.result when 'refused' then l.detail else '' end, l.done_at, l.outcome, l.fingerprint, l.outcome_at
 from (select * from perdure.replay_letters where replay = $1 and n > $2`
 	someLettersEnd = ` order by n limit $3) l
-left join lateral (select kind, key, died_at, error_class, message from perdure.dead_letters where letter = l.letter offset 0) d on true
+left join lateral (select kind, key, died_at, error_class, message from perdure.letters where letter = l.letter offset 0) d on true
 order by l.n`
 )
 

@@ -137,7 +137,7 @@ const (
 	dropWanted = `delete from perdure.key_lifts where queue = $1 and key = $2`
 	askLift    = `
 with n as materialized (
-  select nextval('perdure.lift_seq') as lift, (select task_id from perdure.dead_letters
+  select nextval('perdure.lift_seq') as lift, (select task_id from perdure.letters
     where queue = $1 and key = $2 and (block or reason = 'blocked') and task_id is not null order by dlq_offset desc limit 1) as task),
 u as (
   update perdure.key_lifts k set wanted = false, stage = 'asked', lift = n.lift, task = n.task, blocks = '', at = clock_timestamp()
@@ -170,13 +170,13 @@ func (l *Lifts) ask(ctx context.Context, queue, key string) error {
 // settling of a letter wants a lift.
 const (
 	lockParked = `
-select letter, task_id, epoch, kind, length(payload), record_key, headers, coalesce(place, origin_offset) from perdure.dead_letters
-where letter in (
-  select letter from perdure.dead_letters where queue = $1 and key = $2 and reason = 'blocked' and state = 'held'
-  order by coalesce(place, origin_offset), epoch, letter limit $3)
-order by letter for update`
+select s.letter, l.task_id, s.epoch, s.kind, length(l.payload), l.record_key, l.headers, s.place from perdure.letter_states s join perdure.letters l on l.letter = s.letter
+where s.letter in (
+  select letter from perdure.letter_states where queue = $1 and line = $2 and reason = 'blocked' and state = 'held'
+  order by place, epoch, letter limit $3)
+order by s.letter for update of s`
 	lockAnswered = `
-select lift, stage, blocks, perdure.blocks_stand($1, $2), wanted, coalesce(task, (select task_id from perdure.dead_letters
+select lift, stage, blocks, perdure.blocks_stand($1, $2), wanted, coalesce(task, (select task_id from perdure.letters
     where queue = $1 and key = $2 and (block or reason = 'blocked') and task_id is not null order by dlq_offset desc limit 1)) -- asked by an older version
 from perdure.key_lifts where queue = $1 and key = $2 and stage in ('answered', 'releasing') for update`
 	putLine      = `select perdure.put_line($1, $2, $3, $4)`
@@ -191,8 +191,8 @@ values ('perdure', 'letters.release', 'the letter that blocked their key is sett
 	releaseRows = `
 with i as (select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::jsonb[]) u(id, letter, key, content_type, headers)),
 l as (
-  update perdure.dead_letters d set state = 'replaying', replays = replays + 1, released = i.id, changed_at = clock_timestamp()
-  from i where d.letter = i.letter and d.state = 'held'
+  update perdure.letter_states s set state = 'replaying', replays = replays + 1, released = i.id, changed_at = clock_timestamp()
+  from i join perdure.letters d on d.letter = i.letter where s.letter = i.letter and s.state = 'held'
   returning i.id, i.key, i.content_type, i.headers, d.task_id, d.epoch + 1 as epoch, d.kind, d.queue, d.payload, d.deadline)
 insert into perdure.outbox (id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
 select id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from l`

@@ -93,7 +93,7 @@ func TestAWaitingTaskIsFiledWithoutReadingTheOthers(t *testing.T) {
   dlq_topic, dlq_partition, dlq_offset, died_at)
 select 'main-1-' || i || '@0', 'held', 0, 'payments', 'k', 'blocked', 'fp1:aa', 0, 't', 0, i, 'd', 0, i, now() from generate_series(2, 1500) i`)
 	r.exec(`update perdure.dead_letters set block = true, state = 'replaying' where letter = 'main-1-1@0'`) // behind all the others, wherever they are read
-	r.exec(`analyze perdure.dead_letters`)
+	r.exec(`analyze perdure.letters, perdure.letter_states`)
 	tx, err := r.db.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -108,7 +108,7 @@ func TestMutationsTurnTheCheckersRed(t *testing.T) {
 		"no look at what was decided": {scenario{rivals: 1, between: `update perdure.dead_letters set state = 'discarded', message = 'discarded first' where task_id = TASK`},
 			[]mutation{compare}, "a discarded letter went"},
 		"no look at resolutions": {scenario{rivals: 1, between: `insert into perdure.resolutions (task_id, epoch, at, outcome) values (TASK, 0, now(), 'completed')`},
-			[]mutation{{`and (select x.task_id from perdure.resolutions x where x.task_id = d.task_id) is null`, ``}}, "a completed task went"},
+			[]mutation{{`and (select x.task_id from perdure.resolutions x where x.task_id = i.task_id) is null`, ``}}, "a completed task went"},
 		"no look at the replay's state": {scenario{rivals: 1, between: `update perdure.replays set state = 'paused' where replay = REPLAY`},
 			[]mutation{{`where replay = $1 and state in ('canary', 'ramping', 'running')`, `where replay = $1`}, {`and (state in ('ramping', 'running') or $6 and state = 'canary')`, `and $6::boolean is not null`}}, "a paused replay moved letters"},
 		"no bound of the canary": {scenario{rivals: 2, canary: 4}, []mutation{{`limit (select room from j)`, ``}}, "more than the canary went"},

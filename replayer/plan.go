@@ -47,13 +47,13 @@ func (e *SpecError) Error() string {
 
 // ofPatterns has cases so that Postgres does not take a group's letters for few.
 const ofPatterns = `
-  and ($10 = '' or case when kind like $10 then true end) and ($11 = '' or case when error_class like $11 then true end)
-  and ($12 = '' or case when message like $12 then true end)`
+  and ($10 = '' or case when d.kind like $10 then true end) and ($11 = '' or case when l.error_class like $11 then true end)
+  and ($12 = '' or case when l.message like $12 then true end)`
 
 // forPolicy leaves out what its replays refused before, which only they would again.
 // $13: those replays; null = a person plans.
 const forPolicy = `
-  and ($13::text[] is null or case when reason <> 'unknown' then not exists (
+  and ($13::text[] is null or case when d.reason <> 'unknown' then not exists (
     select from perdure.replay_letters r where r.letter = d.letter and r.result = 'refused' and r.replay = any($13)
       and (r.detail !~ '^(running|replaying):' or r.done_at > clock_timestamp() - interval '1 hour')) end)`
 
@@ -67,16 +67,26 @@ const chooseIDs = `
 select distinct coalesce(d.letter, i) as letter, d.died_at
 from unnest($1::text[]) i left join lateral (
   select letter, died_at, kind, queue, fingerprint, reason, key, epoch, error_class, message from perdure.dead_letters d where d.letter = i or d.task_id = i
-  order by d.letter = i desc, d.state = 'open' desc, d.epoch desc limit 1) d on true
+  order by d.letter = i desc, d.state = 'open' desc, d.epoch desc limit 1) d on true cross join lateral (select d.error_class, d.message) l
 where ($2 = '' or d.fingerprint = $2) and ($3 = '' or d.kind = $3) and ($4 = '' or d.queue = $4)
   and ($5 = '' or d.reason = $5) and ($6 = '' or d.key = $6)
   and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9) and $13::text[] is null` + ofPatterns
 
-const choose = `
-select letter, died_at from perdure.dead_letters d
-where state = 'open' and ($2 = '' or fingerprint = $2) and ($3 = '' or kind = $3) and ($4 = '' or queue = $4)
-  and ($5 = '' or reason = $5) and ($6 = '' or key = $6)
-  and ($7::timestamptz is null or died_at >= $7) and ($8::timestamptz is null or died_at < $8) and ($9 = 0 or epoch < $9) and $1::text[] is null` + ofPatterns + forPolicy
+// By kind, queue or key letters are found by its index, in the order of their deaths,
+// else by their states; and what nobody asks of is not read: a left join of which no
+// column is named is none.
+const (
+	chooseByState = `
+select d.letter, d.died_at from perdure.letter_states d left join perdure.letters l on l.letter = d.letter
+where d.state = 'open' and ($2 = '' or d.fingerprint = $2) and ($3 = '' or d.kind = $3) and ($4 = '' or d.queue = $4)
+  and ($5 = '' or d.reason = $5) and ($6 = '' or l.key = $6)
+  and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9) and $1::text[] is null` + ofPatterns + forPolicy
+	chooseByKind = `
+select l.letter, l.died_at from perdure.letters l join perdure.letter_states d on d.letter = l.letter
+where d.state = 'open' and ($2 = '' or d.fingerprint = $2) and ($3 = '' or l.kind = $3) and ($4 = '' or l.queue = $4)
+  and ($5 = '' or d.reason = $5) and ($6 = '' or l.key = $6)
+  and ($7::timestamptz is null or l.died_at >= $7) and ($8::timestamptz is null or l.died_at < $8) and ($9 = 0 or d.epoch < $9) and $1::text[] is null` + ofPatterns + forPolicy
+)
 
 const freezeRest = ` order by died_at nulls last, letter limit $14)
 insert into perdure.replay_letters (replay, letter, n) select $15, letter, row_number() over (order by died_at nulls last, letter) from c`
@@ -219,16 +229,19 @@ func (p *Plan) refusedBefore(ctx context.Context, tx pgx.Tx) ([]string, error) {
 }
 
 func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, before []string, where *filter) error {
-	from, limit := choose, s.Limit
+	from, limit := chooseByState, s.Limit
 	args := append(s.Selector.args(), before)
-	if len(s.Selector.IDs) > 0 {
+	switch sel := &s.Selector; {
+	case len(sel.IDs) > 0:
 		from = chooseIDs
+	case sel.Group == "" && (sel.Queue != "" || sel.Key != "" || sel.Kind != "" && !strings.Contains(sel.Kind, "*")):
+		from = chooseByKind
 	}
 	if limit == 0 {
 		limit = noLimit
 	}
 	if where == nil {
-		_, err := tx.Exec(ctx, `with c as (`+from+freezeRest, append(args, limit, id)...)
+		_, err := tx.Exec(ctx, `with c as (`+from+freezeRest, append([]any{pgx.QueryExecModeCacheDescribe}, append(args, limit, id)...)...) // planned for what is asked
 		return err
 	}
 	return where.freeze(ctx, tx, id, `with c as materialized (`+from+chooseWhole, args, limit)
@@ -266,7 +279,7 @@ func (j *Jobs) needsApproval(ctx context.Context, tx pgx.Tx, id string, letters 
 		return "", nil
 	}
 	var kind string
-	err := tx.QueryRow(ctx, `select d.kind from perdure.replay_letters l join perdure.dead_letters d on d.letter = l.letter
+	err := tx.QueryRow(ctx, `select d.kind from perdure.replay_letters l join perdure.letter_states d on d.letter = l.letter
 where l.replay = $1 and d.kind = any($2::text[]) limit 1`, id, j.sensitive).Scan(&kind)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil

@@ -95,10 +95,10 @@ func (p *Policies) rest(ctx context.Context, pol *schemas.Policy, g PolicyGroup)
 // at all.
 const disposeLetters = `
 with p as materialized (
-  select letter from perdure.dead_letters where fingerprint = $6 ` + matched + ` order by letter limit $7 for update),
+  select d.letter, l.task_id from perdure.letter_states d join perdure.letters l on l.letter = d.letter where d.fingerprint = $6 ` + matched + ` order by d.letter limit $7 for update of d),
 l as (
-  update perdure.dead_letters d set state = $8, resolved_by = case when $8 = 'discarded' then 'discard' else '' end, changed_at = clock_timestamp()
-  from p where d.letter = p.letter and d.state = 'open' returning d.letter, d.task_id, d.reason),
+  update perdure.letter_states d set state = $8, resolved_by = case when $8 = 'discarded' then 'discard' else '' end, changed_at = clock_timestamp()
+  from p where d.letter = p.letter and d.state = 'open' returning d.letter, p.task_id, d.reason),
 k as materialized (select perdure.release_unique(array_agg(task_id) filter (where reason <> 'undecodable')) from l where $8 = 'discarded')
 insert into perdure.audit (who, what, letter, why) select $9, $10, letter, $11 from l cross join k`
 

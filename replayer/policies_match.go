@@ -42,15 +42,16 @@ with g as materialized (
 m as materialized (
   select fingerprint from g where exists (
     select from (
-      select error_class, message from perdure.dead_letters d where d.fingerprint = g.fingerprint ` + ofPolicy + ` order by died_at desc limit 1000) l
+      select l.error_class, l.message from (select letter from perdure.letter_states d where d.fingerprint = g.fingerprint ` + ofPolicy + ` order by died_at desc limit 1000) d
+      join perdure.letters l on l.letter = d.letter) l
     where error_class like $2 and message like $3))
 select m.fingerprint, c.n, first.died_at, last.died_at, first.letter,
   extract(epoch from clock_timestamp() - last.died_at)::float8, extract(epoch from clock_timestamp() - first.died_at)::float8,
   coalesce(k.told, ''), r.rests
 from m
-cross join lateral (select count(*) as n from (select from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` limit $6) n) c
-cross join lateral (select died_at, letter from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at, letter limit 1) first
-cross join lateral (select died_at from perdure.dead_letters d where d.fingerprint = m.fingerprint ` + matched + ` order by died_at desc limit 1) last
+cross join lateral (select count(*) as n from (select from ` + itsLetters + ` where d.fingerprint = m.fingerprint ` + matched + ` limit $6) n) c
+cross join lateral (select d.died_at, d.letter from ` + itsLetters + ` where d.fingerprint = m.fingerprint ` + matched + ` order by d.died_at, d.letter limit 1) first
+cross join lateral (select d.died_at from ` + itsLetters + ` where d.fingerprint = m.fingerprint ` + matched + ` order by d.died_at desc limit 1) last
 left join perdure.policy_groups k on k.policy = $7 and k.fingerprint = m.fingerprint
 cross join lateral (select k.rest_as = $8 and c.n <= k.rest_letters and last.died_at <= k.rest_last as same, k.turn_at > clock_timestamp() - $9::interval as just) t
 cross join lateral (select coalesce(case when $10 then k.rest_as = $8 and (t.same or t.just) else t.same and t.just end, false) as rests) r
@@ -58,8 +59,9 @@ order by r.rests, k.turn_at nulls first, first.died_at, m.fingerprint limit 1000
 
 const (
 	// The cases keep Postgres from the guess that few of a cause's letters are of its kind, reason and class.
-	ofPolicy = `and state = 'open' and case when reason <> 'unknown' and coalesce(kind, '') like $1 and ($4 = '' or reason = $4) and epoch < $5 then true end`
-	matched  = ofPolicy + ` and case when error_class like $2 and message like $3 then true end`
+	ofPolicy   = `and d.state = 'open' and case when d.reason <> 'unknown' and coalesce(d.kind, '') like $1 and ($4 = '' or d.reason = $4) and d.epoch < $5 then true end`
+	matched    = ofPolicy + ` and case when l.error_class like $2 and l.message like $3 then true end`
+	itsLetters = `perdure.letter_states d join perdure.letters l on l.letter = d.letter`
 
 	// policyMost is how many letters of a group a policy counts, and acts on at once.
 	policyMost = 100_000

@@ -30,7 +30,7 @@ const (
 	noticeMost   = 5 * time.Minute     // between two tries
 	noticeKept   = 30 * 24 * time.Hour // what is over, or of a policy that tells nobody any more
 	noticeTexts  = 500                 // bytes of each text of an error
-	noticeSample = `select coalesce(kind, ''), queue, reason, error_class, message from perdure.dead_letters where letter = $1`
+	noticeSample = `select coalesce(kind, ''), queue, reason, error_class, message from perdure.letters where letter = $1`
 )
 
 // NotifyHeader marks a notice; its value is always "group".

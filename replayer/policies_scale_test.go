@@ -17,7 +17,7 @@ func (r *rig) manyGroups(n, letters int) {
 select 'main-1-' || i || '@0', 'main-1-' || i, 'idem', 'payments', 'exhausted', 'HTTP 503', 'shard ' || i % $1 || ' is down',
   'fp1:' || i % $1, 't', 0, i, 'd', 0, i, now() - interval '1 day' + i * interval '1 ms' from generate_series(1, $2::int) i`, n, n*letters)
 	r.exec(`select perdure.fold_groups(10000000)`)
-	r.exec(`vacuum analyze perdure.dead_letters, perdure.group_counts, perdure.group_changes`)
+	r.exec(`vacuum analyze perdure.letters, perdure.letter_states, perdure.group_counts, perdure.group_changes`)
 }
 
 // go test -bench PolicyLook -run '^$' ./replayer

@@ -24,7 +24,7 @@ const (
 const (
 	oldReplay = `
 select replay from perdure.replays r where state in ('done', 'stopped', 'cancelled') and changed_at < now() - $1::interval
-  and not exists (select from perdure.replay_letters l join perdure.dead_letters d on d.letter = l.letter where l.replay = r.replay and l.result = 'replayed')
+  and not exists (select from perdure.replay_letters l join perdure.letter_states d on d.letter = l.letter where l.replay = r.replay and l.result = 'replayed')
 order by changed_at limit 1`
 	pruneReplayLetters = `
 delete from perdure.replay_letters where replay = $1 and n in (select n from perdure.replay_letters where replay = $1 order by n limit $2)`

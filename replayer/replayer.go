@@ -31,7 +31,7 @@ type Config struct {
 	Instance string        // names this process in the lease; required
 	Lease    time.Duration // by the database's clock; default 30s
 	Poll     time.Duration // how often it looks for a job; default 300ms
-	Slice    int           // letters of one job before the next has its turn; default 1000
+	Slice    int           // letters of one job before the next has its turn, a quarter of them where it has a fixer; default 4000
 
 	Keep      time.Duration // of replays that are over and whose letters are gone; default 90 days
 	KeepAudit time.Duration // of the audit; default 400 days
@@ -78,7 +78,7 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 		cfg.Poll = 300 * time.Millisecond
 	}
 	if cfg.Slice <= 0 {
-		cfg.Slice = 1000
+		cfg.Slice = 4000
 	}
 	if cfg.Keep <= 0 {
 		cfg.Keep = defaultKeep
@@ -171,13 +171,21 @@ func (r *Replayer) turn(ctx context.Context) (busy bool, err error) {
 	return true, nil
 }
 
+// atOnce is how many letters of a job may go before the next has its turn.
+func (r *Replayer) atOnce(j *job) int {
+	if j.spec.Fixer != nil {
+		return max(1, r.cfg.Slice/4)
+	}
+	return r.cfg.Slice
+}
+
 // work does one slice, or moves the job to its next state. pause is how long
 // the job has nothing to do.
 func (r *Replayer) work(ctx context.Context, j *job) (pause time.Duration, err error) {
 	if j.state == Planning {
 		return r.look(ctx, j)
 	}
-	v := decide(j, r.cfg.Slice)
+	v := decide(j, r.atOnce(j))
 	if v.to != "" {
 		return 0, r.become(ctx, j, v.to, v.why)
 	}

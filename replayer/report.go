@@ -60,14 +60,14 @@ const (
 select c.fingerprint, c.n, s.error_class, s.message, c.first_died, c.last_died, coalesce(g.owner, ''), coalesce(g.note, ''), coalesce(g.runbook, '')
 from (
   select d.fingerprint, count(*) as n, min(d.died_at) as first_died, max(d.died_at) as last_died, min(d.letter) as sample
-  from perdure.replay_letters r cross join lateral (select fingerprint, died_at, letter from perdure.dead_letters where letter = r.letter offset 0) d where r.replay = $1
+  from perdure.replay_letters r cross join lateral (select fingerprint, died_at, letter from perdure.letter_states where letter = r.letter offset 0) d where r.replay = $1
   group by d.fingerprint order by 2 desc, 1 limit 20) c
-join perdure.dead_letters s on s.letter = c.sample
+join perdure.letters s on s.letter = c.sample
 left join perdure.failure_groups g on g.fingerprint = c.fingerprint
 order by c.n desc, c.fingerprint`
 	reportGone = `
 select count(*) from perdure.replay_letters r
-where r.replay = $1 and not exists (select from perdure.dead_letters d where d.letter = r.letter)`
+where r.replay = $1 and not exists (select from perdure.letters d where d.letter = r.letter)`
 	reportActs = `
 select who, what, why, count(*), min(at), max(at) from perdure.audit where replay = $1
 group by who, what, why order by min(place) limit 200`

@@ -55,11 +55,7 @@ func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err err
 // look judges the next letters of a plan, and moves none. Those of completed
 // tasks are closed, as in a run.
 func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err error) {
-	n := r.cfg.Slice
-	if j.spec.Fixer == nil {
-		n *= 4 // they are only read
-	}
-	list, _, err := r.judged(ctx, j, j.looked, n)
+	list, _, err := r.judged(ctx, j, j.looked, r.atOnce(j))
 	if err != nil {
 		return 0, err
 	}
@@ -237,7 +233,7 @@ func (r *Replayer) checkPayloads(ctx context.Context, list []*letter) error {
 				ids, size, at[l.id] = append(ids, l.id), size+l.size, l
 			}
 		}
-		rows, err := r.deps.DB.Query(ctx, `select letter, payload from perdure.dead_letters where letter = any($1::text[])`, ids)
+		rows, err := r.deps.DB.Query(ctx, `select letter, payload from perdure.letters where letter = any($1::text[])`, ids)
 		if err != nil {
 			return fmt.Errorf("read payloads: %w", err)
 		}

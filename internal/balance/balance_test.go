@@ -239,8 +239,9 @@ func (r *rig) commit(group, topic string, offset int64, metadata string) {
 }
 
 func (r *rig) letter(seq int64, epoch int, state, by string) {
-	r.exec(`insert into perdure.dead_letters (letter, task_id, epoch, queue, state, resolved_by, reason, fingerprint, origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at)
-values ($1::text || '@' || $2::int::text, $1, $2::int, 'q', $3, $4, 'permanent', 'f', 't', 0, 0, 'd', 0, 0, now()) on conflict (letter) do update set state = excluded.state, resolved_by = excluded.resolved_by`, id(seq), epoch, state, by)
+	r.exec(`with u as (update perdure.dead_letters set state = $3, resolved_by = $4 where letter = $1::text || '@' || $2::int::text returning 1)
+insert into perdure.dead_letters (letter, task_id, epoch, queue, state, resolved_by, reason, fingerprint, origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at)
+select $1::text || '@' || $2::int::text, $1, $2::int, 'q', $3, $4, 'permanent', 'f', 't', 0, 0, 'd', 0, 0, now() where not exists (select from u)`, id(seq), epoch, state, by)
 }
 
 func (r *rig) replay(seq int64, epoch int) (row int64) {

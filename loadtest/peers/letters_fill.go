@@ -33,7 +33,7 @@ const (
 )
 
 // fillChunk is how many letters one statement makes.
-const fillChunk = 250_000
+const fillChunk = 50_000
 
 // Where a header says the task's id or its key.
 const (
@@ -89,28 +89,33 @@ create function bench_h(i bigint, seed bigint) returns float8 language sql immut
 // Half the letters are of the hundredth part of the groups, and a quarter of the
 // largest; a tenth has no key. The same letters each time, but for when they died.
 const fillLetters = `
-insert into perdure.dead_letters (letter, task_id, kind, queue, key, state, resolved_by, reason, error_class, message, fingerprint, attempts, run, release, catalog,
-  record_key, headers, payload, origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, changed_at, place)
-select 'main-1-' || i || '@0', 'main-1-' || i, c.kind, c.queue, k.key, s.state,
-  case s.state when 'resolved' then 'completed' when 'discarded' then 'discard' else '' end,
-  c.reason, c.class, replace(c.message, 'NNN', i::text), c.fingerprint, c.attempts::jsonb, 5, 'v' || floor(i * 20 / $3)::int, 'c0ffee',
-  convert_to(coalesce(k.key, '-'), 'UTF8'),
-  replace(replace(c.headers, $4, encode(convert_to('main-1-' || i, 'UTF8'), 'base64')), $5, encode(convert_to(coalesce(k.key, '-'), 'UTF8'), 'base64'))::jsonb,
-  convert_to('{"n":"' || lpad(i::text, 10, '0') || '","d":"' || repeat(md5(i::text), 7) || '"}', 'UTF8'),
-  'tasks.' || c.queue, i % 8, i, 'dlq.' || c.queue, i % 8, i, t.died, t.died + interval '1 second', i
-from generate_series($1::bigint, $2::bigint) i
-join bench_causes c on c.g = floor(2000 * power(bench_h(i, 1), 6))::int
-cross join lateral (select case when bench_h(i, 2) >= 0.1 then 'customer-' || floor(200000 * power(bench_h(i, 3), 2))::int end as key) k
-cross join lateral (select case when bench_h(i, 4) < 0.70 then 'open' when bench_h(i, 4) < 0.73 then 'held' when bench_h(i, 4) < 0.75 then 'replaying'
-  when bench_h(i, 4) < 0.95 then 'resolved' else 'discarded' end as state) s
-cross join lateral (select $6::timestamptz - interval '7 days' + i::float8 / $3 * interval '7 days' - bench_h(i, 5) * interval '10 minutes' as died) t`
+with f as materialized (
+  select 'main-1-' || i || '@0' as letter, 'main-1-' || i as task_id, c.kind, c.queue, k.key, s.state,
+    case s.state when 'resolved' then 'completed' when 'discarded' then 'discard' else '' end as resolved_by,
+    c.reason, c.class, replace(c.message, 'NNN', i::text) as message, c.fingerprint, c.attempts::jsonb as attempts, 'v' || floor(i * 20 / $3)::int as release,
+    replace(replace(c.headers, $4, encode(convert_to('main-1-' || i, 'UTF8'), 'base64')), $5, encode(convert_to(coalesce(k.key, '-'), 'UTF8'), 'base64'))::jsonb as headers,
+    t.died, i
+  from generate_series($1::bigint, $2::bigint) i
+  join bench_causes c on c.g = floor(2000 * power(bench_h(i, 1), 6))::int
+  cross join lateral (select case when bench_h(i, 2) >= 0.1 then 'customer-' || floor(200000 * power(bench_h(i, 3), 2))::int end as key) k
+  cross join lateral (select case when bench_h(i, 4) < 0.70 then 'open' when bench_h(i, 4) < 0.73 then 'held' when bench_h(i, 4) < 0.75 then 'replaying'
+    when bench_h(i, 4) < 0.95 then 'resolved' else 'discarded' end as state) s
+  cross join lateral (select $6::timestamptz - interval '7 days' + i::float8 / $3 * interval '7 days' - bench_h(i, 5) * interval '10 minutes' as died) t),
+l as (
+  insert into perdure.letters (letter, task_id, kind, queue, key, reason, error_class, message, attempts, run, release, catalog,
+    record_key, headers, payload, origin_topic, origin_partition, origin_offset, dlq_topic, dlq_partition, dlq_offset, died_at, place)
+  select letter, task_id, kind, queue, key, reason, class, message, attempts, 5, release, 'c0ffee', convert_to(coalesce(key, '-'), 'UTF8'), headers,
+    convert_to('{"n":"' || lpad(i::text, 10, '0') || '","d":"' || repeat(md5(i::text), 7) || '"}', 'UTF8'),
+    'tasks.' || queue, i % 8, i, 'dlq.' || queue, i % 8, i, died, i from f)
+insert into perdure.letter_states (letter, state, resolved_by, fingerprint, died_at, kind, queue, reason, release, changed_at)
+select letter, state, resolved_by, fingerprint, died, kind, queue, reason, release, died + interval '1 second' from f`
 
 // countFilled is what the triggers would have done.
 const countFilled = `
 insert into perdure.group_counts
-select fingerprint, state, coalesce(kind, ''), queue, reason, count(*), min(died_at), max(died_at) from perdure.dead_letters group by 1, 2, 3, 4, 5;
-insert into perdure.group_releases select fingerprint, release, count(*), min(died_at), max(died_at) from perdure.dead_letters where release <> '' group by 1, 2;
-alter table perdure.dead_letters enable trigger user`
+select fingerprint, state, coalesce(kind, ''), queue, reason, count(*), min(died_at), max(died_at) from perdure.letter_states group by 1, 2, 3, 4, 5;
+insert into perdure.group_releases select fingerprint, release, count(*), min(died_at), max(died_at) from perdure.letter_states where release <> '' group by 1, 2;
+alter table perdure.letter_states enable trigger user`
 
 // fillIndex puts n letters into an empty index.
 func fillIndex(ctx context.Context, pool *pgxpool.Pool, n int) (err error) {
@@ -121,7 +126,7 @@ func fillIndex(ctx context.Context, pool *pgxpool.Pool, n int) (err error) {
 	if err := fillCauses(ctx, pool); err != nil {
 		return err
 	}
-	if _, err := pool.Exec(ctx, `alter table perdure.dead_letters disable trigger user`); err != nil {
+	if _, err := pool.Exec(ctx, `alter table perdure.letter_states disable trigger user`); err != nil {
 		return err
 	}
 	restore, err := withoutIndexes(ctx, pool)
@@ -151,7 +156,7 @@ func fillIndex(ctx context.Context, pool *pgxpool.Pool, n int) (err error) {
 	if _, err := pool.Exec(ctx, countFilled); err != nil {
 		return fmt.Errorf("count what was filled: %w", err)
 	}
-	if _, err := pool.Exec(ctx, `vacuum (analyze) perdure.dead_letters, perdure.group_counts, perdure.group_releases`); err != nil {
+	if _, err := pool.Exec(ctx, `vacuum (analyze) perdure.letters, perdure.letter_states, perdure.group_counts, perdure.group_releases`); err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "%d letters filled and indexed in %s\n", n, time.Since(began).Round(time.Second))
@@ -181,12 +186,12 @@ func fillCauses(ctx context.Context, pool *pgxpool.Pool) error {
 // withoutIndexes drops the indexes of the letters, and returns what makes them again.
 func withoutIndexes(ctx context.Context, pool *pgxpool.Pool) (restore func() error, err error) {
 	rows, err := pool.Query(ctx, `
-select i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid), coalesce(c.conname, ''), coalesce(pg_get_constraintdef(c.oid), '')
-from pg_index i left join pg_constraint c on c.conindid = i.indexrelid where i.indrelid = 'perdure.dead_letters'::regclass`)
+select i.indrelid::regclass::text, i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid), coalesce(c.conname, ''), coalesce(pg_get_constraintdef(c.oid), '')
+from pg_index i left join pg_constraint c on c.conindid = i.indexrelid where i.indrelid in ('perdure.letters'::regclass, 'perdure.letter_states'::regclass)`)
 	if err != nil {
 		return nil, err
 	}
-	type index struct{ Name, Def, Constraint, ConstraintDef string }
+	type index struct{ Table, Name, Def, Constraint, ConstraintDef string }
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[index])
 	if err != nil {
 		return nil, err
@@ -194,7 +199,7 @@ from pg_index i left join pg_constraint c on c.conindid = i.indexrelid where i.i
 	for _, x := range list {
 		drop := `drop index ` + x.Name
 		if x.Constraint != "" {
-			drop = `alter table perdure.dead_letters drop constraint ` + x.Constraint
+			drop = `alter table ` + x.Table + ` drop constraint ` + x.Constraint
 		}
 		if _, err := pool.Exec(ctx, drop); err != nil {
 			return nil, fmt.Errorf("%s: %w", drop, err)
@@ -216,7 +221,7 @@ from pg_index i left join pg_constraint c on c.conindid = i.indexrelid where i.i
 		for _, x := range list {
 			began, sql := time.Now(), x.Def
 			if x.Constraint != "" {
-				sql = `alter table perdure.dead_letters add constraint ` + x.Constraint + ` ` + x.ConstraintDef
+				sql = `alter table ` + x.Table + ` add constraint ` + x.Constraint + ` ` + x.ConstraintDef
 			}
 			if _, err := conn.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("%s: %w", sql, err)

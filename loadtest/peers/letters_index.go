@@ -150,7 +150,7 @@ func (b *lettersBench) indexOnce(ctx context.Context, srv servers, pool *pgxpool
 		return nil, err
 	}
 	var rows int
-	if err := pool.QueryRow(ctx, `select count(*) from perdure.dead_letters where letter like $1`, source+"-%").Scan(&rows); err != nil {
+	if err := pool.QueryRow(ctx, `select count(*) from perdure.letters where letter like $1`, source+"-%").Scan(&rows); err != nil {
 		return nil, err
 	}
 	if rows != b.index {

@@ -38,11 +38,11 @@ func (b *lettersBench) questions(ctx context.Context, pool *pgxpool.Pool) (list 
 		return nil, latest, err
 	}
 	var key, rareKey string
-	if err := pool.QueryRow(ctx, `select max(died_at) from perdure.dead_letters`).Scan(&latest); err != nil {
+	if err := pool.QueryRow(ctx, `select max(died_at) from perdure.letters`).Scan(&latest); err != nil {
 		return nil, latest, err
 	}
-	if err := pool.QueryRow(ctx, `select (select key from perdure.dead_letters where key = 'customer-0' limit 1),
-  (select key from perdure.dead_letters where key between 'customer-19' and 'customer-2' order by key desc limit 1)`).Scan(&key, &rareKey); err != nil {
+	if err := pool.QueryRow(ctx, `select (select key from perdure.letters where key = 'customer-0' limit 1),
+  (select key from perdure.letters where key between 'customer-19' and 'customer-2' order by key desc limit 1)`).Scan(&key, &rareKey); err != nil {
 		return nil, latest, err
 	}
 	return []question{

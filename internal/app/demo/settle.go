@@ -24,7 +24,7 @@ type standing struct {
 
 func (w *world) standing(ctx context.Context) (s standing, err error) {
 	err = w.db.QueryRow(ctx, `select (select count(*) from disputes.disputes), (select count(distinct dispute_id) from disputes.refunds),
-		(select count(*) from perdure.dead_letters where state in ('open', 'held')), (select count(*) from perdure.dead_letters where state = 'replaying')`).
+		(select count(*) from perdure.letter_states where state in ('open', 'held')), (select count(*) from perdure.letter_states where state = 'replaying')`).
 		Scan(&s.taken, &s.paid, &s.open, &s.replaying)
 	if err != nil {
 		return s, fmt.Errorf("look at the workflow's tables: %w", err)
