@@ -5,6 +5,7 @@ package dlq
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"reflect"
 	"time"
@@ -22,6 +23,17 @@ const exportPage = 32
 // deaths first, with its attempts, payload and headers. Letters that die
 // meanwhile are not among them.
 func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) error {
+	return s.eachPage(ctx, f, func(page []Entry) error {
+		for i := range page {
+			if err := each(&page[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Letters) eachPage(ctx context.Context, f Filter, each func(page []Entry) error) error {
 	var before *time.Time
 	var beforeID string
 	groups, err := s.groups(ctx, &f) // not pageGroups: people may merge groups meanwhile
@@ -35,10 +47,8 @@ func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) e
 		if err != nil {
 			return err
 		}
-		for i := range page {
-			if err := each(&page[i]); err != nil {
-				return err
-			}
+		if err := each(page); err != nil {
+			return err
 		}
 		if len(page) < exportPage {
 			return nil
@@ -50,7 +60,8 @@ func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) e
 
 type exportInput struct {
 	ListQuery
-	Key string `query:"key"`
+	Key   string `query:"key"`
+	Where string `query:"where" maxLength:"4000" doc:"a jq condition, as of the list; every letter that the rest chooses is looked at"`
 }
 
 func (s *Letters) exportRoute(a *api.API) {
@@ -66,12 +77,25 @@ func (s *Letters) exportRoute(a *api.API) {
 func (s *Letters) httpExport(_ context.Context, in *exportInput) (*huma.StreamResponse, error) {
 	f := in.filter()
 	f.Key = in.Key
+	each := s.Each
+	if in.Where != "" {
+		if err := s.ready(in.Where); err != nil {
+			return nil, wrongWhere(err)
+		}
+		each = func(ctx context.Context, f Filter, each func(*Entry) error) error {
+			return s.EachWhere(ctx, f, in.Where, each)
+		}
+	}
 	return &huma.StreamResponse{Body: func(c huma.Context) {
 		c.SetHeader("Content-Type", "application/x-ndjson")
 		enc := json.NewEncoder(c.BodyWriter())
-		err := s.Each(c.Context(), f, func(e *Entry) error { return enc.Encode(view(e, true)) })
+		err := each(c.Context(), f, func(e *Entry) error { return enc.Encode(view(e, true)) })
 		if err != nil && c.Context().Err() == nil {
-			_ = enc.Encode(map[string]string{"error": "the index could not be read to its end"})
+			said := "the index could not be read to its end"
+			if stopped := (*StoppedError)(nil); errors.As(err, &stopped) {
+				said = stopped.Error()
+			}
+			_ = enc.Encode(map[string]string{"error": said})
 		}
 	}}, nil
 }

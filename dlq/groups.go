@@ -29,6 +29,7 @@ type Group struct {
 	LastHour     int64          `json:"last_hour" doc:"letters that died within the last hour; at most 10,000 are counted"`
 	Hours        []int64        `json:"hours,omitempty" doc:"letters that died in each of the last 24 hours, the oldest first; of one group alone; at most 100,000 of a state are counted, the latest"`
 	Care         Care           `json:"care"`
+	Matched      int64          `json:"matched,omitempty" doc:"with where: of the letters that were looked at, those for which it is true"`
 }
 
 // Sample is the latest letter of a group.
@@ -128,6 +129,11 @@ func (s *Letters) Groups(ctx context.Context, f Filter, limit int) ([]Group, err
 	if err != nil {
 		return nil, err
 	}
+	return s.groupsOf(ctx, f, groups, limit)
+}
+
+// groupsOf is Groups of these fingerprints; nil = all.
+func (s *Letters) groupsOf(ctx context.Context, f Filter, groups []string, limit int) ([]Group, error) {
 	sql, args := listGroups, []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, groups, f.State, f.Reason, limit, f.Care, f.HideMuted, MostInLastHour}
 	if !f.Since.IsZero() || !f.Until.IsZero() {
 		sql, args = listGroupsSince, append(args, f.Since, timeOrNil(f.Until))

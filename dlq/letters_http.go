@@ -69,12 +69,15 @@ type groupsInput struct {
 	ListQuery
 	Care      string `query:"care" enum:"open,acknowledged,muted,resolved,regressed" doc:"what people say of the group; all if absent"`
 	HideMuted bool   `query:"hide_muted" doc:"leave muted groups out"`
+	Where     string `query:"where" maxLength:"4000" doc:"groups with a letter for which this jq condition is true, of the latest 10,000 letters that the rest chooses; needs the verb read-payload"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
 
 type groupsOutput struct {
 	Body struct {
 		Groups []Group `json:"groups"`
+		Looked int     `json:"looked,omitempty" doc:"with where: letters that were looked at"`
+		More   bool    `json:"more,omitempty" doc:"with where: there are older letters, which were not looked at"`
 	}
 }
 
@@ -102,8 +105,8 @@ func (s *Letters) Routes(a *api.API) {
 func (s *Letters) httpList(ctx context.Context, in *lettersInput) (*lettersOutput, error) {
 	f := in.filter()
 	f.Key = in.Key
-	if in.Where != "" && !api.Can(ctx, api.ReadPayload) { // its answer tells what payloads hold
-		return nil, api.NewProblem(http.StatusForbidden, "forbidden", "a condition over payloads and headers needs the verb read-payload")
+	if err := mayAsk(ctx, in.Where); err != nil {
+		return nil, err
 	}
 	out := &lettersOutput{}
 	var err error
@@ -123,6 +126,14 @@ func (s *Letters) httpList(ctx context.Context, in *lettersInput) (*lettersOutpu
 		out.Body.Letters = []Entry{}
 	}
 	return out, nil
+}
+
+// mayAsk refuses a condition to who may not see payloads: its answer tells what they hold.
+func mayAsk(ctx context.Context, where string) error {
+	if where != "" && !api.Can(ctx, api.ReadPayload) {
+		return api.NewProblem(http.StatusForbidden, "forbidden", "a condition over payloads and headers needs the verb read-payload")
+	}
+	return nil
 }
 
 // wrongWhere tells what is wrong with a condition.
@@ -176,12 +187,22 @@ func view(e *Entry, all bool) LetterView {
 func (s *Letters) httpGroups(ctx context.Context, in *groupsInput) (*groupsOutput, error) {
 	f := in.filter()
 	f.Care, f.HideMuted = in.Care, in.HideMuted
-	list, err := s.Groups(ctx, f, in.Limit)
-	if err != nil {
-		return nil, vague(err)
+	if err := mayAsk(ctx, in.Where); err != nil {
+		return nil, err
 	}
 	out := &groupsOutput{}
-	out.Body.Groups = list
+	var err error
+	if in.Where != "" {
+		out.Body.Groups, out.Body.Looked, out.Body.More, err = s.GroupsWhere(ctx, f, in.Where, in.Limit)
+	} else {
+		out.Body.Groups, err = s.Groups(ctx, f, in.Limit)
+	}
+	if err != nil {
+		return nil, wrongWhere(vague(err))
+	}
+	if out.Body.Groups == nil {
+		out.Body.Groups = []Group{}
+	}
 	return out, nil
 }
 

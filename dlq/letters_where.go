@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,11 +47,8 @@ func (e *StoppedError) Error() string { return fmt.Sprintf("%v (%s)", e.Err, e.L
 // letters it looked at; there may be fewer than limit and yet a cursor. The error is a
 // *SyntaxError or a *StoppedError if the condition is wrong.
 func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, limit int) (list []Entry, next string, looked int, err error) {
-	if _, err := CompileJQ("#/query/where", where); err != nil {
+	if err := s.ready(where); err != nil {
 		return nil, "", 0, err
-	}
-	if len(s.jq) == 0 {
-		return nil, "", 0, ErrNoJQ
 	}
 	before, beforeID, err := startOf(cursor)
 	if err != nil {
@@ -73,7 +72,18 @@ func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, lim
 		if err != nil {
 			return nil, "", 0, err
 		}
-		taken, err := s.judge(ctx, child, page, limit, began.Add(mostLong), &list)
+		end := began.Add(mostLong)
+		taken, err := s.judge(ctx, child, page, func(e *Entry, yes bool) error {
+			if yes {
+				e := *e
+				e.Attempts, e.Payload, e.Headers = nil, nil, nil // as in every list
+				list = append(list, e)
+			}
+			if len(list) == limit || time.Now().After(end) {
+				return errEnough
+			}
+			return nil
+		})
 		if err != nil && (looked+taken == 0 || ctx.Err() != nil) {
 			return nil, "", 0, err
 		}
@@ -96,10 +106,10 @@ func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, lim
 // errEnough ends a page before its end.
 var errEnough = errors.New("enough was looked at")
 
-// judge adds the letters of a page for which the condition is true, until there are
-// limit, or it is later than end. taken is how many of the page it came to; err is of
-// the one behind them.
-func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry, limit int, end time.Time, list *[]Entry) (taken int, err error) {
+// judge tells each of a page's letters with whether the condition is true for it, until
+// each says errEnough. taken is how many of the page it came to; err is of the one
+// behind them.
+func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry, each func(e *Entry, yes bool) error) (taken int, err error) {
 	docs := make([][]byte, len(page))
 	for i := range page {
 		e := &page[i]
@@ -117,20 +127,89 @@ func (s *Letters) judge(ctx context.Context, child *jqchild.Child, page []Entry,
 			}
 			return &StoppedError{page[i].Letter, err}
 		}
-		if yes {
-			e := page[i]
-			e.Attempts, e.Payload, e.Headers = nil, nil, nil // as in every list
-			*list = append(*list, e)
-		}
-		if taken = i + 1; taken < len(page) && (len(*list) == limit || time.Now().After(end)) {
-			return errEnough
-		}
-		return nil
+		taken = i + 1
+		return each(&page[i], yes)
 	})
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
 	return taken, err
+}
+
+// EachWhere is Each for the letters for which the condition is true. The error is a
+// *SyntaxError or a *StoppedError if the condition is wrong.
+func (s *Letters) EachWhere(ctx context.Context, f Filter, where string, each func(*Entry) error) error {
+	if err := s.ready(where); err != nil {
+		return err
+	}
+	child := jqchild.New(s.jq, Condition(where), len("false"))
+	defer child.Close()
+	return s.eachPage(ctx, f, func(page []Entry) error {
+		select { // for a page: a reader may be slow
+		case s.conditions <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		chosen := make([]*Entry, 0, len(page))
+		_, failed := s.judge(ctx, child, page, func(e *Entry, yes bool) error {
+			if yes {
+				chosen = append(chosen, e)
+			}
+			return nil
+		})
+		<-s.conditions
+		for _, e := range chosen {
+			if err := each(e); err != nil {
+				return err
+			}
+		}
+		return failed
+	})
+}
+
+// ready says what keeps a condition from being asked.
+func (s *Letters) ready(where string) error {
+	if _, err := CompileJQ("#/query/where", where); err != nil {
+		return err
+	}
+	if len(s.jq) == 0 {
+		return ErrNoJQ
+	}
+	return nil
+}
+
+// MostLookedForGroups is how many letters a list of groups by a condition looks at.
+const MostLookedForGroups = 10_000
+
+// GroupsWhere is Groups for those that have a letter for which the condition is true, of
+// the latest letters that f chooses. looked is how many it looked at; more: there are
+// older ones.
+func (s *Letters) GroupsWhere(ctx context.Context, f Filter, where string, limit int) (list []Group, looked int, more bool, err error) {
+	matched := map[string]int64{}
+	cursor := ""
+	for began := time.Now(); ; {
+		page, next, n, err := s.Where(ctx, f, where, cursor, MostLooked)
+		if err != nil {
+			return nil, 0, false, err
+		}
+		for i := range page {
+			matched[page[i].Group]++
+		}
+		looked += n
+		if cursor = next; cursor == "" || looked >= MostLookedForGroups || time.Since(began) > mostLong {
+			break
+		}
+	}
+	if len(matched) == 0 {
+		return nil, looked, cursor != "", nil
+	}
+	if list, err = s.groupsOf(ctx, f, slices.Sorted(maps.Keys(matched)), limit); err != nil {
+		return nil, 0, false, err
+	}
+	for i := range list {
+		list[i].Matched = matched[list[i].Group]
+	}
+	return list, looked, cursor != "", nil
 }
 
 // wholePage reads letters with all that they hold.

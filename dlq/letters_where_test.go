@@ -2,10 +2,12 @@ package dlq
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,5 +133,89 @@ func TestALetterThatStopsAConditionHidesNoOthers(t *testing.T) {
 	query.Set("limit", "3")
 	if a := d.where(query); len(a.Letters) != 3 || a.Next == "" {
 		t.Errorf("%+v", a)
+	}
+}
+
+func TestGroupsByACondition(t *testing.T) {
+	d := whereDesk(t, 60)
+	if _, err := d.db.Exec(t.Context(), `update perdure.dead_letters set fingerprint = 'fp1:0' || (split_part(split_part(letter, '-', 3), '@', 1)::int % 3)`); err != nil {
+		t.Fatal(err)
+	}
+	var a struct {
+		Groups []Group
+		Looked int
+		More   bool
+	}
+	ask := func(query url.Values) string {
+		t.Helper()
+		a.Groups, a.Looked, a.More = nil, 0, false
+		d.send(http.MethodGet, "/v1/failure-groups?"+query.Encode(), "", 200, &a)
+		var got []string
+		for _, g := range a.Groups {
+			got = append(got, fmt.Sprintf("%s %d/%d", g.Group, g.Matched, g.Letters))
+		}
+		slices.Sort(got)
+		return strings.Join(got, ", ")
+	}
+	for where, want := range map[string]string{
+		`.payload.n >= 57`:                  "fp1:00 1/20, fp1:01 1/20, fp1:02 1/20",
+		`.headers["x-tenant"] == "acme"`:    "fp1:00 2/20, fp1:01 2/20, fp1:02 2/20",
+		`.payload.n == 7 or .payload.n==10`: "fp1:01 2/20",
+		`false`:                             "",
+	} {
+		if got := ask(url.Values{"where": {where}}); got != want || a.Looked != 60 || a.More {
+			t.Errorf("%s: %q, want %q; %d looked at", where, got, want, a.Looked)
+		}
+	}
+	if got := ask(url.Values{"where": {`.payload.n < 10`}, "kind": {"b"}, "limit": {"1"}}); !strings.HasSuffix(got, "/10") || a.Looked != 30 {
+		t.Errorf("with other filters: %q, %d looked at", got, a.Looked)
+	}
+	if got := ask(url.Values{}); strings.Contains(got, " 1/") {
+		t.Errorf("without a condition: %q", got)
+	}
+	var p api.Problem
+	d.send(http.MethodGet, "/v1/failure-groups?"+url.Values{"where": {`.payload.n >`}}.Encode(), "", 422, &p)
+	if !strings.Contains(fmt.Sprint(p.Errors), "at byte") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// An export by a condition looks at every letter, page after page, and says where it was stopped.
+func TestExportByACondition(t *testing.T) {
+	d := whereDesk(t, 3*exportPage+5)
+	export := func(where, more string) (letters, failed string) {
+		t.Helper()
+		w := get(d.api, "/v1/dead-letters/export?"+url.Values{"where": {where}}.Encode()+more)
+		if w.Code != http.StatusOK {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		var got []string
+		for line := range strings.Lines(w.Body.String()) {
+			var l struct {
+				Letter, Error string
+				Payload       json.RawMessage
+			}
+			if err := json.Unmarshal([]byte(line), &l); err != nil || l.Error == "" && len(l.Payload) == 0 {
+				t.Fatalf("%v: %s", err, line)
+			}
+			if failed = l.Error; l.Error == "" {
+				got = append(got, strings.TrimSuffix(strings.TrimPrefix(l.Letter, "main-1-"), "@0"))
+			}
+		}
+		return strings.Join(got, " "), failed
+	}
+	if got, failed := export(`.payload.n < 3 or .payload.n == 50`, ""); got != "50 2 1 0" || failed != "" {
+		t.Errorf("%q %q", got, failed)
+	}
+	if got, _ := export(`.payload.n < 3`, "&kind=b"); got != "1" {
+		t.Errorf("with another filter: %q", got)
+	}
+	if got, failed := export(`if .payload.n == 60 then last(repeat(1)) else .payload.n > 98 end`, ""); got != "100 99" || !strings.Contains(failed, "main-1-60@0") {
+		t.Errorf("stopped: %q %q", got, failed)
+	}
+	var p api.Problem
+	d.send(http.MethodGet, "/v1/dead-letters/export?"+url.Values{"where": {`nope(1)`}}.Encode(), "", 422, &p)
+	if !strings.Contains(fmt.Sprint(p.Errors), "nope") {
+		t.Errorf("%+v", p)
 	}
 }

@@ -151,10 +151,12 @@ of the letters that the other flags choose, the latest --sample are looked at.`,
 func newDLQExport(c *cli) *cobra.Command {
 	var f letterFilter
 	var test goTest
+	var where string
 	cmd := &cobra.Command{
 		Use:   "export [ID --as go-test]",
 		Short: "Write dead letters with attempts, payloads and headers as NDJSON, or one as a Go test",
-		Long: `Without ID it writes every letter that the flags choose, one a line.
+		Long: `Without ID it writes every letter that the flags choose, one a line. --where is a jq
+condition, as of perdure dlq ls; here every letter that the other flags choose is looked at.
 
 ID --as go-test writes a test into your package (--dir): the letter's task, with its
 payload, key, headers and the attempt that it died at, given to the handlers that --setup
@@ -167,7 +169,7 @@ perdure dlq export main-1-42 --as go-test --dir ./payments --catalog ../catalog.
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
-				if err := refuse(cmd, "chooses letters, and ID is one", append([]string{"group", "key"}, filterFlags...)...); err != nil {
+				if err := refuse(cmd, "chooses letters, and ID is one", append([]string{"group", "key", "where"}, filterFlags...)...); err != nil {
 					return err
 				}
 				return test.run(cmd, c, args[0])
@@ -180,12 +182,17 @@ perdure dlq export main-1-42 --as go-test --dir ./payments --catalog ../catalog.
 				return err
 			}
 			defer cl.Close()
-			return cl.GetLines(cmd.Context(), apiclient.Path("dead-letters", "export"), f.query(), c.exported)
+			q := f.query()
+			if where != "" {
+				q.Set("where", where)
+			}
+			return cl.GetLines(cmd.Context(), apiclient.Path("dead-letters", "export"), q, c.exported)
 		},
 	}
 	f.flags(cmd)
 	wordVar(cmd.Flags(), &f.group, "group", "", "only this failure group")
 	wordVar(cmd.Flags(), &f.key, "key", "", "only tasks with this key")
+	wordVar(cmd.Flags(), &where, "where", "", "only letters for which this jq condition is true, such as '.payload.amount > 100'")
 	test.flags(cmd.Flags())
 	return cmd
 }
@@ -221,6 +228,10 @@ func pages[T any](cmd *cobra.Command, cl *apiclient.Client, path, field string, 
 
 const groupsLong = `Muted groups are left out, unless --care muted asks for them.
 
+--where shows groups with a letter for which a jq condition is true, as of perdure dlq ls:
+of the letters that the other flags choose, the latest 10,000 are looked at. The counts are
+of all the group's letters, MATCHED of those that were looked at.
+
 With --topic it reads a dead-letter topic of any system straight from Kafka, up to where
 it ends now, and groups what is there in memory. It joins no group, commits and produces
 nothing, and needs no Postgres, no Redis and no running Perdure. It knows the headers of
@@ -230,7 +241,7 @@ did not find. TLS and SASL are as the environment says (PERDURE_KAFKA_*).`
 
 func newDLQGroups(c *cli) *cobra.Command {
 	var f letterFilter
-	var care string
+	var care, where string
 	var other foreignTopic
 	limit := 100
 	cmd := &cobra.Command{
@@ -244,7 +255,7 @@ perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if other.topic != "" {
-				if err := refuse(cmd, "is of Perdure's own letters: with --topic there are --text, --since and --limit", "kind", "queue", "state", "reason", "care", "until"); err != nil {
+				if err := refuse(cmd, "is of Perdure's own letters: with --topic there are --text, --since and --limit", "kind", "queue", "state", "reason", "care", "until", "where"); err != nil {
 					return err
 				}
 				if len(args) == 1 {
@@ -259,7 +270,7 @@ perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 				return exit.Usage(errors.New("say --topic: which dead-letter topic of these brokers"))
 			}
 			if len(args) == 1 {
-				if err := refuse(cmd, "is for the list, and FP shows one group: its letters are listed by perdure dlq ls --group FP", append([]string{"care", "limit"}, filterFlags...)...); err != nil {
+				if err := refuse(cmd, "is for the list, and FP shows one group: its letters are listed by perdure dlq ls --group FP", append([]string{"care", "limit", "where"}, filterFlags...)...); err != nil {
 					return err
 				}
 			}
@@ -277,6 +288,8 @@ perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 			}
 			var answer struct {
 				Groups []dlq.Group `json:"groups"`
+				Looked int         `json:"looked"`
+				More   bool        `json:"more"`
 			}
 			q := f.query()
 			q.Set("limit", strconv.Itoa(min(limit, 1000)))
@@ -285,18 +298,33 @@ perdure dlq groups --brokers localhost:9092 --topic orders-dlt`,
 			} else {
 				q.Set("care", care)
 			}
+			if where != "" {
+				q.Set("where", where)
+			}
 			if err := cl.Get(cmd.Context(), "/v1/failure-groups", q, &answer); err != nil {
 				return err
 			}
-			return output.Table(c.printer(), answer.Groups, "no dead letters", []string{"GROUP", "LETTERS", "OPEN", "LAST HOUR", "CARE", "KINDS", "REASONS", "LAST SEEN", "ERROR"},
+			if answer.More {
+				fmt.Fprintf(c.errOut, "looked at the latest %d letters; older ones may match: other flags narrow it\n", answer.Looked)
+			}
+			columns := []string{"GROUP", "LETTERS", "OPEN", "LAST HOUR", "CARE", "KINDS", "REASONS", "LAST SEEN", "ERROR"}
+			if where != "" {
+				columns = slices.Insert(columns, 1, "MATCHED")
+			}
+			return output.Table(c.printer(), answer.Groups, "no dead letters", columns,
 				func(g dlq.Group) []string {
-					return []string{g.Group, strconv.FormatInt(g.Letters, 10), strconv.Itoa(g.States["open"]), lastHour(&g), inCare(&g.Care), strings.Join(g.Kinds, ","),
+					row := []string{g.Group, strconv.FormatInt(g.Letters, 10), strconv.Itoa(g.States["open"]), lastHour(&g), inCare(&g.Care), strings.Join(g.Kinds, ","),
 						strings.Join(g.Reasons, ","), g.LastSeen.Local().Format(time.DateTime), output.Cut(g.Sample.ErrorClass+": "+g.Sample.Message, 60)}
+					if where != "" {
+						row = slices.Insert(row, 1, strconv.FormatInt(g.Matched, 10))
+					}
+					return row
 				})
 		},
 	}
 	f.flags(cmd)
 	wordVar(cmd.Flags(), &care, "care", "", "open, acknowledged, muted, resolved or regressed; default all but muted")
+	wordVar(cmd.Flags(), &where, "where", "", "only groups with a letter for which this jq condition is true; needs the verb read-payload")
 	limitVar(cmd.Flags(), &limit, "limit", "at most this many groups")
 	other.flags(cmd)
 	return cmd

@@ -106,7 +106,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 	one, two := field(groups[0], "group"), field(groups[1], "group")
 	id := field(runs("dlq ls", "--group "+two), "task_id")
 	for _, c := range [][2]string{
-		{"dlq ls", "--where .payload.n>0"}, {"dlq groups", one}, {"dlq show", id}, {"dlq export", "--state open"}, {"dlq export", id + " --as go-test --dir " + dir},
+		{"dlq ls", "--where .payload.n>0"}, {"dlq groups", one}, {"dlq show", id}, {"dlq export", "--state open"}, {"dlq export", "--where .payload.n>0"}, {"dlq groups", "--where .payload.n>0"}, {"dlq export", id + " --as go-test --dir " + dir},
 		{"dlq try", id + " --url " + srv.URL}, {"dlq ack", one}, {"dlq note", one + " seen"}, {"dlq mute", one + " --for 1h"}, {"dlq resolve", one + " --release v9"}, {"dlq reopen", one},
 		{"dlq merge", one + " " + two + " --why same"}, {"dlq unmerge", one + " --why not"}, {"dlq reindex", ""}, {"dlq recount", ""},
 		{"dlq hold", "--group " + one + " --why look --yes"}, {"dlq release", "--group " + one + " --why seen --yes"}, {"dlq discard", "--group " + one + " --why no --yes"},
