@@ -133,8 +133,11 @@ func asWritten(encoded []byte, as []Attempt) bool {
 // cutMark stands at the end of a text that was longer.
 const cutMark = " …(cut)"
 
-// ClipMessage cuts an error's text to MaxMessage bytes, with a mark where it was longer.
+// ClipMessage is Clip to MaxMessage bytes.
 func ClipMessage(s string) string { return clip(s, MaxMessage) }
+
+// Clip cuts a text to at most so many bytes, with a mark where it was longer.
+func Clip(s string, most int) string { return clip(s, most) }
 
 // clip makes s valid UTF-8 without NUL (Postgres holds neither in a text), at
 // most max bytes, and says where it was cut.

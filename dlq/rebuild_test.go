@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,15 +52,27 @@ func TestIndexRebuiltFromKafkaIsTheSame(t *testing.T) {
 			l := letterOf(id, epoch)
 			l.Message, l.Release, l.Run = messages[rand.IntN(3)], fmt.Sprint("r", n%4), int64(n)
 			l.DiedAt = time.Now().Add(-time.Duration(rand.IntN(1e6)) * time.Millisecond)
-			if n%7 == 0 {
+			l.Origin.Partition = int32(n % 3)
+			l.Catalog, l.ErrorClass, l.Block = fmt.Sprint("c", n%3), fmt.Sprint("HTTP 50", n%5), n%13 == 0
+			l.Headers = append(l.Headers, kgo.RecordHeader{Key: schemas.HeaderExpiry, Value: []byte(time.Unix(2e9+int64(n), 0).UTC().Format(time.RFC3339))},
+				kgo.RecordHeader{Key: schemas.HeaderPartitionKey, Value: fmt.Append(nil, "key ", n%9)}, kgo.RecordHeader{Key: "content-type", Value: []byte("text/plain")})
+			switch {
+			case n%7 == 0:
 				l.Value = []byte{0, 1, 0xff} // no text
+			case n == 1:
+				l.Value = make([]byte, 2*MaxRecord) // is cut
+			case n%17 == 0:
+				l.Reason, l.BlockedBy = schemas.ReasonBlocked, "main-1-9@0" // waits for another, held
 			}
 			if n%11 == 0 {
 				l.Reason, l.Attempts = schemas.ReasonExhausted, []Attempt{{N: 1, Message: "a"}, {N: 2, Message: "b", Stack: "main.go:17\nx.go:3"}}
 			}
 			recs = append(recs, Encode(l))
 		}
-		if n%3 == 0 {
+		switch {
+		case n%6 == 0:
+			recs = append(recs, Cancelled(id, id, last+1, time.Now()))
+		case n%3 == 0:
 			recs = append(recs, Resolved(id, id, last+1, time.Now()))
 		}
 	}
@@ -114,16 +127,26 @@ func TestIndexRebuiltFromKafkaIsTheSame(t *testing.T) {
 	if len(after) != len(before) {
 		t.Errorf("%d letters, were %d", len(after), len(before))
 	}
+	values := map[string]map[string]bool{} // of each column
 	for id, was := range before {
 		states[was["state"]]++
 		for column, value := range was {
+			if values[column] == nil {
+				values[column] = map[string]bool{}
+			}
+			values[column][fmt.Sprint(value)] = true
 			if now := after[id][column]; !reflect.DeepEqual(now, value) {
 				t.Errorf("%s: %s is %v, was %v", id, column, now, value)
 			}
 		}
 	}
-	if states["open"] < 50 || states["resolved"] < 50 {
+	if states["open"] < 50 || states["resolved"] < 50 || states["held"] == 0 {
 		t.Errorf("nothing to tell apart: %v", states)
+	}
+	for column, of := range values { // a column that is always the same would prove nothing
+		if len(of) < 2 && !slices.Contains([]string{"dlq_topic", "joined_from", "queue", "released"}, column) {
+			t.Errorf("column %s is always %v", column, of)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/webhook"
 	"github.com/perdure/perdure/schemas"
 )
@@ -69,7 +70,7 @@ func (p *Policies) notify(ctx context.Context, pol *schemas.Policy, s *standing,
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("notify of group %s: %w", g.Group, err)
 	}
-	d.ErrorClass, d.Message = d.ErrorClass[:min(len(d.ErrorClass), noticeTexts)], d.Message[:min(len(d.Message), noticeTexts)]
+	d.ErrorClass, d.Message = dlq.Clip(d.ErrorClass, noticeTexts), dlq.Clip(d.Message, noticeTexts)
 	body, err := json.Marshal(n)
 	if err != nil {
 		return fmt.Errorf("notify of group %s: %w", g.Group, err)
