@@ -89,7 +89,7 @@ func TestAResultIsKeptUpToItsBound(t *testing.T) {
 				return worker.Permanent(err)
 			}
 			if err := task.SetResult(longest); (err == nil) != (task.Payload.Mode == "fits") {
-				return worker.Permanent(fmt.Errorf("a result of %d bytes: %v", len(longest)+len(`""`), err))
+				return worker.Permanent(fmt.Errorf("a result of %d bytes, refused: %t", len(longest)+len(`""`), err != nil))
 			}
 			return nil
 		})
