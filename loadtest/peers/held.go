@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -29,6 +30,7 @@ func heldCommand(ctx context.Context, args []string) error {
 	b.work.flags(fs)
 	fs.StringVar(&b.perdure, "perdure", "", "the perdure binary; default: build it from this repository")
 	fs.DurationVar(&b.over, "over", 0, "spread the tasks over this time, all sides at once; 0 = as fast as each can, in turn")
+	fs.DurationVar(&b.settle, "settle", history+90*time.Second, "with -over: look this long after the last task at what is left")
 	systems := fs.String("systems", strings.Join(heldOrder, ","), "which")
 	if err := parse(fs, args); err != nil {
 		return err

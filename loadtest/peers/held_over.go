@@ -57,6 +57,7 @@ func overCommand(ctx context.Context, args []string) error {
 	b.work.flags(fs)
 	fs.StringVar(&b.perdure, "perdure", "", "the perdure binary")
 	fs.DurationVar(&b.work.over, "over", 0, "spread the tasks over this time")
+	fs.DurationVar(&b.work.settle, "settle", 0, "and look this long after the last at what is left")
 	fs.BoolVar(&b.work.held, "held", false, "with a snapshot held open")
 	system := fs.String("system", "", "one of "+strings.Join(heldOrder, ", "))
 	if err := parse(fs, args); err != nil {
@@ -95,7 +96,7 @@ func (b *heldBench) overAll(ctx context.Context) (string, error) {
 	var mu sync.Mutex
 	for _, system := range b.systems {
 		for _, held := range []bool{false, true} {
-			args := append([]string{"held-side", "-system", system, "-perdure", b.perdure, "-over", b.over.String()}, b.work.args()...)
+			args := append([]string{"held-side", "-system", system, "-perdure", b.perdure, "-over", b.over.String(), "-settle", b.settle.String()}, b.work.args()...)
 			if held {
 				args = append(args, "-held")
 			}
@@ -132,8 +133,8 @@ func (b *heldBench) overAll(ctx context.Context) (string, error) {
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "%d tasks of %d bytes over %v, %d a transaction; all at once, each side a process with a database of its own. CPU: of that process, "+
-		"its relay, and its database's sessions. What is done is kept for %v; size and rows are those after the history was waited out, the snapshot still held.\n\n",
-		b.Tasks, b.Payload, b.over, b.Batch, history)
+		"its relay, and its database's sessions. What is done is kept for %v; rows and size are those %v after the last task, the snapshot still held.\n\n",
+		b.Tasks, b.Payload, b.over, b.Batch, history, b.settle)
 	s.WriteString("| | snapshot | µs CPU a task | in the first tenth | in the last | with by without | behind at most, s | after the last insert, s | rows left | MiB |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, system := range b.systems {
 		free := got[key{system, false}]
@@ -282,7 +283,7 @@ func (w *work) measureOver(ctx context.Context, p peer, url string, passed func(
 		return nil, err
 	}
 	s.FirstCPU, s.LastCPU = firstAt.perTask(point{}), end.perTask(lastFrom)
-	if err := pause(ctx, history+90*time.Second); err != nil {
+	if err := pause(ctx, w.settle); err != nil {
 		return nil, err
 	}
 	err = sessions.conn.QueryRow(ctx, `select coalesce(sum(pg_total_relation_size(r)), 0)::float8 / 1048576, (`+w.table.rows+`) from (`+w.table.relations+`) t(r)`).Scan(&s.MiB, &s.Rows)

@@ -39,6 +39,9 @@ func measured(t *testing.T, name string, args ...string) string {
 	if part, ok := strings.CutPrefix(name, "letters-"); ok {
 		call = []string{"letters", "-part", part}
 	}
+	if name == "held-over" {
+		call = []string{"held"}
+	}
 	if err := command(t.Context(), append(append(call, "-runs", "1", "-doc", doc), args...)); err != nil {
 		t.Fatal(err)
 	}
@@ -92,6 +95,27 @@ func TestRelayTable(t *testing.T) {
 func TestHeldTable(t *testing.T) {
 	table := measured(t, "held", "-tasks", "40", "-batch", "10", "-warmup", "5", "-producers", "1", "-concurrency", "4")
 	wants(t, table, heldOrder...)
+}
+
+// asCommand makes the test's binary the command that the sides of held -over are.
+const asCommand = "PERDURE_PEERS_AS_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestHeldOverTable(t *testing.T) {
+	t.Setenv(asCommand, "1")
+	table := measured(t, "held-over", "-over", "4s", "-settle", "1ms", "-tasks", "400", "-batch", "10", "-warmup", "5", "-concurrency", "4")
+	for _, system := range heldOrder {
+		for _, snapshot := range []string{"none", "held"} {
+			wants(t, table, system+" | "+snapshot)
+		}
+	}
 }
 
 func TestLettersTables(t *testing.T) {

@@ -23,9 +23,10 @@ type work struct {
 	Tasks, Warmup, Payload, Batch, Producers, Concurrency int
 	Entropy                                               string
 
-	held  bool          // a transaction keeps its snapshot open meanwhile; see held.go
-	over  time.Duration // the tasks are spread over this time; see held_over.go
-	table table         // with over: whose size is told
+	held   bool          // a transaction keeps its snapshot open meanwhile; see held.go
+	over   time.Duration // the tasks are spread over this time; see held_over.go
+	settle time.Duration // with over: what is left is looked at so long after the last
+	table  table         // with over: whose size is told
 }
 
 func (w *work) flags(fs *flag.FlagSet) {
