@@ -26,9 +26,17 @@ type leaving struct {
 	left int
 }
 
-func (l *leaving) Begin(context.Context) (pgx.Tx, error) {
-	return nil, &pgconn.PgError{Code: "XX000", Message: "no batch today"}
-}
+var errNoBatch = &pgconn.PgError{Code: "XX000", Message: "no batch today"}
+
+func (l *leaving) Begin(context.Context) (pgx.Tx, error) { return nil, errNoBatch }
+
+func (l *leaving) SendBatch(context.Context, *pgx.Batch) pgx.BatchResults { return refused{} }
+
+// refused is a batch that was not sent.
+type refused struct{ pgx.BatchResults }
+
+func (refused) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, errNoBatch }
+func (refused) Close() error                     { return errNoBatch }
 
 func (l *leaving) QueryRow(ctx context.Context, query string, args ...any) pgx.Row {
 	if strings.HasPrefix(query, "insert into perdure.outbox") {

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -166,8 +167,8 @@ func (c *Client) EnqueueMany(ctx context.Context, tasks []Task) ([]Ref, error) {
 		return nil, err
 	}
 	var refs []Ref
-	err = c.inTx(ctx, func(tx pgx.Tx) error {
-		refs, err = allOrNothing(ctx, tx, source, rows)
+	err = c.insertAll(ctx, source, rows, func(out []Outcome) error {
+		refs, err = allOrNothing(out)
 		return err
 	})
 	return refs, err
@@ -180,7 +181,11 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx pgx.Tx, tasks []Task) ([]
 	if err != nil {
 		return nil, err
 	}
-	return allOrNothing(ctx, tx, source, rows)
+	out := make([]Outcome, len(rows))
+	if err := insertMany(ctx, tx, source, rows, out, ""); err != nil {
+		return nil, err
+	}
+	return allOrNothing(out)
 }
 
 func (c *Client) checkMany(ctx context.Context, tasks []Task) (source string, rows []*row, err error) {
@@ -205,13 +210,9 @@ func (c *Client) checkMany(ctx context.Context, tasks []Task) (source string, ro
 	return source, rows, nil
 }
 
-func allOrNothing(ctx context.Context, tx pgx.Tx, source string, rows []*row) ([]Ref, error) {
-	out := make([]Outcome, len(rows))
-	if err := insertMany(ctx, tx, source, rows, out); err != nil {
-		return nil, err
-	}
+func allOrNothing(out []Outcome) ([]Ref, error) {
 	var bad TaskErrors
-	refs := make([]Ref, len(rows))
+	refs := make([]Ref, len(out))
 	for i, o := range out {
 		refs[i] = o.Ref
 		if o.Err != nil {
@@ -248,18 +249,72 @@ func (c *Client) EnqueueEach(ctx context.Context, tasks []Task) ([]Outcome, erro
 	if len(rows) == 0 {
 		return out, nil
 	}
-	var got []Outcome
-	err := c.inTx(ctx, func(tx pgx.Tx) error {
-		got = make([]Outcome, len(rows))
-		return insertMany(ctx, tx, source, rows, got)
+	err := c.insertAll(ctx, source, rows, func(got []Outcome) error {
+		for n, i := range at {
+			out[i] = got[n]
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for n, i := range at {
-		out[i] = got[n]
-	}
 	return out, nil
+}
+
+// insertAll writes rows in a transaction of its own. accept is shown what became of
+// each, in their order; its error takes all of them back.
+func (c *Client) insertAll(ctx context.Context, source string, rows []*row, accept func([]Outcome) error) error {
+	out := make([]Outcome, len(rows))
+	if len(rows) < copyFrom && !slices.ContainsFunc(rows, (*row).keyed) {
+		if err := again(func() error { return c.insertFew(ctx, source, rows, out) }); err != nil {
+			return err
+		}
+		return accept(out) // nothing is wrong with any
+	}
+	return c.inTx(ctx, func(tx pgx.Tx) error {
+		clear(out)
+		if err := insertMany(ctx, tx, source, rows, out, c.lockTimeoutText()); err != nil {
+			return err
+		}
+		return accept(out)
+	})
+}
+
+// insertFew writes rows without keys in one round trip, which is one transaction.
+func (c *Client) insertFew(ctx context.Context, source string, rows []*row, out []Outcome) error {
+	var b pgx.Batch
+	b.Queue(sqlLockTimeout, c.lockTimeoutText())
+	var cols columns
+	for _, r := range rows {
+		cols.add(0, r)
+	}
+	b.Queue(sqlInsertFew, cols.args(0)[2:]...)
+	res := c.db.SendBatch(ctx, &b)
+	_, err := res.Exec()
+	n := 0
+	if err == nil {
+		var got pgx.Rows
+		got, err = res.Query() //nolint:rowserrcheck // ForEachRow does
+		if err == nil {
+			var seq int64
+			var generation int
+			_, err = pgx.ForEachRow(got, []any{&seq, &generation}, func() error {
+				if n == len(rows) || n > 0 && seq <= out[n-1].Ref.Seq {
+					return fmt.Errorf("row %d got the id %d", n, seq)
+				}
+				out[n] = Outcome{Ref: ref(source, generation, seq, rows[n].scheduled, false)}
+				n++
+				return nil
+			})
+		}
+	}
+	if cerr := res.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil && n == 0 && len(rows) > 0 {
+		return fmt.Errorf("enqueue: %w", ErrNotMigrated)
+	}
+	return wrap("write the outbox rows", err)
 }
 
 func isInvalid(err error) bool {
@@ -267,8 +322,8 @@ func isInvalid(err error) bool {
 	return errors.As(err, &invalid)
 }
 
-// inTx runs do in a transaction of its own, again where it lost against
-// another.
+// inTx runs do, which sets the lock timeout, in a transaction of its own, again where
+// it lost against another.
 func (c *Client) inTx(ctx context.Context, do func(pgx.Tx) error) error {
 	return again(func() error {
 		tx, err := c.db.Begin(ctx)
@@ -276,9 +331,6 @@ func (c *Client) inTx(ctx context.Context, do func(pgx.Tx) error) error {
 			return wrap("begin", err)
 		}
 		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing; else the error before tells
-		if _, err := tx.Exec(ctx, sqlLockTimeout, c.lockTimeoutText()); err != nil {
-			return wrap("set lock_timeout", err)
-		}
 		if err := do(tx); err != nil {
 			return err
 		}

@@ -21,14 +21,20 @@ type laneKey struct{ producer, kind, queue, key string }
 
 // insertMany writes rows; out[i] is what became of rows[i]. A key reuse fails
 // its own row only; an error means that the transaction must be rolled back.
-func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out []Outcome) error {
+// lockTimeout is set for the transaction; "" leaves the caller's.
+func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out []Outcome, lockTimeout string) error {
 	if len(rows) == 0 {
 		return nil
 	}
 	var generation int
 	var bundles bool
 	var ids []int64
-	if err := tx.QueryRow(ctx, sqlReserve, len(rows)).Scan(&generation, &bundles, &ids); err != nil {
+	var b pgx.Batch
+	if lockTimeout != "" {
+		b.Queue(sqlLockTimeout, lockTimeout)
+	}
+	b.Queue(sqlReserve, len(rows)).QueryRow(func(row pgx.Row) error { return row.Scan(&generation, &bundles, &ids) })
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		if errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("enqueue: %w", ErrNotMigrated)
 		}

@@ -64,6 +64,13 @@ select id, $2, run_at, deadline, kind, queue, key, content_type, headers::jsonb,
   from unnest($1::bigint[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[])
     as t (id, run_at, deadline, kind, queue, key, content_type, headers, payload)`
 
+	// The same without ids of theirs: rows come back in their order, so with ids that rise.
+	sqlInsertFew = `insert into perdure.outbox (generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
+select s.generation, t.run_at, t.deadline, t.kind, t.queue, t.key, t.content_type, t.headers::jsonb, t.payload, true
+  from perdure.source s, unnest($1::timestamptz[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[])
+    with ordinality as t (run_at, deadline, kind, queue, key, content_type, headers, payload, n)
+ order by t.n returning id, generation`
+
 	// Many keyed rows with reserved ids. The keys are sorted before they are
 	// written, whatever order the ids have: two batches can never deadlock.
 	sqlInsertManyKeyed = `with t as materialized (

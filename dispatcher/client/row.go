@@ -22,6 +22,9 @@ type row struct {
 	uniqueFor time.Duration // with uniqueKey; 0 = until the task is completed
 }
 
+// keyed reports whether another task may stand where this one would.
+func (r *row) keyed() bool { return r.idempotencyKey != "" || r.uniqueKey != "" }
+
 func nullText(s string) any {
 	if s == "" {
 		return nil
