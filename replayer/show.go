@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -102,21 +103,30 @@ func scanReplay(r pgx.CollectableRow) (Replay, error) {
 // (docs/performance.md).
 const unlimited = 4_000
 
-// expected is how long the letters that are left take to be sent.
+// expected is how long the letters that are left take to be sent: the time in which the
+// rate, as rateAt lets it grow, adds up to them.
 func expected(r *Replay, ramped time.Duration) Duration {
-	rate, ramp := r.Spec.Rate, time.Duration(r.Spec.Ramp)
+	rate, ramp := r.Spec.Rate, time.Duration(r.Spec.Ramp).Seconds()
 	if rate <= 0 {
 		rate, ramp = unlimited, 0
 	}
-	s := float64(r.Left) / rate
-	switch {
-	case r.State == Running || ramp <= 0:
-	case r.State == Ramping:
-		s += max(0, (ramp-ramped).Seconds()) / 2
-	default:
-		s += ramp.Seconds() / 2
+	left, from, s := float64(r.Left)/rate, 0.0, 0.0 // in seconds at the whole rate; into the ramp
+	if r.State == Ramping {
+		from = ramped.Seconds()
 	}
-	return Duration(time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond))
+	if r.State != Running && r.Resumes != Running && from < ramp {
+		if flat := rampFrom * ramp; from < flat {
+			s = min(flat-from, left/rampFrom)
+			left -= s * rampFrom
+		}
+		// From t on, (u² - t²) / 2·ramp goes until u.
+		if t := from + s; left > 0 {
+			u := min(math.Sqrt(t*t+2*ramp*left), ramp)
+			left -= (u*u - t*t) / (2 * ramp)
+			s += u - t
+		}
+	}
+	return Duration(time.Duration((s + max(left, 0)) * float64(time.Second)).Round(100 * time.Millisecond))
 }
 
 // List returns at most limit replays, the latest first.

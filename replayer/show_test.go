@@ -1,0 +1,53 @@
+package replayer
+
+import (
+	"testing"
+	"time"
+)
+
+// The expected duration is when the last letter goes at the rate that rateAt allows,
+// moment by moment: also where all of them go while it is still growing.
+func TestExpectedIsWhenTheLastLetterGoes(t *testing.T) {
+	const step = time.Millisecond
+	for _, c := range []struct {
+		state  State
+		left   int64
+		rate   float64
+		ramp   time.Duration
+		ramped time.Duration
+	}{
+		{Planned, 10, 100, time.Minute, 0},
+		{Planned, 100, 100, time.Minute, 0},
+		{Planned, 10_000, 100, time.Minute, 0},
+		{InCanary, 1000, 50, 10 * time.Second, 0},
+		{Ramping, 40, 100, time.Minute, 2 * time.Second},
+		{Ramping, 500, 100, time.Minute, 30 * time.Second},
+		{Ramping, 5000, 100, time.Minute, 30 * time.Second},
+		{Ramping, 5000, 100, time.Minute, 2 * time.Minute},
+		{Running, 500, 100, time.Minute, 0},
+		{Planned, 500, 100, 0, 0},
+		{Planned, 0, 100, time.Minute, 0},
+	} {
+		r := &Replay{State: c.state, Left: c.left, Spec: Spec{Rate: c.rate, Ramp: Duration(c.ramp)}}
+		got := time.Duration(expected(r, c.ramped))
+		state := c.state
+		if state != Running && c.ramp > 0 {
+			state = Ramping
+		}
+		var want time.Duration
+		for left := float64(c.left); left > 0; want += step {
+			left -= rateAt(state, &r.Spec, c.ramped+want) * step.Seconds()
+		}
+		if diff := (got - want).Abs(); diff > 100*time.Millisecond+want/100 {
+			t.Errorf("%+v: expected %v, and it takes %v", c, got, want)
+		}
+	}
+	r := &Replay{State: Paused, Resumes: Running, Left: 500, Spec: Spec{Rate: 100, Ramp: Duration(time.Minute)}}
+	if got := time.Duration(expected(r, 0)); got != 5*time.Second {
+		t.Errorf("paused behind its ramp: %v", got)
+	}
+	r = &Replay{State: Planned, Left: 2 * unlimited, Spec: Spec{}}
+	if got := time.Duration(expected(r, 0)); got != 2*time.Second {
+		t.Errorf("without a rate: %v", got)
+	}
+}
