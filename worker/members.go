@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/claims"
 )
 
@@ -41,7 +42,8 @@ func (w *Worker) line() string {
 			b.WriteByte('\n')
 		}
 	}
-	b.WriteString(claims.Told{Release: w.cfg.Release, Queues: w.Queues()}.String()) // also before it has a group: it is to be seen
+	// Also before it has a group: it is to be seen. The release as its letters have it.
+	b.WriteString(claims.Told{Release: dlq.Clip(w.cfg.Release, dlq.MaxErrorClass), Queues: w.Queues()}.String())
 	return b.String()
 }
 

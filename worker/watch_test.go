@@ -6,10 +6,16 @@ package worker
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/claims"
+	"github.com/perdure/perdure/schemas"
 )
 
 // watched is a little fleet under one watcher, in virtual time.
@@ -288,6 +294,23 @@ func TestALineNamesEveryGroup(t *testing.T) {
 	for _, line := range []string{"", "-", "-\n", told.String()} {
 		if got := parseLine(line); len(got) != 0 {
 			t.Errorf("%q: %+v", line, got)
+		}
+	}
+}
+
+// Whatever a release is called, a worker tells it as its letters say it: policies compare the two.
+func TestAReleaseIsToldAsLettersHaveIt(t *testing.T) {
+	for _, release := range []string{"", "v1.5+build 7", "\xff\xfe", strings.Repeat("long ", 100)} {
+		w := &Worker{cfg: Config{Release: release}, deps: Deps{Catalog: &schemas.Catalog{}}}
+		told, ok := claims.ReadTold(w.line())
+		l := dlq.From(&kgo.Record{Topic: "tasks.q", Key: []byte("k")}, "g")
+		l.Reason, l.Release = schemas.ReasonPermanent, release
+		l, _, err := dlq.Decode(dlq.Encode(l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok || told.Release != l.Release || !utf8.ValidString(told.Release) {
+			t.Errorf("%q is told as %q, and %q in letters", release, told.Release, l.Release)
 		}
 	}
 }
