@@ -1,6 +1,6 @@
 package relay
 
-// What a transactional.id would cost (docs/decisions/0280): the records of a pass over
+// What a transactional.id would cost (docs/decisions/0282): the records of a pass over
 // four partitions, acknowledged by all replicas, with a Kafka transaction around them
 // and without.
 // `.ci/with-servers go test -run - -bench Transaction -benchtime 300x ./relay`
