@@ -101,9 +101,10 @@ func TestAPassLooksAtOneVersionOfTheCursor(t *testing.T) {
 	}
 	for name, sql := range map[string]string{"window": tm.r.sql.window, "next": tm.r.sql.next, "moveBeyond": moveBeyond, "holdCursor": holdCursor} {
 		types, args := "text, bigint, tid, bigint", fmt.Sprintf(`'main', %d, '(%d,%d)', 1`, tm.fence, tm.place.BlockNumber, tm.place.OffsetNumber)
-		if name == "moveBeyond" {
+		switch name {
+		case "moveBeyond":
 			types, args = "text, bigint, tid, text", strings.TrimSuffix(args, "1")+"'"+firstSnapshot+"'"
-		} else if name == "holdCursor" {
+		case "holdCursor":
 			types, args = "text, bigint, tid", strings.TrimSuffix(args, ", 1")
 		}
 		plan := planOf(t, tm.conn, sql, "generic", types, args)
