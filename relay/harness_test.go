@@ -216,7 +216,8 @@ func (g *rig) drained(timeout time.Duration) {
 	})
 }
 
-// limit sets max.message.bytes.
+// limit sets max.message.bytes, and waits until the broker knows it: the controller
+// answers first.
 func (g *rig) limit(topic, bytes string) {
 	g.t.Helper()
 	res, err := g.adm.AlterTopicConfigs(context.Background(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &bytes}}, topic)
@@ -226,6 +227,18 @@ func (g *rig) limit(topic, bytes string) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	testkit.Eventually(g.t, time.Minute, func() (bool, string) {
+		all, err := g.adm.DescribeTopicConfigs(context.Background(), topic)
+		if err != nil || len(all) != 1 {
+			return false, fmt.Sprint(all, err)
+		}
+		for _, c := range all[0].Configs {
+			if c.Key == "max.message.bytes" {
+				return c.MaybeValue() == bytes, c.MaybeValue()
+			}
+		}
+		return false, "it is not told"
+	})
 }
 
 // incompressible is a payload that stays as large as it is on the wire.

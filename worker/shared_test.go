@@ -55,6 +55,18 @@ func (w *world) setGroup(name, value string) {
 	if err != nil {
 		w.Fatalf("set %s=%s: %v", name, value, err)
 	}
+	testkit.Eventually(w, wait, func() (bool, string) { // the controller answers before the broker knows
+		req := kmsg.NewPtrDescribeConfigsRequest()
+		resource := kmsg.NewDescribeConfigsRequestResource()
+		resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceTypeGroupConfig, w.names.ShareGroup("jobs"), []string{name}
+		req.Resources = append(req.Resources, resource)
+		resp, err := req.RequestWith(w.Context(), w.cl)
+		if err != nil || len(resp.Resources) != 1 || len(resp.Resources[0].Configs) != 1 || resp.Resources[0].Configs[0].Value == nil {
+			return false, fmt.Sprint(resp, err)
+		}
+		got := *resp.Resources[0].Configs[0].Value
+		return got == value, name + " is " + got
+	})
 }
 
 // acceptedAll waits until no record of the shared queue is left. It does what the relay
