@@ -5,6 +5,7 @@
 
 -- +goose NO TRANSACTION
 -- +goose Up
+reset lock_timeout; -- a try before had another
 create table if not exists perdure.letter_states (
   letter      text primary key,     -- perdure.letters has the rest of it
   state       text not null default 'open',
@@ -43,10 +44,17 @@ begin
   return null;
 end $$;
 -- +goose StatementEnd
-drop trigger if exists dead_letters_copied on perdure.dead_letters;
-create trigger dead_letters_copied after insert or update or delete on perdure.dead_letters for each row execute function perdure.copy_state();
-drop trigger if exists dead_letters_emptied on perdure.dead_letters;
-create trigger dead_letters_emptied after truncate on perdure.dead_letters for each statement execute function perdure.copy_state();
+-- A try that was broken off leaves them, and so does this one: between a drop and a create
+-- those who waited for the drop would change letters that were copied before.
+-- +goose StatementBegin
+do $$
+begin
+  if not exists (select from pg_trigger where tgrelid = 'perdure.dead_letters'::regclass and tgname = 'dead_letters_copied') then
+    create trigger dead_letters_copied after insert or update or delete on perdure.dead_letters for each row execute function perdure.copy_state();
+    create trigger dead_letters_emptied after truncate on perdure.dead_letters for each statement execute function perdure.copy_state();
+  end if;
+end $$;
+-- +goose StatementEnd
 
 -- A row that is changed meanwhile is written by the trigger, whoever comes first.
 -- +goose StatementBegin
@@ -71,25 +79,29 @@ end $$;
 -- Deleted between the reading of a part and its writing.
 delete from perdure.letter_states s where not exists (select from perdure.dead_letters d where d.letter = s.letter);
 
--- Of each what a try that was broken off left goes first.
-drop index if exists perdure.letter_states_fp;
-create index concurrently letter_states_fp on perdure.letter_states (fingerprint, state, died_at);
-drop index if exists perdure.letter_states_state;
-create index concurrently letter_states_state on perdure.letter_states (state, died_at);
-drop index if exists perdure.letter_states_finished;
-create index concurrently letter_states_finished on perdure.letter_states (queue, changed_at) where state in ('resolved', 'discarded');
-drop index if exists perdure.letter_states_joined;
-create index concurrently letter_states_joined on perdure.letter_states (joined_from) where joined_from is not null;
-drop index if exists perdure.letter_states_blocks;
-create index concurrently letter_states_blocks on perdure.letter_states (queue, line) where block and state in ('open', 'held', 'replaying');
-drop index if exists perdure.letter_states_waiting;
-create index concurrently letter_states_waiting on perdure.letter_states (queue, line, place, epoch, letter) where reason = 'blocked' and state = 'held';
-drop index if exists perdure.letters_kind;
-create index concurrently letters_kind on perdure.dead_letters (kind, died_at, letter);
-drop index if exists perdure.letters_queue;
-create index concurrently letters_queue on perdure.dead_letters (queue, died_at, letter);
-drop index if exists perdure.letters_line;
-create index concurrently letters_line on perdure.dead_letters (queue, key) where block or reason = 'blocked';
+-- Those of a try that was broken off stay, but for the one that it was at.
+-- +goose StatementBegin
+do $$
+declare
+  i regclass;
+begin
+  for i in select indexrelid from pg_index where indrelid in ('perdure.dead_letters'::regclass, 'perdure.letter_states'::regclass) and not indisvalid loop
+    execute format('drop index %s', i);
+  end loop;
+end $$;
+-- +goose StatementEnd
+-- They wait for every transaction that is open, and nobody for them.
+set lock_timeout = '1min';
+create index concurrently if not exists letter_states_fp on perdure.letter_states (fingerprint, state, died_at);
+create index concurrently if not exists letter_states_state on perdure.letter_states (state, died_at);
+create index concurrently if not exists letter_states_finished on perdure.letter_states (queue, changed_at) where state in ('resolved', 'discarded');
+create index concurrently if not exists letter_states_joined on perdure.letter_states (joined_from) where joined_from is not null;
+create index concurrently if not exists letter_states_blocks on perdure.letter_states (queue, line) where block and state in ('open', 'held', 'replaying');
+create index concurrently if not exists letter_states_waiting on perdure.letter_states (queue, line, place, epoch, letter) where reason = 'blocked' and state = 'held';
+create index concurrently if not exists letters_kind on perdure.dead_letters (kind, died_at, letter);
+create index concurrently if not exists letters_queue on perdure.dead_letters (queue, died_at, letter);
+create index concurrently if not exists letters_line on perdure.dead_letters (queue, key) where block or reason = 'blocked';
+reset lock_timeout;
 analyze perdure.letter_states;
 
 -- +goose Down
