@@ -5,6 +5,7 @@ package dlq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -66,6 +67,29 @@ func TestAnOlderVersionWritesLetters(t *testing.T) {
 		if n := <-moved; n != 0 || r.count(`select count(*) from perdure.dead_letters where letter = $1 and state = 'held'`, letter) != 1 {
 			t.Errorf("%d letters moved that were held first: %s", n, rival)
 		}
+	}
+	// A rival that changed something else of the letter is not undone.
+	rival, err := r.db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rival.Rollback(context.Background()) //nolint:errcheck // it is committed, or the test has failed
+	if _, err := rival.Exec(ctx, `update perdure.letter_states set fingerprint = 'fp1:b', joined_from = 'fp1:a' where letter = 'main-1-5@0'`); err != nil {
+		t.Fatal(err)
+	}
+	moved := make(chan error, 1)
+	go func() {
+		_, err := r.db.Exec(ctx, olderMove, "main-1-5@0")
+		moved <- err
+	}()
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		return r.count(`select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`) == 1, "the second does not wait"
+	})
+	if err := errors.Join(rival.Commit(ctx), <-moved); err != nil {
+		t.Fatal(err)
+	}
+	if r.count(`select count(*) from perdure.letter_states where letter = 'main-1-5@0' and state = 'replaying' and replays = 1 and fingerprint = 'fp1:b' and joined_from = 'fp1:a'`) != 1 {
+		t.Error("a move by an older version undid a merge")
 	}
 	do := func(want int, sql string, args ...any) {
 		t.Helper()

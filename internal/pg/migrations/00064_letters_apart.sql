@@ -52,8 +52,24 @@ alter view perdure.dead_letters
   alter column block set default false,
   alter column blocked_by set default '';
 
+-- Whoever might read or write the table may do so still.
+-- +goose StatementBegin
+do $$
+declare
+  g record;
+begin
+  for g in
+    select a.privilege_type, a.is_grantable, case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as who
+    from pg_class c, aclexplode(c.relacl) a where c.oid = 'perdure.letters'::regclass and a.grantee <> c.relowner
+  loop
+    execute format('grant %s on perdure.dead_letters, perdure.letter_states to %s%s', g.privilege_type, g.who, case when g.is_grantable then ' with grant option' else '' end);
+  end loop;
+end $$;
+-- +goose StatementEnd
+
 -- Two rows where one was written. A state is set only where it is still what the
--- statement saw: a view's rows are not looked at again after a wait.
+-- statement saw, and of the rest what it changed: a view's rows are not looked at again
+-- after a wait.
 -- +goose StatementBegin
 create function perdure.write_letter() returns trigger language plpgsql as $$
 declare n bigint;
@@ -67,8 +83,15 @@ begin
       delete from perdure.letters where letter = old.letter;
       return old;
     end if;
-    update perdure.letter_states set (letter, state, fingerprint, joined_from, resolved_by, replays, released, changed_at, died_at, kind, queue, reason, release, epoch, block, line, place) =
-      (new.letter, new.state, new.fingerprint, new.joined_from, new.resolved_by, new.replays, new.released, new.changed_at, new.died_at, new.kind, new.queue, new.reason, new.release, new.epoch, new.block,
+    update perdure.letter_states s set (letter, state, fingerprint, joined_from, resolved_by, replays, released, changed_at, died_at, kind, queue, reason, release, epoch, block, line, place) =
+      (new.letter, new.state,
+      case when new.fingerprint is distinct from old.fingerprint then new.fingerprint else s.fingerprint end,
+      case when new.joined_from is distinct from old.joined_from then new.joined_from else s.joined_from end,
+      case when new.resolved_by is distinct from old.resolved_by then new.resolved_by else s.resolved_by end,
+      s.replays + new.replays - old.replays,
+      case when new.released is distinct from old.released then new.released else s.released end,
+      case when new.changed_at is distinct from old.changed_at then new.changed_at else s.changed_at end,
+      new.died_at, new.kind, new.queue, new.reason, new.release, new.epoch, new.block,
       case when new.block or new.reason = 'blocked' then new.key end, case when new.block or new.reason = 'blocked' then coalesce(new.place, new.origin_offset) end)
     where letter = old.letter and state = old.state;
     if not found then
@@ -145,6 +168,7 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
+lock table perdure.letter_states, perdure.letters in access exclusive mode; -- a state that is written now shall not be left behind
 drop view perdure.dead_letters;
 drop function perdure.write_letter();
 alter table perdure.letters rename to dead_letters;
