@@ -168,9 +168,10 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-lock table perdure.letter_states, perdure.letters in access exclusive mode; -- a state that is written now shall not be left behind
 drop view perdure.dead_letters;
 drop function perdure.write_letter();
+-- In the view's order. A state that is being written shall not be left behind.
+lock table perdure.letters, perdure.letter_states in access exclusive mode;
 alter table perdure.letters rename to dead_letters;
 alter index perdure.letters_pkey rename to dead_letters_pkey;
 alter index perdure.letters_task rename to dead_letters_task;
