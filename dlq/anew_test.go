@@ -23,25 +23,7 @@ var brokersOf = map[string][]kgo.Opt{"before 4.1": {kgo.MaxVersions(kversion.V4_
 // makeAnew deletes a topic and makes another of its name, of two partitions.
 func (r *rig) makeAnew(adm *kadm.Client, topic string) {
 	r.t.Helper()
-	id := func() kadm.TopicID {
-		topics, err := adm.ListTopics(r.t.Context(), topic)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		return topics[topic].ID
-	}
-	before := id()
-	if _, err := adm.DeleteTopic(r.t.Context(), topic); err != nil {
-		r.t.Fatal(err)
-	}
-	testkit.Eventually(r.t, time.Minute, func() (bool, string) { // "already exists" until it is gone
-		_, err := adm.CreateTopic(r.t.Context(), 2, 1, nil, topic)
-		return err == nil, fmt.Sprint(err)
-	})
-	testkit.Eventually(r.t, time.Minute, func() (bool, string) {
-		now := id()
-		return now != before && now != kadm.TopicID{}, "the broker does not tell of the new topic"
-	})
+	testkit.MakeTopicAnew(r.t, adm, topic, 2)
 	r.cl.PurgeTopicsFromProducing(topic)
 }
 

@@ -27,25 +27,7 @@ func (p polled) OnFetchRecordUnbuffered(r *kgo.Record, handed bool) {
 
 func (g *rig) makeAnew(adm *kadm.Client, topic string, partitions int) {
 	g.t.Helper()
-	id := func() kadm.TopicID {
-		topics, err := adm.ListTopics(g.t.Context(), topic)
-		if err != nil {
-			g.t.Fatal(err)
-		}
-		return topics[topic].ID
-	}
-	before := id()
-	if _, err := adm.DeleteTopic(g.t.Context(), topic); err != nil {
-		g.t.Fatal(err)
-	}
-	testkit.Eventually(g.t, time.Minute, func() (bool, string) { // "already exists" until it is gone
-		_, err := adm.CreateTopic(g.t.Context(), int32(partitions), 1, nil, topic)
-		return err == nil, fmt.Sprint(err)
-	})
-	testkit.Eventually(g.t, time.Minute, func() (bool, string) {
-		now := id()
-		return now != before && now != kadm.TopicID{}, "the broker does not tell of the new topic"
-	})
+	testkit.MakeTopicAnew(g.t, adm, topic, int32(partitions))
 	g.cl.PurgeTopicsFromProducing(topic)
 }
 

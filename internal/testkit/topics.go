@@ -33,6 +33,32 @@ func DeleteTopic(t testing.TB, cl *kgo.Client, topic string) {
 	})
 }
 
+// MakeTopicAnew deletes a topic and makes another of its name, and returns when a broker
+// that is asked tells of the new one. Clients that produce to the old one keep its id:
+// PurgeTopicsFromProducing.
+func MakeTopicAnew(t testing.TB, adm *kadm.Client, topic string, partitions int32) {
+	t.Helper()
+	id := func() kadm.TopicID {
+		topics, err := adm.ListTopics(t.Context(), topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return topics[topic].ID
+	}
+	before := id()
+	if _, err := adm.DeleteTopic(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, time.Minute, func() (bool, string) { // "already exists" until it is gone
+		_, err := adm.CreateTopic(t.Context(), partitions, 1, nil, topic)
+		return err == nil, fmt.Sprint(err)
+	})
+	Eventually(t, time.Minute, func() (bool, string) {
+		now := id()
+		return now != before && now != kadm.TopicID{}, "the broker does not tell of the new topic"
+	})
+}
+
 // AwaitTopics returns when a broker that is asked shows topics that were just made:
 // it answers the making before it knows them.
 func AwaitTopics(t testing.TB, cl *kgo.Client, topics ...string) {
