@@ -55,7 +55,13 @@ func (w *world) setGroup(name, value string) {
 	if err != nil {
 		w.Fatalf("set %s=%s: %v", name, value, err)
 	}
-	testkit.Eventually(w, wait, func() (bool, string) { // the controller answers before the broker knows
+	w.knowsGroup(name, value)
+}
+
+// knowsGroup waits until the broker has a setting: the controller answers before that.
+func (w *world) knowsGroup(name, value string) {
+	w.Helper()
+	testkit.Eventually(w, wait, func() (bool, string) {
 		req := kmsg.NewPtrDescribeConfigsRequest()
 		resource := kmsg.NewDescribeConfigsRequestResource()
 		resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceTypeGroupConfig, w.names.ShareGroup("jobs"), []string{name}
@@ -459,6 +465,7 @@ func TestAKindAtItsLimitLeavesRoomForOthers(t *testing.T) {
 func TestAWorkerJoinsNoShareGroupThatBeginsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sharedCatalog)
+	w.knowsGroup("share.auto.offset.reset", "earliest") // else what is known below may be Kafka's default, which is latest too
 	w.setGroup("share.auto.offset.reset", "latest")
 	wk, _ := w.make("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(context.Context, *worker.Task[job]) error { return nil })
