@@ -3,6 +3,7 @@ package client
 // The ways in.
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -280,6 +281,12 @@ func (c *Client) insertAll(ctx context.Context, source string, rows []*row, acce
 	})
 }
 
+// numbered is a row's id.
+type numbered struct {
+	Seq        int64
+	Generation int
+}
+
 // insertFew writes rows without keys in one round trip, which is one transaction.
 func (c *Client) insertFew(ctx context.Context, source string, rows []*row, out []Outcome) error {
 	var b pgx.Batch
@@ -291,28 +298,22 @@ func (c *Client) insertFew(ctx context.Context, source string, rows []*row, out 
 	b.Queue(sqlInsertFew, cols.args(0)[2:]...)
 	res := c.db.SendBatch(ctx, &b)
 	_, err := res.Exec()
-	n := 0
+	var got []numbered
 	if err == nil {
-		var got pgx.Rows
-		got, err = res.Query() //nolint:rowserrcheck // ForEachRow does
-		if err == nil {
-			var seq int64
-			var generation int
-			_, err = pgx.ForEachRow(got, []any{&seq, &generation}, func() error {
-				if n == len(rows) || n > 0 && seq <= out[n-1].Ref.Seq {
-					return fmt.Errorf("row %d got the id %d", n, seq)
-				}
-				out[n] = Outcome{Ref: ref(source, generation, seq, rows[n].scheduled, false)}
-				n++
-				return nil
-			})
+		var back pgx.Rows
+		if back, err = res.Query(); err == nil {
+			got, err = pgx.CollectRows(back, pgx.RowToStructByPos[numbered])
 		}
 	}
 	if cerr := res.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil && n == 0 && len(rows) > 0 {
-		return fmt.Errorf("enqueue: %w", ErrNotMigrated)
+	if err == nil && len(got) != len(rows) {
+		return fmt.Errorf("enqueue: %w", ErrNotMigrated) // no source, so no rows
+	}
+	slices.SortFunc(got, func(a, b numbered) int { return cmp.Compare(a.Seq, b.Seq) }) // as they were taken
+	for i, g := range got {
+		out[i] = Outcome{Ref: ref(source, g.Generation, g.Seq, rows[i].scheduled, false)}
 	}
 	return wrap("write the outbox rows", err)
 }

@@ -64,7 +64,7 @@ select id, $2, run_at, deadline, kind, queue, key, content_type, headers::jsonb,
   from unnest($1::bigint[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[])
     as t (id, run_at, deadline, kind, queue, key, content_type, headers, payload)`
 
-	// The same without ids of theirs: rows come back in their order, so with ids that rise.
+	// The same without ids of theirs: they are taken in the rows' order.
 	sqlInsertFew = `insert into perdure.outbox (generation, run_at, deadline, kind, queue, key, content_type, headers, payload, checked)
 select s.generation, t.run_at, t.deadline, t.kind, t.queue, t.key, t.content_type, t.headers::jsonb, t.payload, true
   from perdure.source s, unnest($1::timestamptz[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[])
