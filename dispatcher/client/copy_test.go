@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -45,7 +46,7 @@ func TestTheStreamIsTheSameHoweverItIsRead(t *testing.T) {
 	p := bytes.Repeat([]byte{0xaa}, 8192)
 	for {
 		n, err := s.Read(p[:4096])
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if n > 4096 || len(bytes.Trim(p[4096:], "\xaa")) > 0 {
