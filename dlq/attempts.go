@@ -75,11 +75,11 @@ func dropped(a Attempt) int {
 }
 
 func encodeAttempt(a Attempt) []byte {
-	a.ErrorClass = clip(a.ErrorClass, MaxErrorClass)
-	a.Message = clip(a.Message, MaxMessage)
-	a.Stack = clip(a.Stack, maxStack)
-	a.Fingerprint = clip(a.Fingerprint, MaxErrorClass)
-	a.Worker = clip(a.Worker, MaxErrorClass)
+	a.ErrorClass = Clip(a.ErrorClass, MaxErrorClass)
+	a.Message = ClipMessage(a.Message)
+	a.Stack = Clip(a.Stack, maxStack)
+	a.Fingerprint = Clip(a.Fingerprint, MaxErrorClass)
+	a.Worker = Clip(a.Worker, MaxErrorClass)
 	b, err := json.Marshal(a)
 	if err != nil { // a time outside the years 0 to 9999
 		a.Start, a.End = time.Time{}, time.Time{}
@@ -134,15 +134,11 @@ func asWritten(encoded []byte, as []Attempt) bool {
 const cutMark = " …(cut)"
 
 // ClipMessage is Clip to MaxMessage bytes.
-func ClipMessage(s string) string { return clip(s, MaxMessage) }
+func ClipMessage(s string) string { return Clip(s, MaxMessage) }
 
-// Clip cuts a text to at most so many bytes, with a mark where it was longer.
-func Clip(s string, most int) string { return clip(s, most) }
-
-// clip makes s valid UTF-8 without NUL (Postgres holds neither in a text), at
+// Clip makes s valid UTF-8 without NUL (Postgres holds neither in a text), at
 // most max bytes, and says where it was cut.
-func clip(s string, max int) string {
-	const mark = cutMark
+func Clip(s string, max int) string {
 	if !utf8.ValidString(s) {
 		s = strings.ToValidUTF8(s, "\uFFFD")
 	}
@@ -152,9 +148,9 @@ func clip(s string, max int) string {
 	if len(s) <= max {
 		return s
 	}
-	n := max - len(mark)
+	n := max - len(cutMark)
 	for n > 0 && !utf8.RuneStart(s[n]) {
 		n--
 	}
-	return s[:n] + mark
+	return s[:n] + cutMark
 }

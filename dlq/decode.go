@@ -43,14 +43,14 @@ func Decode(r *kgo.Record) (*Letter, *Resolution, error) {
 		case outcomeCancelled:
 			res.Cancelled = true
 		default:
-			return nil, nil, fmt.Errorf("%w: %s is %q", ErrNotALetter, schemas.HeaderOutcome, clip(outcome, 32))
+			return nil, nil, fmt.Errorf("%w: %s is %q", ErrNotALetter, schemas.HeaderOutcome, Clip(outcome, 32))
 		}
 		return nil, res, nil
 	case recordLetter:
 		l, err := decodeLetter(r, r.Headers[:i:i], r.Headers[i:])
 		return l, nil, err
 	default:
-		return nil, nil, fmt.Errorf("%w: %s is %q", ErrNotALetter, schemas.HeaderRecord, clip(what, 32))
+		return nil, nil, fmt.Errorf("%w: %s is %q", ErrNotALetter, schemas.HeaderRecord, Clip(what, 32))
 	}
 }
 
@@ -67,20 +67,20 @@ func decodeLetter(r *kgo.Record, orig, own []kgo.RecordHeader) (*Letter, error) 
 		Key: r.Key, Value: r.Value, Headers: orig,
 		Origin:      Origin{Topic: header(own, headerTopic), Group: header(own, headerGroup)},
 		Reason:      schemas.Reason(header(own, schemas.HeaderReason)),
-		ErrorClass:  clip(header(own, schemas.HeaderErrorClass), MaxErrorClass),
-		Message:     clip(header(own, headerMessage), MaxMessage),
-		Fingerprint: clip(header(own, schemas.HeaderFingerprint), MaxErrorClass),
-		Release:     clip(header(own, schemas.HeaderRelease), MaxErrorClass),
-		Catalog:     clip(header(own, schemas.HeaderCatalog), MaxErrorClass),
+		ErrorClass:  Clip(header(own, schemas.HeaderErrorClass), MaxErrorClass),
+		Message:     ClipMessage(header(own, headerMessage)),
+		Fingerprint: Clip(header(own, schemas.HeaderFingerprint), MaxErrorClass),
+		Release:     Clip(header(own, schemas.HeaderRelease), MaxErrorClass),
+		Catalog:     Clip(header(own, schemas.HeaderCatalog), MaxErrorClass),
 		DiedAt:      r.Timestamp,
 		Block:       header(own, schemas.HeaderOnDead) == schemas.OnDeadBlock,
-		BlockedBy:   clip(header(own, schemas.HeaderBlockedBy), MaxErrorClass),
+		BlockedBy:   Clip(header(own, schemas.HeaderBlockedBy), MaxErrorClass),
 		Cut:         header(own, headerCut) != "",
 	}
 	if !knownReason(l.Reason) {
-		return nil, fmt.Errorf("%w: unknown reason %q", ErrNotALetter, clip(string(l.Reason), 32))
+		return nil, fmt.Errorf("%w: unknown reason %q", ErrNotALetter, Clip(string(l.Reason), 32))
 	}
-	if t := l.Origin.Topic; t == "" || len(t) > maxTopic || t != clip(t, maxTopic) {
+	if t := l.Origin.Topic; t == "" || len(t) > maxTopic || t != Clip(t, maxTopic) {
 		return nil, fmt.Errorf("%w: %s is not a topic", ErrNotALetter, headerTopic)
 	}
 	var part, n int64
@@ -120,7 +120,7 @@ func Stray(r *kgo.Record, why error) *Letter {
 		Key: r.Key, Value: r.Value, Headers: r.Headers,
 		Origin:     Origin{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset},
 		Reason:     schemas.ReasonUndecodable,
-		ErrorClass: "dlq.stray", Message: clip(why.Error(), MaxMessage),
+		ErrorClass: "dlq.stray", Message: ClipMessage(why.Error()),
 		Deliveries: 1, DiedAt: r.Timestamp,
 	}
 	l.Fingerprint = Fingerprint("", l.ErrorClass, l.Message, "")

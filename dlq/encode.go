@@ -58,13 +58,13 @@ func Encode(l *Letter) *kgo.Record {
 		text(headerOffset, strconv.FormatInt(l.Origin.Offset, 10)),
 		text(headerGroup, l.Origin.Group),
 		text(headerDeliveries, strconv.Itoa(n)),
-		text(headerMessage, clip(l.Message, MaxMessage)),
+		text(headerMessage, ClipMessage(l.Message)),
 		text(schemas.HeaderRun, strconv.FormatInt(l.Run, 10)),
 		text(schemas.HeaderReason, string(l.Reason)),
-		text(schemas.HeaderErrorClass, clip(l.ErrorClass, MaxErrorClass)),
+		text(schemas.HeaderErrorClass, Clip(l.ErrorClass, MaxErrorClass)),
 		text(schemas.HeaderFingerprint, fp),
-		text(schemas.HeaderRelease, clip(l.Release, MaxErrorClass)),
-		text(schemas.HeaderCatalog, clip(l.Catalog, MaxErrorClass)),
+		text(schemas.HeaderRelease, Clip(l.Release, MaxErrorClass)),
+		text(schemas.HeaderCatalog, Clip(l.Catalog, MaxErrorClass)),
 		{Key: schemas.HeaderAttempts, Value: EncodeAttempts(l.Attempts, MaxAttempts)},
 	}
 	if l.Block {

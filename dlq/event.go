@@ -66,9 +66,9 @@ var errEvent = errors.New("not an event record")
 // large, is left out.
 func EncodeEvent(e *Event) *kgo.Record {
 	c := *e
-	c.Worker = clip(c.Worker, MaxErrorClass)
-	c.ErrorClass = clip(c.ErrorClass, MaxErrorClass)
-	c.Message = clip(c.Message, MaxMessage)
+	c.Worker = Clip(c.Worker, MaxErrorClass)
+	c.ErrorClass = Clip(c.ErrorClass, MaxErrorClass)
+	c.Message = ClipMessage(c.Message)
 	if len(c.Data) > MaxEventData || !json.Valid(c.Data) {
 		c.Data = nil
 	}
@@ -106,10 +106,10 @@ func DecodeEvent(r *kgo.Record) (*Event, error) {
 	if e.At.IsZero() {
 		e.At = r.Timestamp
 	}
-	e.Worker = clip(e.Worker, MaxErrorClass)
-	e.ErrorClass = clip(e.ErrorClass, MaxErrorClass)
-	e.Message = clip(e.Message, MaxMessage)
-	e.Type = EventType(clip(string(e.Type), 48))
+	e.Worker = Clip(e.Worker, MaxErrorClass)
+	e.ErrorClass = Clip(e.ErrorClass, MaxErrorClass)
+	e.Message = ClipMessage(e.Message)
+	e.Type = EventType(Clip(string(e.Type), 48))
 	if len(e.Data) > MaxEventData {
 		e.Data = nil
 	}

@@ -59,7 +59,7 @@ func digest(parts ...string) string {
 // NamedFingerprint names a cause that the handler named itself: every failure of
 // the kind with that name is one group. It never equals a Fingerprint.
 func NamedFingerprint(kind, name string) string {
-	return namedVersion + digest(kind, clip(name, MaxErrorClass))
+	return namedVersion + digest(kind, Clip(name, MaxErrorClass))
 }
 
 // lastFrame is the innermost line of the last stack of a history, without the

@@ -136,13 +136,13 @@ func isRival(err error) bool {
 
 func row(l *Letter, queue string, r *kgo.Record) letterRow {
 	w := letterRow{Letter: l, id: l.ID(), queue: queue, at: r}
-	w.key = clip(header(l.Headers, schemas.HeaderPartitionKey), schemas.MaxKey)
+	w.key = Clip(header(l.Headers, schemas.HeaderPartitionKey), schemas.MaxKey)
 	w.place = l.Origin.Offset
 	if n, err := strconv.ParseInt(header(l.Headers, schemas.HeaderPlace), 10, 64); err == nil && n > 0 {
 		w.place = n - 1
 	}
-	w.contentType = clip(header(l.Headers, schemas.HeaderContentType), MaxErrorClass)
-	w.Kind = clip(l.Kind, MaxErrorClass)
+	w.contentType = Clip(header(l.Headers, schemas.HeaderContentType), MaxErrorClass)
+	w.Kind = Clip(l.Kind, MaxErrorClass)
 	if t, err := time.Parse(time.RFC3339Nano, header(l.Headers, schemas.HeaderExpiry)); err == nil {
 		t = sane(t)
 		w.deadline = &t

@@ -327,7 +327,7 @@ func parseCursor(s string) (time.Time, string, error) {
 		return time.Time{}, "", ErrCursor
 	}
 	t := time.UnixMicro(n)
-	if t.Year() < 1 || t.Year() > 9999 || id != clip(id, len(id)) {
+	if t.Year() < 1 || t.Year() > 9999 || id != Clip(id, len(id)) {
 		return time.Time{}, "", ErrCursor
 	}
 	return t, id, nil

@@ -34,7 +34,7 @@ func (g groupText) sum() (s textSum) {
 
 // causeText is what is searched of a letter.
 func causeText(errorClass, message string) string {
-	return clip(Normalize(errorClass)+": "+Normalize(message), 2*maxNormal)
+	return Clip(Normalize(errorClass)+": "+Normalize(message), 2*maxNormal)
 }
 
 // Says reports whether an error has a text, as Filter.Text is compared.
