@@ -295,7 +295,7 @@ func (c *Client) insertFew(ctx context.Context, source string, rows []*row, out 
 	for _, r := range rows {
 		cols.add(0, r)
 	}
-	b.Queue(sqlInsertFew, cols.args(0)[2:]...)
+	b.Queue(sqlInsertFew, cols.args(0)[2:]...) // without ids and generation
 	res := c.db.SendBatch(ctx, &b)
 	_, err := res.Exec()
 	var got []numbered
