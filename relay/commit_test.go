@@ -125,36 +125,62 @@ func TestACommitThatWaitedForATakeOverChangesNothing(t *testing.T) {
 	tm := g.upkeep(time.Hour)
 	g.exec(`insert into perdure.parked (id, why, generation, epoch, created_at, kind, queue, content_type, payload, checked)
 values (1, 'topic_missing', 1, 0, now(), 'post', 'mail', 'application/json', '{}', true)`)
-	for name, first := range map[string]string{"hold": holdCursor, "move": moveBeyond} {
-		taking, err := g.db.Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	takenUnder := func(first string, args ...any) func(*testing.T) {
+		return func(t *testing.T) {
+			taking, err := g.db.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer taking.Rollback(context.Background()) //nolint:errcheck // after a commit it does nothing
+			if _, err := taking.Exec(t.Context(), `update perdure.relay_cursor set fence = fence + 1`); err != nil {
+				t.Fatal(err)
+			}
+			c := tm.commit(first, args...)
+			c.add(dropParked, []int64{1})
+			done := make(chan error, 1)
+			go func() { done <- c.run(context.Background()) }()
+			pid := tm.conn.PgConn().PID()
+			testkit.Eventually(t, time.Minute, func() (bool, string) {
+				return one[bool](g, `select coalesce((select wait_event_type = 'Lock' from pg_stat_activity where pid = $1), false)`, int(pid)), "the commit does not wait for the row"
+			})
+			if err := taking.Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; !errors.Is(err, errLeaseLost) {
+				t.Errorf("%v, want errLeaseLost", err)
+			}
+			if n := one[int](g, `select count(*) from perdure.parked`); n != 1 {
+				t.Fatal("what was behind it took effect")
+			}
+			g.setCursor(tm, `fence = fence - 1`)
 		}
-		defer taking.Rollback(context.Background()) //nolint:errcheck // after a commit it does nothing
-		if _, err := taking.Exec(t.Context(), `update perdure.relay_cursor set fence = fence + 1`); err != nil {
-			t.Fatal(err)
-		}
-		var args []any
-		if first == moveBeyond {
-			args = []any{firstSnapshot}
-		}
-		c := tm.commit(first, args...)
-		c.add(dropParked, []int64{1})
-		done := make(chan error, 1)
-		go func() { done <- c.run(context.Background()) }()
-		pid := tm.conn.PgConn().PID()
-		testkit.Eventually(t, time.Minute, func() (bool, string) {
-			return one[bool](g, `select coalesce((select wait_event_type = 'Lock' from pg_stat_activity where pid = $1), false)`, int(pid)), "the commit does not wait for the row"
-		})
-		if err := taking.Commit(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-done; !errors.Is(err, errLeaseLost) {
-			t.Errorf("%s: %v, want errLeaseLost", name, err)
-		}
-		if n := one[int](g, `select count(*) from perdure.parked`); n != 1 {
-			t.Fatalf("%s: what was behind it took effect", name)
-		}
-		g.setCursor(tm, `fence = fence - 1`)
+	}
+	t.Run("hold", takenUnder(holdCursor))
+	t.Run("move", takenUnder(moveBeyond, firstSnapshot))
+}
+
+// Who rewrites the cursor's table puts its row elsewhere: the relay finds it again,
+// and loses and repeats nothing over it.
+func TestACursorThatWasMovedElsewhereIsFoundAgain(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	run := g.run(g.relay("a", nil))
+	for i := range 20 {
+		g.enqueue("before", i)
+	}
+	g.drained(time.Minute)
+	place := func() string { return one[string](g, `select ctid::text from perdure.relay_cursor`) }
+	before := place()
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		g.exec(`vacuum full perdure.relay_cursor`)
+		return place() != before, "the row is still at " + before
+	})
+	for i := range 20 {
+		g.enqueue("after", i)
+	}
+	g.drained(time.Minute)
+	g.right()
+	if err := run.stop(); err != nil {
+		t.Error(err)
 	}
 }
