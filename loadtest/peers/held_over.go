@@ -82,8 +82,10 @@ func overCommand(ctx context.Context, args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(res.over)
 }
 
-// overAll runs all sides at once.
+// overAll runs all sides at once; when one fails, the others end with it.
 func (b *heldBench) overAll(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
@@ -104,7 +106,7 @@ func (b *heldBench) overAll(ctx context.Context) (string, error) {
 			if err != nil {
 				return "", err
 			}
-			defer c.kill()
+			defer c.stop()
 			going[key{system, held}] = c
 		}
 	}
@@ -119,6 +121,7 @@ func (b *heldBench) overAll(ctx context.Context) (string, error) {
 		eg.Go(func() error {
 			s, err := c.result()
 			if err != nil {
+				cancel()
 				return fmt.Errorf("%s, held %v: %w", k.system, k.held, err)
 			}
 			fmt.Fprintf(os.Stderr, "%-30s held %-5v %+v\n", k.system, k.held, *s)
@@ -159,6 +162,8 @@ type child struct {
 func startChild(ctx context.Context, self string, args []string) (*child, error) {
 	c := &child{cmd: exec.CommandContext(ctx, self, args...)}
 	c.cmd.Stderr = os.Stderr
+	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(os.Interrupt) } // it has a relay or a database to end
+	c.cmd.WaitDelay = 30 * time.Second
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -171,8 +176,9 @@ func startChild(ctx context.Context, self string, args []string) (*child, error)
 	return c, c.cmd.Start()
 }
 
-// kill ends a side that goes on; of one that has ended nothing is left to do.
-func (c *child) kill() {
+// stop ends a side that goes on; of one that has ended nothing is left to do.
+func (c *child) stop() {
+	_ = c.in.Close() // it may wait to be told to go
 	_ = c.cmd.Process.Signal(os.Interrupt)
 	_ = c.cmd.Wait()
 }

@@ -131,7 +131,8 @@ func passDeleting(ctx context.Context, w work, srv servers) (res *result, err er
 		defer func() { err = errors.Join(err, release()) }()
 	}
 	topic := fmt.Sprintf("bench-box-%d", time.Now().UnixNano())
-	cl, err := kgo.NewClient(kgo.SeedBrokers(srv.kafka...), kgo.DefaultProduceTopic(topic), kgo.RequiredAcks(kgo.AllISRAcks()))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(srv.kafka...), kgo.DefaultProduceTopic(topic), kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.UnknownTopicRetries(-1)) // the controller knows a topic before the brokers do
 	if err != nil {
 		return nil, err
 	}

@@ -105,7 +105,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 func TestHeldOverTable(t *testing.T) {
