@@ -40,8 +40,11 @@ func sharedQueues(ctx context.Context, cl kmsg.Requestor, names kafka.Names, cat
 		}
 		if limit, err := strconv.Atoi(have[kafka.ShareLimitSetting]); err == nil && limit < kafka.ShareDeliveriesLeast {
 			good = false
-			r.fail(fmt.Sprintf("share group %s has %s=%d", group, kafka.ShareLimitSetting, limit),
-				"Kafka drops a record that was given out so often, and a few killed workers are enough", mend(kafka.ShareLimitSetting, strconv.Itoa(kafka.ShareDeliveries)))
+			say, why := r.warn, "Kafka drops a record that was given out so often, and a few killed workers are enough"
+			if limit < kafka.ShareDeliveriesMin {
+				say, why = r.fail, why+"; no worker joins it so"
+			}
+			say(fmt.Sprintf("share group %s has %s=%d", group, kafka.ShareLimitSetting, limit), why, mend(kafka.ShareLimitSetting, strconv.Itoa(kafka.ShareDeliveries)))
 		}
 		if good {
 			r.ok(fmt.Sprintf("share group %s: begins at the beginning, gives a record out up to %s times", group, have[kafka.ShareLimitSetting]))

@@ -58,14 +58,16 @@ func TestEverySettingOfAShareGroupIsLookedAt(t *testing.T) {
 		want map[string]Level // by what it says
 		mend string
 	}{
-		"good, at each bound":        {good, map[string]Level{"up to 5 times": OK}, ""},
-		"begins at the end":          {with(kafka.ShareResetSetting, "latest"), map[string]Level{"share.auto.offset.reset=latest": Fail}, "share.auto.offset.reset=earliest"},
-		"gives out too seldom":       {with(kafka.ShareLimitSetting, "4"), map[string]Level{"share.delivery.count.limit=4": Fail}, "share.delivery.count.limit=10"},
-		"both":                       {with(kafka.ShareResetSetting, "latest", kafka.ShareLimitSetting, "3"), map[string]Level{"share.auto.offset.reset=latest": Fail, "share.delivery.count.limit=3": Fail}, "earliest"},
-		"few records in hand":        {with(kafka.ShareLocksSetting, "999"), map[string]Level{"up to 5 times": OK, "share.partition.max.record.locks=999": Warn}, "share.partition.max.record.locks=2000"},
-		"long locks":                 {with(kafka.ShareLockSetting, "60001"), map[string]Level{"up to 5 times": OK, "locks records for 1m0.001s": Warn}, "share.record.lock.duration.ms=30000"},
-		"a broker that tells little": {groupConfigs{kafka.ShareResetSetting: "earliest"}, map[string]Level{"begins at the beginning": OK}, ""},
-		"one that does not answer":   {nil, map[string]Level{"hangs up": Warn}, "describe configs of groups"},
+		"good, at each bound":         {good, map[string]Level{"up to 5 times": OK}, ""},
+		"begins at the end":           {with(kafka.ShareResetSetting, "latest"), map[string]Level{"share.auto.offset.reset=latest": Fail}, "share.auto.offset.reset=earliest"},
+		"gives out seldom":            {with(kafka.ShareLimitSetting, "4"), map[string]Level{"share.delivery.count.limit=4": Warn}, "share.delivery.count.limit=10"},
+		"as seldom as a worker takes": {with(kafka.ShareLimitSetting, "3"), map[string]Level{"share.delivery.count.limit=3": Warn}, "share.delivery.count.limit=10"},
+		"gives out too seldom":        {with(kafka.ShareLimitSetting, "2"), map[string]Level{"share.delivery.count.limit=2": Fail}, "share.delivery.count.limit=10"},
+		"both":                        {with(kafka.ShareResetSetting, "latest", kafka.ShareLimitSetting, "2"), map[string]Level{"share.auto.offset.reset=latest": Fail, "share.delivery.count.limit=2": Fail}, "earliest"},
+		"few records in hand":         {with(kafka.ShareLocksSetting, "999"), map[string]Level{"up to 5 times": OK, "share.partition.max.record.locks=999": Warn}, "share.partition.max.record.locks=2000"},
+		"long locks":                  {with(kafka.ShareLockSetting, "60001"), map[string]Level{"up to 5 times": OK, "locks records for 1m0.001s": Warn}, "share.record.lock.duration.ms=30000"},
+		"a broker that tells little":  {groupConfigs{kafka.ShareResetSetting: "earliest"}, map[string]Level{"begins at the beginning": OK}, ""},
+		"one that does not answer":    {nil, map[string]Level{"hangs up": Warn}, "describe configs of groups"},
 	} {
 		r := &report{}
 		sharedQueues(t.Context(), c.have, kafka.Names{Prefix: "p-"}, cat, r)

@@ -31,9 +31,11 @@ const (
 	// ShareDeliveries is how often a record may be given out before Kafka drops
 	// it: what the group is set to.
 	ShareDeliveries = 10
-	// ShareDeliveriesLeast is what doctor accepts: below it, Kafka may drop a
-	// record before a worker has produced it once more.
+	// ShareDeliveriesLeast is what doctor takes for good: below it, one delivery is
+	// left in which to produce a record once more, and a worker may be killed in it.
 	ShareDeliveriesLeast = 5
+	// ShareDeliveriesMin is what a worker needs to do that at all.
+	ShareDeliveriesMin = 3
 )
 
 var shareSettings = []setting{
@@ -176,7 +178,7 @@ func CheckShareGroup(ctx context.Context, adm *kadm.Client, cl kmsg.Requestor, g
 	}
 	deliveries = ShareDeliveriesLeast // Kafka's default, where the broker does not tell
 	if got := have[ShareLimitSetting]; got != "" {
-		if deliveries, err = strconv.Atoi(got); err != nil || deliveries < 3 {
+		if deliveries, err = strconv.Atoi(got); err != nil || deliveries < ShareDeliveriesMin {
 			wrong = append(wrong, fmt.Sprintf("%s is %s: want at least %d, or records that were given out often are dropped", ShareLimitSetting, got, ShareDeliveriesLeast))
 		}
 	}

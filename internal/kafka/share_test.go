@@ -3,6 +3,8 @@ package kafka_test
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,5 +116,35 @@ func TestShareProgressKnowsWhatIsLeft(t *testing.T) {
 	eventually(t, "all is finished", func() bool { return q.at().Below == 4 })
 	if n, err := kafka.ShareMembers(deadline(t), q.adm, q.group); err != nil || n != 1 {
 		t.Errorf("%d members: %v", n, err)
+	}
+}
+
+// What a worker refuses is what doctor fails, not more and not less.
+func TestAShareGroupOfTooFewDeliveriesIsRefused(t *testing.T) {
+	server := testkit.Kafka(t)
+	cl := client(t, kgo.SeedBrokers(server.Brokers...))
+	adm, cat := kadm.NewClient(cl), parse(t, sharedText)
+	s := kafka.Settings{Names: kafka.Names{Prefix: server.Prefix}, History: time.Hour, MaxReplication: 1, Requests: cl}
+	ensure(t, adm, cat, s)
+	group := s.Names.ShareGroup("slow")
+	for limit, good := range map[int]bool{kafka.ShareDeliveriesMin - 1: false, kafka.ShareDeliveriesMin: true, kafka.ShareDeliveriesLeast: true} {
+		req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+		resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+		resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeGroupConfig, group
+		set := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		set.Name, set.Value = kafka.ShareLimitSetting, kmsg.StringPtr(strconv.Itoa(limit))
+		resource.Configs = append(resource.Configs, set)
+		req.Resources = append(req.Resources, resource)
+		if resp, err := req.RequestWith(deadline(t), cl); err != nil || resp.Resources[0].ErrorCode != 0 {
+			t.Fatal(limit, resp, err)
+		}
+		eventually(t, "the broker knows the limit", func() bool {
+			have, err := kafka.GroupSettings(deadline(t), cl, group)
+			return err == nil && have[kafka.ShareLimitSetting] == strconv.Itoa(limit)
+		})
+		n, err := kafka.CheckShareGroup(deadline(t), adm, cl, group)
+		if good && (err != nil || n != limit) || !good && (err == nil || !strings.Contains(err.Error(), kafka.ShareLimitSetting)) {
+			t.Errorf("limit %d: %d deliveries, %v", limit, n, err)
+		}
 	}
 }
