@@ -3,9 +3,11 @@ package main
 // `perdure dlq export ID --as go-test`: one production failure as a test.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,11 +30,11 @@ type goTest struct {
 var goTestFlags = []string{"as", "dir", "package", "setup", "catalog", "handler"}
 
 func (g *goTest) flags(f *pflag.FlagSet) {
-	g.dir, g.Setup, g.Catalog = ".", "setup", "catalog.yaml"
+	g.dir, g.Catalog = ".", "catalog.yaml"
 	wordVar(f, &g.as, "as", "", "of one letter ID: go-test, a test that fails until your handler completes it")
 	f.Var(&flagValue{kind: "string", shown: g.dir, set: func(s string) error { g.dir = s; return nil }}, "dir", "go-test: folder of the package that the handler is in")
 	wordVar(f, &g.Package, "package", "", "go-test: its name (default: that of the Go files in --dir)")
-	f.Var(&flagValue{kind: "string", shown: g.Setup, set: func(s string) error { g.Setup = s; return nil }}, "setup", "go-test: what the program gives to worker.Main")
+	wordVar(f, &g.Setup, "setup", "", "go-test: the function that the program gives to worker.Main (default: what it gives it in --dir, else setup)")
 	f.Var(&flagValue{kind: "string", shown: g.Catalog, set: func(s string) error { g.Catalog = s; return nil }}, "catalog", "go-test: the catalog's file, from --dir")
 	wordVar(f, &g.Handler, "handler", "", "go-test: run this handler alone, such as handlers{bank}.pay, without --setup and --catalog")
 }
@@ -57,6 +59,9 @@ func (g *goTest) run(cmd *cobra.Command, c *cli, id string) error {
 			return exit.Usage(err)
 		}
 	}
+	if g.Setup == "" {
+		g.Setup = cmp.Or(lettertest.SetupIn(g.dir), "setup")
+	}
 	cl, err := c.api()
 	if err != nil {
 		return err
@@ -79,6 +84,14 @@ func (g *goTest) run(cmd *cobra.Command, c *cli, id string) error {
 		return err
 	}
 	return c.printer().One(written{l.Letter, names}, func(w io.Writer) {
-		fmt.Fprintf(w, "wrote %s\nnext: go test -run Letter ./%s\n", output.Safe(strings.Join(names, ", ")), output.Safe(strings.TrimPrefix(g.dir, "./")))
+		fmt.Fprintf(w, "wrote %s\nnext: go test -run Letter %s\n", output.Safe(strings.Join(names, ", ")), output.Safe(packagePath(g.dir)))
 	})
+}
+
+// packagePath is dir as `go test` takes it.
+func packagePath(dir string) string {
+	if filepath.IsAbs(dir) || strings.HasPrefix(dir, ".") {
+		return dir
+	}
+	return "./" + dir
 }

@@ -152,3 +152,32 @@ func sum(payload string, broken bool) string {
 	s := sha256.Sum256([]byte(payload))
 	return hex.EncodeToString(s[:])
 }
+
+func TestTheSetupIsTheProgramsOwn(t *testing.T) {
+	for body, want := range map[string]string{
+		"func main() { worker.Main(setup) }\nfunc setup(*worker.Worker) error { return nil }":                            "setup",
+		"func main() { worker.Main(handlers{bank: real{}, n: 2}.register) }\ntype handlers struct{}\ntype real struct{}": "handlers{bank: real{}, n: 2}.register",
+		"func main() { worker.Main(with(nil, true)) }\nfunc with(any, bool) func(*worker.Worker) error { return nil }":   "with(nil, true)",
+		"func main() { h := handlers{}; worker.Main(h.register) }\ntype handlers struct{}":                               "", // of main alone
+		"func main() { worker.Main(func(*worker.Worker) error { return nil }) }":                                         "",
+		"func main() { worker.Main(with(os.Stdout)) }\nfunc with(any) func(*worker.Worker) error { return nil }":         "", // another import
+		"func main() { other.Main(setup) }\nfunc setup(*worker.Worker) error { return nil }":                             "",
+		"func main() { if x { worker.Main(a) }; worker.Main(b) }\nvar a, b func(*worker.Worker) error":                   "", // which?
+		"func register(*worker.Worker) error { return nil }":                                                             "",
+	} {
+		dir := t.TempDir()
+		text := "package main\nimport (\"os\"; \"example.com/other\"; \"github.com/perdure/perdure/worker\")\n" + body
+		if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := SetupIn(dir); got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+	if got := SetupIn("../../examples/refunds"); got != "handlers{printer{}}.setup" {
+		t.Errorf("of the example: %q", got)
+	}
+	if got := SetupIn("/does/not/exist"); got != "" {
+		t.Errorf("of nothing: %q", got)
+	}
+}
