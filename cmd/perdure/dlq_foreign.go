@@ -53,6 +53,16 @@ func (f *foreignTopic) config(c *cli) (config.Config, error) {
 	return cfg, nil
 }
 
+// said is what names the topic in a command to run next, where this one's environment
+// is.
+func (f *foreignTopic) said() string {
+	at := " --topic " + output.Word(f.topic)
+	if len(f.brokers) > 0 {
+		at += " --brokers " + output.Word(strings.Join(f.brokers, ","))
+	}
+	return at
+}
+
 // open connects to the topic's Kafka, with TLS and SASL as the environment says.
 func (f *foreignTopic) open(ctx context.Context, c *cli) (*foreign.Cluster, string, error) {
 	cfg, err := f.config(c)
@@ -89,9 +99,9 @@ func (c *cli) foreignGroups(ctx context.Context, f *foreignTopic, limit int, fin
 	if fingerprint != "" {
 		g, ok := groups.Find(fingerprint)
 		if !ok {
-			return fmt.Errorf("%s has no letters of group %s\n  next: perdure dlq groups --topic %s", f.topic, fingerprint, output.Word(f.topic))
+			return fmt.Errorf("%s has no letters of group %s\n  next: perdure dlq groups%s", f.topic, fingerprint, f.said())
 		}
-		return c.showForeignGroup(ctx, cl, f.topic, &g)
+		return c.showForeignGroup(ctx, cl, f, &g)
 	}
 	r := foreignReport{Topic: f.topic, Cluster: id, Partitions: extent.Partitions, Undecided: extent.Undecided,
 		TookMS: time.Since(began).Milliseconds(), Summary: groups.Summary(limit)}
@@ -109,7 +119,7 @@ func (c *cli) foreignGroups(ctx context.Context, f *foreignTopic, limit int, fin
 	if c.format == output.JSONL {
 		w = c.errOut
 	}
-	for _, line := range r.words() {
+	for _, line := range r.words(f.said()) {
 		fmt.Fprintln(w, output.Safe(line))
 	}
 	return nil
@@ -137,8 +147,8 @@ func (f *foreignTopic) explain(err error) error {
 	return err
 }
 
-// words says what was read, and what could not be found in it.
-func (r *foreignReport) words() []string {
+// words says what was read, and what could not be found in it; at names the topic.
+func (r *foreignReport) words(at string) []string {
 	var formats []string
 	for _, f := range slices.Sorted(maps.Keys(r.Formats)) {
 		formats = append(formats, fmt.Sprintf("%s %d", f, r.Formats[f]))
@@ -168,7 +178,7 @@ func (r *foreignReport) words() []string {
 		lines = append(lines, fmt.Sprintf("%d offsets lie behind a transaction that is still open, and were not read", r.Undecided))
 	}
 	if len(r.Groups) > 0 {
-		lines = append(lines, fmt.Sprintf("next: perdure dlq groups %s --topic %s", output.Word(r.Groups[0].Group), output.Word(r.Topic)))
+		lines = append(lines, fmt.Sprintf("next: perdure dlq groups %s%s", output.Word(r.Groups[0].Group), at))
 	}
 	return lines
 }
@@ -191,7 +201,7 @@ type foreignGroup struct {
 	Samples []foreignLetter `json:"samples"`
 }
 
-func (c *cli) showForeignGroup(ctx context.Context, cl *foreign.Cluster, topic string, g *foreign.Group) error {
+func (c *cli) showForeignGroup(ctx context.Context, cl *foreign.Cluster, f *foreignTopic, g *foreign.Group) error {
 	shown := foreignGroup{Group: *g}
 	for _, s := range g.Samples {
 		l := foreignLetter{Sample: s}
@@ -213,7 +223,7 @@ func (c *cli) showForeignGroup(ctx context.Context, cl *foreign.Cluster, topic s
 		}
 		shown.Samples = append(shown.Samples, l)
 	}
-	return c.printer().One(shown, func(w io.Writer) { showForeign(w, topic, &shown) })
+	return c.printer().One(shown, func(w io.Writer) { showForeign(w, f.said(), &shown) })
 }
 
 func (l *foreignLetter) fill(r *kgo.Record, headers []kgo.RecordHeader) {
@@ -235,7 +245,7 @@ func (l *foreignLetter) fill(r *kgo.Record, headers []kgo.RecordHeader) {
 	}
 }
 
-func showForeign(w io.Writer, topic string, g *foreignGroup) {
+func showForeign(w io.Writer, at string, g *foreignGroup) {
 	formats := make([]string, len(g.Formats))
 	for i, f := range g.Formats {
 		formats[i] = string(f)
@@ -244,7 +254,7 @@ func showForeign(w io.Writer, topic string, g *foreignGroup) {
 		[2]string{"error", g.Class}, [2]string{"message", g.Message}, [2]string{"at", g.Frame},
 		[2]string{"first seen", g.FirstSeen.Local().Format(time.DateTime)}, [2]string{"last seen", g.LastSeen.Local().Format(time.DateTime)},
 		[2]string{"from", strings.Join(g.Origins, ", ")}, [2]string{"consumers", strings.Join(g.Consumers, ", ")}, [2]string{"written by", strings.Join(formats, ", ")},
-		[2]string{"send back", "perdure dlq import --topic " + topic + " --group " + g.Group.Group + " --dry-run"})
+		[2]string{"send back", "perdure dlq import" + at + " --group " + g.Group.Group + " --dry-run"})
 	for i := range g.Samples {
 		l := &g.Samples[i]
 		fmt.Fprintln(w)

@@ -57,6 +57,9 @@ func TestAnyDeadLetterTopicIsGrouped(t *testing.T) {
 	if strings.Contains(out, "\x1b") {
 		t.Errorf("an escape code reaches the terminal: %q", out)
 	}
+	if _, next, _ := strings.Cut(out, "next: perdure "); strings.Join(strings.Fields(next)[3:], " ") != strings.TrimSpace(at) {
+		t.Errorf("what is next is not of these brokers: %s", next)
+	}
 	var report struct {
 		Topic   string
 		Letters int
@@ -79,7 +82,7 @@ func TestAnyDeadLetterTopicIsGrouped(t *testing.T) {
 	says(t, "dlq groups --since 1h"+at, "5 letters of")
 
 	group := report.Groups[0].Group
-	out = says(t, "dlq groups "+group+at, "workers", "read from its origin", "gone", "the record is not there any more", `\x1b[31m\xff`, "perdure dlq import --topic "+dlt+" --group "+group+" --dry-run")
+	out = says(t, "dlq groups "+group+at, "workers", "read from its origin", "gone", "the record is not there any more", `\x1b[31m\xff`, "perdure dlq import"+at+" --group "+group+" --dry-run")
 	if strings.Contains(out, "\x1b") {
 		t.Errorf("an escape code reaches the terminal: %q", out)
 	}
