@@ -198,14 +198,14 @@ func problem(err error) error {
 	var changed *ChangedError
 	switch {
 	case errors.Is(err, ErrNoReplay):
-		return api.NewProblem(http.StatusNotFound, "no-such-replay", "no replay has this id").WithNext("GET /v1/replays")
+		return api.NewProblem(http.StatusNotFound, "no-such-replay", "no replay has this id").WithNext("perdure replay status")
 	case errors.As(err, &spec):
 		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-plan", "nothing is planned", spec.Fields...).WithNext("perdure dlq groups")
 	case errors.As(err, &syntax):
 		return api.NewProblem(http.StatusUnprocessableEntity, "invalid-plan", "nothing is planned", syntax.Fields()...).
 			WithNext("try it on one letter: perdure dlq show ID -o json | jq '…'")
 	case errors.As(err, &changed):
-		return api.NewProblem(http.StatusConflict, "letters-changed", changed.Error()).WithNext("plan it again: POST /v1/replays")
+		return api.NewProblem(http.StatusConflict, "letters-changed", changed.Error()).WithNext("plan it again: perdure replay plan")
 	case errors.Is(err, ErrHash):
 		return api.NewProblem(http.StatusConflict, "plan-changed", err.Error()).WithNext("look at it: perdure replay status ID; or plan it again")
 	case errors.Is(err, ErrApproval):
