@@ -48,6 +48,9 @@ Exits 1 if the endpoint did not complete the task.`,
 			if e.URL == "" {
 				return exit.Usage(errors.New("say --url: where your endpoint listens, such as http://localhost:8080/run"))
 			}
+			if u, err := url.Parse(e.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+				return exit.Usage(fmt.Errorf("--url %s: want an http or https URL with a host, such as http://localhost:8080/run", e.URL))
+			}
 			if !yes && !local(e.URL) {
 				return exit.Refusal(errors.New("the endpoint is not on this machine, and the task may have its effect there: say --yes"))
 			}
