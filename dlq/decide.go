@@ -19,7 +19,7 @@ type LetterSelector struct {
 	Group  string    `json:"group,omitempty" doc:"fingerprint of a failure group"`
 	Kind   string    `json:"kind,omitempty"`
 	Queue  string    `json:"queue,omitempty"`
-	Reason string    `json:"reason,omitempty"`
+	Reason string    `json:"reason,omitempty" enum:"permanent,exhausted,expired,poison,undecodable,schema,unknown_kind,too_large,unknown,blocked"`
 	Key    string    `json:"key,omitempty"`
 	Since  time.Time `json:"since,omitzero" doc:"died at or after"`
 	Until  time.Time `json:"until,omitzero" doc:"died before"`

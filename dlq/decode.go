@@ -77,7 +77,7 @@ func decodeLetter(r *kgo.Record, orig, own []kgo.RecordHeader) (*Letter, error) 
 		BlockedBy:   Clip(header(own, schemas.HeaderBlockedBy), MaxErrorClass),
 		Cut:         header(own, headerCut) != "",
 	}
-	if !knownReason(l.Reason) {
+	if !l.Reason.Known() {
 		return nil, fmt.Errorf("%w: unknown reason %q", ErrNotALetter, Clip(string(l.Reason), 32))
 	}
 	if t := l.Origin.Topic; t == "" || len(t) > maxTopic || t != Clip(t, maxTopic) {
@@ -129,13 +129,3 @@ func Stray(r *kgo.Record, why error) *Letter {
 
 // maxTopic is Kafka's own bound of a topic's name, in bytes.
 const maxTopic = 249
-
-func knownReason(r schemas.Reason) bool {
-	switch r {
-	case schemas.ReasonPermanent, schemas.ReasonExhausted, schemas.ReasonExpired,
-		schemas.ReasonPoison, schemas.ReasonUndecodable, schemas.ReasonSchema,
-		schemas.ReasonUnknownKind, schemas.ReasonTooLarge, schemas.ReasonUnknown, schemas.ReasonBlocked:
-		return true
-	}
-	return false
-}

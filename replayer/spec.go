@@ -17,7 +17,7 @@ type Selector struct {
 	Group   string    `json:"group,omitempty" doc:"fingerprint of a failure group"`
 	Kind    string    `json:"kind,omitempty" doc:"* is any text"`
 	Queue   string    `json:"queue,omitempty"`
-	Reason  string    `json:"reason,omitempty"`
+	Reason  string    `json:"reason,omitempty" enum:"permanent,exhausted,expired,poison,undecodable,schema,unknown_kind,too_large,unknown,blocked"`
 	Class   string    `json:"class,omitempty" doc:"of the error; * is any text"`
 	Message string    `json:"message,omitempty" doc:"of the error, as it is in the letter; * is any text"`
 	Key     string    `json:"key,omitempty"`

@@ -73,6 +73,16 @@ const (
 	ReasonBlocked     Reason = "blocked" // it waits for another task of its key, which is dead: on_dead: block
 )
 
+// Known reports whether a letter can have this reason.
+func (r Reason) Known() bool {
+	switch r {
+	case ReasonPermanent, ReasonExhausted, ReasonExpired, ReasonPoison, ReasonUndecodable, ReasonSchema,
+		ReasonUnknownKind, ReasonTooLarge, ReasonUnknown, ReasonBlocked:
+		return true
+	}
+	return false
+}
+
 // Effects says what a second run of a task can do.
 type Effects string
 

@@ -65,7 +65,7 @@ func (f *letterFilter) flags(cmd *cobra.Command) {
 	wordVar(fs, &f.kind, "kind", "", "only this kind")
 	wordVar(fs, &f.queue, "queue", "", "only this queue")
 	wordVar(fs, &f.state, "state", "", "open, held, replaying, resolved or discarded; default all")
-	wordVar(fs, &f.reason, "reason", "", "permanent, exhausted, expired, poison, …")
+	reasonVar(fs, &f.reason, "permanent, exhausted, expired, poison, …")
 	wordVar(fs, &f.text, "text", "", "only of groups whose error has this text; a number in it stands for any")
 	agoVar(fs, &f.since, "since", "died at most this long ago, such as 24h")
 	agoVar(fs, &f.until, "until", "died more than this long ago, such as 1h")

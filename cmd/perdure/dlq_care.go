@@ -39,7 +39,7 @@ func careCommand(c *cli, use, short, long, example string, args cobra.Positional
 		},
 	}
 	wordVar(cmd.Flags(), &owner, "owner", "", "whose it is")
-	wordVar(cmd.Flags(), &change.Why, "why", "", "for the audit")
+	whyVar(cmd.Flags(), &change.Why)
 	if flags != nil {
 		flags(cmd.Flags(), &change)
 	}

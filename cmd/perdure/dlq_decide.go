@@ -67,7 +67,7 @@ func newDLQDecide(c *cli, name, past, short, long string) *cobra.Command {
 	wordVar(fs, &sel.Group, "group", "", "letters of this failure group")
 	wordVar(fs, &sel.Kind, "kind", "", "letters of this kind")
 	wordVar(fs, &sel.Queue, "queue", "", "letters of this queue")
-	wordVar(fs, &sel.Reason, "reason", "", "letters that died for this reason")
+	reasonVar(fs, &sel.Reason, "letters that died for this reason")
 	wordVar(fs, &sel.Key, "key", "", "letters of this key")
 	wordVar(fs, &body.Why, "why", "", "for the audit; must be given")
 	fs.BoolVar(&yes, "yes", false, "do it; without, only count")

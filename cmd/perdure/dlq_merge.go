@@ -27,7 +27,7 @@ goes on to name the group. perdure dlq unmerge FP takes it back.`,
 			return mergeGroup(c, cmd, args[0], "merge", map[string]string{"into": args[1], "why": why})
 		},
 	}
-	wordVar(cmd.Flags(), &why, "why", "", "for the audit")
+	whyVar(cmd.Flags(), &why)
 	return cmd
 }
 
@@ -43,7 +43,7 @@ func newDLQUnmerge(c *cli) *cobra.Command {
 			return mergeGroup(c, cmd, args[0], "unmerge", map[string]string{"why": why})
 		},
 	}
-	wordVar(cmd.Flags(), &why, "why", "", "for the audit")
+	whyVar(cmd.Flags(), &why)
 	return cmd
 }
 

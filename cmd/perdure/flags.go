@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/perdure/perdure/schemas"
 )
 
 // flagValue is a pflag.Value whose text is checked before it is taken.
@@ -42,6 +44,25 @@ func wordVar(fs *pflag.FlagSet, p *string, name, short, usage string) {
 	fs.VarP(&flagValue{kind: "string", set: func(s string) error { *p = s; return nil }}, name, short, usage)
 }
 
+// whyVar is the reason of an act, as --why or --reason: for commands that choose no
+// letters by --reason.
+func whyVar(fs *pflag.FlagSet, p *string) {
+	wordVar(fs, p, "why", "", "for the audit")
+	wordVar(fs, p, "reason", "", "the same as --why")
+	fs.Lookup("reason").Hidden = true
+}
+
+// reasonVar chooses letters by what they died for.
+func reasonVar(fs *pflag.FlagSet, p *string, usage string) {
+	fs.Var(&flagValue{kind: "string", set: func(s string) error {
+		if !schemas.Reason(s).Known() {
+			return errors.New("no letter dies of that: it chooses letters, by permanent, exhausted, expired, poison, undecodable, schema, unknown_kind, too_large, unknown or blocked; why you act is --why")
+		}
+		*p = s
+		return nil
+	}}, "reason", usage)
+}
+
 // wordsVar is several of them, by commas or by repeating the flag.
 func wordsVar(fs *pflag.FlagSet, p *[]string, name, usage string) {
 	fs.Var(&flagValue{kind: "strings", set: func(s string) error {
@@ -63,6 +84,18 @@ func agoVar(fs *pflag.FlagSet, p *time.Duration, name, usage string) {
 			return errors.New("give how long ago, more than nothing, such as 24h or 30m")
 		}
 		*p = d
+		return nil
+	}}, name, usage)
+}
+
+// shareVar is a part of a whole, from 0 to 1; *p holds the default.
+func shareVar(fs *pflag.FlagSet, p *float64, name, usage string) {
+	fs.Var(&flagValue{kind: "float64", shown: strconv.FormatFloat(*p, 'g', -1, 64), set: func(s string) error {
+		x, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(x >= 0 && x <= 1) { // of NaN neither holds
+			return errors.New("give a share from 0 to 1, such as 0.9 for 90 %")
+		}
+		*p = x
 		return nil
 	}}, name, usage)
 }

@@ -121,6 +121,8 @@ func TestExitCodes(t *testing.T) {
 		{"dlq discard --why x --yes", 2, "say which letters"},
 		{"dlq try main-1-1", 2, "say --url"},
 		{"dlq try main-1-1 --url http://bank.example/pay", 3, "say --yes"},
+		{"dlq try main-1-1 --url bank.example/pay", 2, "http or https"},
+		{"dlq try main-1-1 --url ftp://localhost/pay --yes", 2, "http or https"},
 		{"dlq discard main-1-1 --yes", 2, "say --why"},
 		{"dlq export main-1-1", 2, "say --as go-test"},
 		{"dlq export main-1-1 --as test", 2, "only go-test"},
@@ -128,6 +130,12 @@ func TestExitCodes(t *testing.T) {
 		{"dlq export --as go-test", 2, "say its ID"},
 		{"dlq discard --group --why x --yes", 2, "--group"}, // --group $FP, and FP is empty
 		{"dlq ls --limit 0", 2, "--limit"},
+		{"dlq ls --reason permanet", 2, "no letter dies of that"},
+		{"dlq discard --kind mail.send --reason closed --why x --yes", 2, "why you act is --why"},
+		{"replay start --kind mail.send --reason mended --yes", 2, "why you act is --why"},
+		{"replay plan --kind mail.send --success 90", 2, "from 0 to 1"},
+		{"replay plan --kind mail.send --success NaN", 2, "from 0 to 1"},
+		{"replay plan --kind mail.send --stop-error-rate -1", 2, "from 0 to 1"},
 		{"dlq ls --since -1h", 2, "--since"},
 		{"balance --since -1h", 2, "--since"},
 		{"balance --since 0s", 2, "--since"},
@@ -245,5 +253,28 @@ func TestJSONIsJSON(t *testing.T) {
 				t.Errorf("%s -o jsonl: %q", args, line)
 			}
 		}
+	}
+}
+
+// The reason of an act may be said as --why or as --reason, except where --reason
+// chooses letters.
+func TestWhyMayBeSaidAsReason(t *testing.T) {
+	acts := 0
+	for path, cmd := range leaves(newRoot(&cli{})) {
+		if cmd.Flags().Lookup("why") == nil {
+			continue
+		}
+		acts++
+		f := cmd.Flags().Lookup("reason")
+		if f == nil {
+			t.Errorf("%s takes no --reason", path)
+			continue
+		}
+		if err := f.Value.Set("the shop is closed"); (err != nil) != (cmd.Flags().Lookup("kind") != nil) {
+			t.Errorf("%s --reason: %v", path, err)
+		}
+	}
+	if acts < 15 {
+		t.Errorf("%d commands have --why", acts)
 	}
 }

@@ -140,7 +140,7 @@ func newOutboxDiscard(c *cli) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	wordVar(f, &why, "why", "", "for the audit")
+	whyVar(f, &why)
 	f.BoolVar(&yes, "yes", false, "do it")
 	return cmd
 }

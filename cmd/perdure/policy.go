@@ -102,7 +102,7 @@ func newPolicySwitch(c *cli, name, short string) *cobra.Command {
 			return c.printer().One(p, func(w io.Writer) { showPolicy(w, &p) })
 		},
 	}
-	wordVar(cmd.Flags(), &why, "why", "", "for the audit")
+	whyVar(cmd.Flags(), &why)
 	return cmd
 }
 

@@ -60,15 +60,16 @@ func (p *planFlags) register(f *pflag.FlagSet) {
 	wordsVar(f, &s.IDs, "id", "this letter or task; may be repeated")
 	wordVar(f, &s.Kind, "kind", "", "letters of this kind")
 	wordVar(f, &s.Queue, "queue", "", "letters of this queue")
-	wordVar(f, &s.Reason, "reason", "", "letters that died for this reason")
+	reasonVar(f, &s.Reason, "letters that died for this reason")
 	wordVar(f, &s.Key, "key", "", "letters of this key")
 	wordVar(f, &p.Where, "where", "", "jq over a letter, such as '.payload.amount > 100'; see docs/replaying.md")
 	limitVar(f, &p.Limit, "limit", "at most this many, the oldest deaths (default: all)")
 	f.IntVar(&p.canary, "canary", replayer.DefaultCanary, "how many go first, alone; 0 = none")
-	f.Float64Var(&p.Canary.Success, "success", 0.9, "the share of the canary that must complete")
+	p.Canary.Success, p.Stop.ErrorRate = 0.9, 0.5
+	shareVar(f, &p.Canary.Success, "success", "the share of the canary that must complete")
 	f.Float64Var(&p.Rate, "rate", 0, "letters a second; 0 = as fast as it can")
 	f.Var(durationFlag{&p.Ramp}, "ramp", "over how long the rate grows, from a tenth")
-	f.Float64Var(&p.Stop.ErrorRate, "stop-error-rate", 0.5, "stop if more than this share of the outcomes died again")
+	shareVar(f, &p.Stop.ErrorRate, "stop-error-rate", "stop if more than this share of the outcomes died again")
 	f.IntVar(&p.Stop.SameFingerprint, "stop-same", 0, "stop if so many died again of the same cause; 0 = any number")
 	f.IntVar(&p.Stop.Lag, "stop-lag", 0, "stop if so many have no outcome yet; 0 = any number")
 	f.BoolVar(&p.Stop.IgnoreBreaker, "ignore-breaker", false, "go on where the breaker of a letter's kind is open: its endpoint was mended just now")
@@ -357,7 +358,7 @@ func newReplayAct(c *cli, name, short string) *cobra.Command {
 			}, nil)
 		},
 	}
-	wordVar(cmd.Flags(), &why, "why", "", "for the audit")
+	whyVar(cmd.Flags(), &why)
 	return cmd
 }
 
@@ -386,7 +387,7 @@ func newReplayRate(c *cli) *cobra.Command {
 			}, nil)
 		},
 	}
-	wordVar(cmd.Flags(), &why, "why", "", "for the audit")
+	whyVar(cmd.Flags(), &why)
 	return cmd
 }
 
