@@ -130,3 +130,23 @@ func TestAuditOfEveryAct(t *testing.T) {
 		t.Errorf("audit:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// Which letters a condition takes, or a fixer fails at, tells what is in them: who may
+// not read payloads may not ask.
+func TestAPlansOwnProgramNeedsTheVerbForPayloads(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 2, nil)
+	call := served(t, NewJobs(r.db, &schemas.Catalog{Fixers: map[string]*schemas.Fixer{"mend": {Name: "mend", JQ: "."}}}, nil), "ann")
+	for spec, want := range map[string]int{
+		`"where": ".payload.amount > 5"`:                                      403,
+		`"fixer": {"jq": "if .amount > 5 then empty else . end"}`:             403,
+		`"fixer": {"patch": [{"op": "test", "path": "/amount", "value": 5}]}`: 403,
+		`"fixer": {"name": "mend"}`:                                           202, // the catalog's
+		`"limit": 1`:                                                          202,
+	} {
+		code, answer := call("ann", "POST", "/v1/replays", `{"selector": {"all": true}, `+spec+`}`)
+		if code != want || want == 403 && !strings.Contains(answer["detail"].(string), "read-payload") {
+			t.Errorf("%s: %d %v", spec, code, answer)
+		}
+	}
+}

@@ -45,6 +45,12 @@ type Spec struct {
 	Fixer    *Fixer   `json:"fixer,omitempty" doc:"repairs payloads; absent = they go as they are"`
 }
 
+// readsPayloads reports whether the planner has a say in what is read of payloads:
+// which letters such a program takes, or fails at, tells of them.
+func (s *Spec) readsPayloads() bool {
+	return s.Where != "" || s.Fixer != nil && (s.Fixer.JQ != "" || len(s.Fixer.Patch) > 0)
+}
+
 // Canary is the part that goes first, and must do well before the rest goes.
 type Canary struct {
 	Letters  int      `json:"letters,omitempty" minimum:"0" maximum:"100000" doc:"how many go first; default 10, none where the plan has no more than that"`
