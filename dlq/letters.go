@@ -32,10 +32,11 @@ type Letters struct {
 	db         *pgxpool.Pool
 	jq         []string      // see WithJQ
 	conditions chan struct{} // a place for each that runs
+	longest    time.Duration // after which a page by a condition ends with what was found
 }
 
 // NewLetters returns Letters over db, which stays the caller's.
-func NewLetters(db *pgxpool.Pool) *Letters { return &Letters{db: db} }
+func NewLetters(db *pgxpool.Pool) *Letters { return &Letters{db: db, longest: mostLong} }
 
 // Filter chooses letters; the zero Filter chooses all.
 type Filter struct {

@@ -21,7 +21,7 @@ import (
 // Bounds of one page: whoever wants more follows the cursor.
 const (
 	MostLooked  = 2000            // letters that a page looks at
-	mostLong    = 5 * time.Second // after which a page ends with what was found
+	mostLong    = 5 * time.Second // that a page takes
 	whereAtOnce = 2               // conditions that a process runs at once
 )
 
@@ -67,12 +67,12 @@ func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, lim
 	child := jqchild.New(s.jq, Condition(where), len("false"))
 	defer child.Close()
 	before, beforeID = f.until(before, beforeID)
-	for began := time.Now(); looked < MostLooked && time.Since(began) < mostLong; {
+	for began := time.Now(); looked < MostLooked && time.Since(began) < s.longest; {
 		page, err := s.wholePage(ctx, &f, groups, before, beforeID)
 		if err != nil {
 			return nil, "", 0, err
 		}
-		end := began.Add(mostLong)
+		end := began.Add(s.longest)
 		taken, err := s.judge(ctx, child, page, func(e *Entry, yes bool) error {
 			if yes {
 				e := *e
@@ -196,7 +196,7 @@ func (s *Letters) GroupsWhere(ctx context.Context, f Filter, where string, limit
 			matched[page[i].Group]++
 		}
 		looked += n
-		if cursor = next; cursor == "" || looked >= MostLookedForGroups || time.Since(began) > mostLong {
+		if cursor = next; cursor == "" || looked >= MostLookedForGroups || time.Since(began) > s.longest {
 			break
 		}
 	}
