@@ -1,6 +1,7 @@
 package httpexec
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -314,5 +315,28 @@ func TestTheEndpointNamesTheCause(t *testing.T) {
 	})
 	if r.Fingerprint != "card-declined" {
 		t.Errorf("over HTTP: %q", r.Fingerprint)
+	}
+}
+
+// Whatever an endpoint goes on to say, its status counts, and no more of the answer is
+// read than a message needs.
+func TestAnAnswerWithoutAnEndIsNotReadToIt(t *testing.T) {
+	const end = 256 << 20 // of it, so that a broken reader fails the test and not the machine
+	for status, want := range map[int]execution.Outcome{200: execution.Completed, 422: execution.Permanent, 500: execution.Retry} {
+		sent := make(chan int, 1)
+		r := one(t, schemas.Kind{Timeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(status)
+			n := 0
+			for chunk := bytes.Repeat([]byte("x"), 64<<10); n < end; n += len(chunk) {
+				if _, err := w.Write(chunk); err != nil {
+					break
+				}
+			}
+			sent <- n
+		})
+		if n := <-sent; r.Outcome != want || n >= end || len(r.Message) > maxProblem {
+			t.Errorf("%d: %v, want %v; %d bytes of message, %d were sent", status, r.Outcome, want, len(r.Message), n)
+		}
 	}
 }
