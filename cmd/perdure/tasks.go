@@ -97,15 +97,40 @@ func showTask(w io.Writer, v *dispatcher.TaskView) {
 	if len(v.Timeline) > 0 {
 		fmt.Fprintln(w)
 	}
-	for _, h := range v.Timeline {
-		at := strings.Repeat(" ", len("15:04:05.000"))
-		if !h.At.IsZero() {
-			at = h.At.Local().Format("15:04:05.000")
-		}
-		fmt.Fprintf(w, "  %s  %-10s %s\n", at, output.Safe(h.What), output.Safe(hopDetail(&h)))
-	}
+	showTimeline(w, v.Timeline)
 	if len(v.Result) > 0 {
 		fmt.Fprintf(w, "\nresult\n%s\n", output.Block(indented(v.Result)))
+	}
+}
+
+// alike is how many hops in a row that say the same are all shown. A task that waits at
+// an open breaker has one for each probe.
+const alike = 4
+
+// showTimeline prints a line a hop; of many that say the same the first and the last.
+func showTimeline(w io.Writer, hops []dispatcher.Hop) {
+	const format = "01-02 15:04:05.000" // it may take days
+	line := func(h *dispatcher.Hop) {
+		at := strings.Repeat(" ", len(format))
+		if !h.At.IsZero() {
+			at = h.At.Local().Format(format)
+		}
+		fmt.Fprintf(w, "  %s  %-10s %s\n", at, output.Safe(h.What), output.Safe(hopDetail(h)))
+	}
+	for i := 0; i < len(hops); {
+		n := 1
+		for i+n < len(hops) && hops[i+n].What == hops[i].What && hopDetail(&hops[i+n]) == hopDetail(&hops[i]) {
+			n++
+		}
+		if n <= alike {
+			line(&hops[i])
+			i++
+			continue
+		}
+		line(&hops[i])
+		fmt.Fprintf(w, "  %s  %-10s … %d more times\n", strings.Repeat(" ", len(format)), output.Safe(hops[i].What), n-2)
+		line(&hops[i+n-1])
+		i += n
 	}
 }
 
