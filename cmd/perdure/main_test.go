@@ -278,3 +278,24 @@ func TestWhyMayBeSaidAsReason(t *testing.T) {
 		t.Errorf("%d commands have --why", acts)
 	}
 }
+
+// "$ID" with no ID is no id: it must not ask for something else.
+func TestNoArgumentIsEmpty(t *testing.T) {
+	cleanEnv(t)
+	for path, cmd := range leaves(newRoot(&cli{})) {
+		_, names, found := strings.Cut(cmd.Use, " ")
+		if !found || strings.HasPrefix(names, "-") || strings.HasPrefix(path, "completion") || strings.HasPrefix(path, "help") {
+			continue
+		}
+		args := strings.Fields(path)
+		for name := range strings.FieldsSeq(names) {
+			if strings.HasPrefix(strings.Trim(name, "["), "-") {
+				break // a flag, and its value
+			}
+			args = append(args, " ")
+		}
+		if code, out, errOut := call(t, args...); code != 2 || out != "" || !strings.Contains(errOut, "empty") {
+			t.Errorf("%q: exit %d, %s%s", args, code, out, errOut)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package main
 // The root command, and what every subcommand shares.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -99,8 +100,12 @@ func newRoot(c *cli) *cobra.Command {
 // which ones there are; and what a command returns is kept for run: fang, to
 // colour an error, would first ask the terminal for its background.
 func prepare(c *cli, cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error { return exit.Usage(check(cmd, args)) }
+	check := cmd.Args
+	if check == nil {
+		check = cobra.ArbitraryArgs
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		return exit.Usage(cmp.Or(check(cmd, args), noneEmpty(cmd, args)))
 	}
 	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.Args = cobra.ArbitraryArgs
@@ -116,6 +121,17 @@ func prepare(c *cli, cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		prepare(c, sub)
 	}
+}
+
+// noneEmpty refuses what "$ID" is where there is no ID: it would name another path of
+// the API. A note may be made empty.
+func noneEmpty(cmd *cobra.Command, args []string) error {
+	for i, arg := range args {
+		if strings.TrimSpace(arg) == "" && (i == 0 || cmd.Name() != "note") {
+			return fmt.Errorf("an argument is empty: is a shell variable not set? %s", cmd.UseLine())
+		}
+	}
+	return nil
 }
 
 // helpOfNothing is the error of asking for the help of a command that is not

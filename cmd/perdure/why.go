@@ -10,7 +10,6 @@ import (
 
 	"github.com/perdure/perdure/dispatcher"
 	"github.com/perdure/perdure/internal/apiclient"
-	"github.com/perdure/perdure/internal/exit"
 	"github.com/perdure/perdure/internal/output"
 )
 
@@ -33,9 +32,6 @@ perdure why main-1-42 -o json | jq -r .cause`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if strings.TrimSpace(args[0]) == "" {
-				return exit.Usage(errors.New("the id is empty: perdure why main-1-42"))
-			}
 			cl, err := c.api()
 			if err != nil {
 				return err

@@ -150,7 +150,7 @@ func TestWhySaysWhatHoldsATask(t *testing.T) {
 	})
 	s.why("main-1-999", "unknown", "no_such_task", "perdure outbox status", "the highest that main has given out is main-1-0")
 	s.why("shop-1-1", "unknown", "other_source", "PERDURE_API_URL=http://DISPATCHER-OF-SHOP perdure why shop-1-1", "of source shop")
-	if code, _, errOut := call(t, "why", ""); code != 2 || !strings.Contains(errOut, "the id is empty") {
+	if code, _, errOut := call(t, "why", ""); code != 2 || !strings.Contains(errOut, "is empty") {
 		t.Errorf("exit %d: %s", code, errOut)
 	}
 
