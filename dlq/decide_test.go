@@ -105,7 +105,7 @@ func TestADecisionIsOfWhatWasSelected(t *testing.T) {
 		`{"selector":{"all":true}}`:                         `#`,
 		`{"selector":{"all":true},"why":"x","limit":10001}`: `#/limit`,
 		`{"selector":{"groups":"fp1:01"},"why":"x"}`:        `#/selector`,
-		`{"selector":{"reason":"permanet"},"why":"x"}`:      `#/selector/reason`,
+		`{"selector":{"reason":"perm"},"why":"x"}`:          `#/selector/reason`,
 	} {
 		var p api.Problem
 		d.send(http.MethodPost, "/v1/dead-letters/discard", body, 422, &p)

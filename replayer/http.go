@@ -111,7 +111,7 @@ func (j *Jobs) Routes(a *api.API) {
 
 func (j *Jobs) httpPlan(ctx context.Context, in *planInput) (*replayOutput, error) {
 	b := &in.Body
-	if b.Spec.readsPayloads() && !api.Can(ctx, api.ReadPayload) {
+	if b.readsPayloads() && !api.Can(ctx, api.ReadPayload) {
 		return nil, api.NewProblem(http.StatusForbidden, "forbidden", "a condition or a fixer of the plan's own reads payloads and headers, and needs the verb read-payload")
 	}
 	id, err := j.Plan(ctx, Plan{Spec: b.Spec, DryRun: b.DryRun, Start: b.Start, Who: api.Who(ctx), Why: b.Why})

@@ -554,7 +554,7 @@ func TestReplaysOverHTTP(t *testing.T) {
 		{"GET", "/v1/replays/" + id + "/watch", "", 200, "event: end\ndata: {"},
 		{"GET", "/v1/replays/r-none", "", 404, "no-such-replay"},
 		{"GET", "/v1/replays/r-none/watch", "", 404, "no-such-replay"},
-		{"POST", "/v1/replays", `{"selector":{"reason":"permanet"}}`, 422, "#/selector/reason"},
+		{"POST", "/v1/replays", `{"selector":{"reason":"perm"}}`, 422, "#/selector/reason"},
 		{"POST", "/v1/replays", `{"selector":{"all":true},"where":".payload.n >"}`, 422, "#/where\",\"detail\":\"at byte"},
 		{"POST", "/v1/replays", `{"selector":{"all":true},"ramp":"10 s","rate":1}`, 422, "not a duration"},
 		{"POST", "/v1/replays", `{"selector":{"all":true},"ramp":"10s"}`, 422, "#/ramp"},

@@ -130,7 +130,7 @@ func TestExitCodes(t *testing.T) {
 		{"dlq export --as go-test", 2, "say its ID"},
 		{"dlq discard --group --why x --yes", 2, "--group"}, // --group $FP, and FP is empty
 		{"dlq ls --limit 0", 2, "--limit"},
-		{"dlq ls --reason permanet", 2, "no letter dies of that"},
+		{"dlq ls --reason perm", 2, "no letter dies of that"},
 		{"dlq discard --kind mail.send --reason closed --why x --yes", 2, "why you act is --why"},
 		{"replay start --kind mail.send --reason mended --yes", 2, "why you act is --why"},
 		{"replay plan --kind mail.send --success 90", 2, "from 0 to 1"},
