@@ -21,14 +21,15 @@ const (
 
 var partSeed = maphash.MakeSeed()
 
-// moveBeside moves letters, and returns those that are refused after all. Letters of
+// moveBeside is move in parts. Letters of
 // one key are in one part, and no part begins before those of the slice before it are
 // committed: a key's letters go in their order, whatever overtakes them.
-func (r *Replayer) moveBeside(ctx context.Context, j *job, list []*letter) (refused []*letter, err error) {
+func (r *Replayer) moveBeside(ctx context.Context, j *job, list []*letter) (went int, refused []*letter, err error) {
 	if len(list) < beside*leastPart || j.state == InCanary {
 		return r.move(ctx, j, list)
 	}
 	var parts, back [beside][]*letter
+	var moved [beside]int
 	for _, l := range list {
 		i := maphash.Bytes(partSeed, l.key) % beside
 		parts[i] = append(parts[i], l)
@@ -39,17 +40,17 @@ func (r *Replayer) moveBeside(ctx context.Context, j *job, list []*letter) (refu
 			continue
 		}
 		all.Go(func() (err error) {
-			back[i], err = r.move(ctx, j, part)
+			moved[i], back[i], err = r.move(ctx, j, part)
 			return err
 		})
 	}
 	if err := all.Wait(); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	for _, part := range back {
-		refused = append(refused, part...)
+	for i, part := range back {
+		went, refused = went+moved[i], append(refused, part...)
 	}
-	return refused, nil
+	return went, refused, nil
 }
 
 // The job's row is locked from countMoved until the commit, so that nothing moves any
@@ -67,6 +68,10 @@ insert into perdure.audit (who, what, replay, why, details)
 select $7, 'letters.replay', replay, $8, jsonb_build_object('hash', hash, 'letters', (select jsonb_object_agg(letter, id) from unnest($2, $3::bigint[]) u(letter, id))) from c`
 )
 
+// oneByOne begins a transaction that moves letters: rows are fetched where they were read
+// and locked in their order, whatever Postgres thinks of the sizes of tables.
+const oneByOne = `begin; set local enable_hashjoin = off; set local enable_mergejoin = off; set local enable_seqscan = off`
+
 // statements are those by which letters move; tests break them.
 type statements struct{ move, count string }
 
@@ -76,7 +81,7 @@ var errNotMoving = errors.New("the job does not move letters now")
 // where it was paused or ended meanwhile.
 func (r *Replayer) commitMove(ctx context.Context, j *job, args ...any) (moved []int64, err error) {
 	canary := j.state == InCanary
-	err = pgx.BeginFunc(ctx, r.deps.DB, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, r.deps.DB, pgx.TxOptions{BeginQuery: oneByOne}, func(tx pgx.Tx) error {
 		if canary {
 			if _, err := tx.Exec(ctx, lockCanary, j.id); err != nil {
 				return err

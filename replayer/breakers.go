@@ -99,7 +99,7 @@ func (r *Replayer) heldBack(ctx context.Context, j *job, list []letter) (string,
 const canaryKinds = `
 select d.kind from perdure.replay_letters l join perdure.letter_states d on d.letter = l.letter
 where l.replay = $1 and l.result = 'replayed' and l.outcome = '' and d.kind = any($2::text[])
-  and l.n < coalesce((select n from perdure.replay_letters where replay = $1 and result = '' order by n limit 1), 9223372036854775807)
+  and l.n < coalesce((select n from perdure.replay_letters where replay = $1 and n > (select done_to from perdure.replays where replay = $1) and result = '' order by n limit 1), 9223372036854775807)
 limit 1`
 
 // canaryHeldBack says that tasks of the canary wait at an open breaker, where they may

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/perdure/perdure/schemas"
 )
@@ -20,32 +21,35 @@ import (
 // outbox ids follow the job's order, among the letters of one statement and so among
 // those of one key (beside.go). countMoved commits with it.
 //
+// Rows are found where they were read (ctid), not by their keys again. One that was
+// changed or vacuumed away since is not there any more: its letter stays for a later look.
+//
 // No step may be planned by a guess of how many rows there are: of a plan that was
-// just frozen Postgres has no figures, and takes it for one row. So the job's letter is
-// a scalar subquery, one probe of the key, and so is its task's resolution; outbox ids are taken in s, in this
-// transaction (PROTOCOL section 1), so that no letter is joined with its row; and a
-// letter of the job is joined by both columns of its key, never by a constant one,
-// for which all letters of the job would be read. And it is planned each time, for the
+// just frozen Postgres has no figures, and takes it for one row. So what is asked of each
+// letter is a scalar subquery, one probe; outbox ids are taken in s, in this
+// transaction (PROTOCOL section 1), so that no letter is joined with its row; and joins
+// are loops, which also keeps the order of p (oneByOne). It is planned each time, for the
 // tables as they are then.
 const moveLetters = `
 with j as materialized (
   select replay, case when state = 'canary' then greatest($8::bigint - replayed, 0) end as room
   from perdure.replays where replay = $1 and state in ('canary', 'ramping', 'running')),
 i as materialized (
-  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $10::bytea[], $11::int[], $12::text[])
-    u(n, letter, epoch, key, content_type, headers, fixed, repair, task_id)
+  select u.* from j, unnest($2::bigint[], $3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $10::bytea[], $11::int[], $12::text[], $13::tid[], $14::tid[], $15::tid[])
+    u(n, letter, epoch, key, content_type, headers, fixed, repair, task_id, mark_at, state_at, letter_at)
   order by u.n limit (select room from j)),
 p as materialized (
-  select d.letter, i.n, i.key, i.content_type, i.headers, i.fixed, i.repair, i.task_id from i join perdure.letter_states d on d.letter = i.letter and d.epoch = i.epoch
-  where (d.state = 'open' or $9 and d.state = 'held') and (select r.result from perdure.replay_letters r where r.replay = $1 and r.n = i.n) = ''
+  select * from i
+  where (select r.result from perdure.replay_letters r where r.ctid = i.mark_at and r.replay = $1 and r.n = i.n) = ''
+    and (select t.letter from perdure.letters t where t.ctid = i.letter_at) = i.letter
     and (select x.task_id from perdure.resolutions x where x.task_id = i.task_id) is null
-  order by d.letter for update of d),
+  order by letter),
 u as (
   update perdure.letter_states d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
-  from p where d.letter = p.letter and (d.state = 'open' or $9 and d.state = 'held')
-  returning p.n, p.key, p.content_type, p.headers, d.letter, p.task_id, d.epoch + 1 as epoch, d.kind, d.queue, p.fixed, p.repair),
+  from p where d.ctid = p.state_at and d.letter = p.letter and d.epoch = p.epoch and (d.state = 'open' or $9 and d.state = 'held')
+  returning p.n, p.key, p.content_type, p.headers, d.letter, p.task_id, d.epoch + 1 as epoch, d.kind, d.queue, p.fixed, p.repair, p.mark_at, p.letter_at),
 l as (
-  select u.*, coalesce(u.fixed, t.payload) as payload, t.deadline from u join perdure.letters t on t.letter = u.letter),
+  select u.*, coalesce(u.fixed, t.payload) as payload, t.deadline from u join perdure.letters t on t.ctid = u.letter_at),
 s as materialized (select nextval('perdure.outbox_id_seq') as id, o.* from (select * from l order by n) o),
 o as (
   insert into perdure.outbox (id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
@@ -53,18 +57,19 @@ o as (
 f as (
   insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from l where repair is not null
   on conflict (replay, n) do update set payload = excluded.payload, repair = excluded.repair, moved = true, at = clock_timestamp()),
-m as materialized (select j.replay, s.n, id from j, s)
+m as materialized (select n, id, mark_at from s)
 update perdure.replay_letters r set result = 'replayed', seq = m.id, done_at = clock_timestamp()
-from m where r.replay = m.replay and r.n = m.n
+from m where r.ctid = m.mark_at and r.n = m.n
 returning r.n, r.letter, r.seq`
 
-// noteLetters takes the job's row first, and joins as moveLetters does.
+// noteLetters takes the job's row first, and joins by both columns of a letter's key, never by
+// a constant one, for which all letters of the job would be read.
 const noteLetters = `
 with j as materialized (select replay from perdure.replays where replay = $1 and state in ('planning', 'canary', 'ramping', 'running') for update),
 w as materialized (select j.replay, x.* from j, unnest($2::bigint[], $3::text[], $4::text[]) x(n, result, detail)),
 u as (
   update perdure.replay_letters r set result = w.result, detail = w.detail, done_at = clock_timestamp()
-  from w where r.replay = w.replay and r.n = w.n and r.result is not distinct from '' -- not = '': no index of those that are left shall be read whole
+  from w where r.replay = w.replay and r.n = w.n and r.result = ''
   returning r.result),
 c as (
   update perdure.replays r set refused = r.refused + s.refused, replayed = r.replayed + s.would, looked = greatest(looked, $5), changed_at = clock_timestamp()
@@ -91,8 +96,9 @@ select $2, 'letter.resolve', letter, $3, $4, jsonb_build_object('hash', $5::text
 // maxMoved bounds the payloads that one statement copies, in bytes.
 const maxMoved = 16 << 20
 
-// finish moves or refuses letters that were judged.
-func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
+// finish moves or refuses letters that were judged. done is of how many it is known that
+// they are either now.
+func (r *Replayer) finish(ctx context.Context, j *job, list []letter) (done int, err error) {
 	var move, rest []*letter
 	completed := map[string][]string{} // by why
 	for i := range list {
@@ -112,10 +118,11 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 			size += move[n].size
 			n++
 		}
-		outrun, err := r.moveBeside(ctx, j, move[:n])
+		moved, outrun, err := r.moveBeside(ctx, j, move[:n])
 		if err != nil {
-			return err
+			return done, err
 		}
+		done += moved
 		for _, l := range outrun {
 			if l.why.completed() {
 				completed[l.why.text()] = append(completed[l.why.text()], l.taskID)
@@ -125,18 +132,19 @@ func (r *Replayer) finish(ctx context.Context, j *job, list []letter) error {
 		r.step("moved")
 	}
 	if err := r.settle(ctx, j, completed); err != nil {
-		return err
+		return done, err
 	}
 	if err := r.hold(ctx, j, rest); err != nil {
-		return err
+		return done, err
 	}
 	if err := r.discard(ctx, j, rest); err != nil {
-		return err
+		return done, err
 	}
 	if len(rest) == 0 {
-		return nil
+		return done, nil
 	}
-	return r.note(ctx, j, rest, 0)
+	noted, err := r.note(ctx, j, rest, 0)
+	return done + noted, err
 }
 
 // settle closes the letters of tasks that are completed, by why that is known.
@@ -180,12 +188,13 @@ func (r *Replayer) hold(ctx context.Context, j *job, list []*letter) error {
 	return nil
 }
 
-// move moves letters, and returns those that are refused after all.
-func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []*letter, err error) {
+// move moves letters; it returns how many went, and those that are refused after all.
+func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (went int, refused []*letter, err error) {
 	n := len(list)
 	ns, ids, epochs := make([]int64, n), make([]string, n), make([]int32, n)
 	keys, types, headers, tasks := make([]*string, n), make([]string, n), make([][]byte, n), make([]string, n)
 	fixed, repairs := make([][]byte, n), make([]*int32, n)
+	marksAt, statesAt, lettersAt := make([]pgtype.TID, n), make([]pgtype.TID, n), make([]pgtype.TID, n)
 	for i, l := range list {
 		if l.fixed != nil {
 			times := int32(l.row.repairs)
@@ -193,27 +202,28 @@ func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []
 		}
 		ns[i], ids[i], epochs[i], tasks[i] = l.n, l.id, int32(l.epoch), l.taskID
 		keys[i], types[i], headers[i] = l.row.key, l.row.contentType, l.row.headers
+		marksAt[i], statesAt[i], lettersAt[i] = l.markAt, l.stateAt, l.letterAt
 	}
-	moved, err := r.commitMove(ctx, j, j.id, ns, ids, epochs, keys, types, headers, j.spec.Canary.Letters, j.named, fixed, repairs, tasks)
+	moved, err := r.commitMove(ctx, j, j.id, ns, ids, epochs, keys, types, headers, j.spec.Canary.Letters, j.named, fixed, repairs, tasks, marksAt, statesAt, lettersAt)
 	switch {
 	case err == nil:
 	case !refusedByData(err):
-		return nil, err
+		return 0, nil, err
 	case n == 1:
 		// It shall not hold up the letters after it.
 		list[0].why = refuse("undecodable", "Postgres refuses the outbox row of its replay: %s", err)
-		return list, nil
+		return 0, list, nil
 	default:
-		a, err := r.move(ctx, j, list[:n/2])
+		went, a, err := r.move(ctx, j, list[:n/2])
 		if err != nil {
-			return nil, err
+			return went, nil, err
 		}
-		b, err := r.move(ctx, j, list[n/2:])
-		return append(a, b...), err
+		more, b, err := r.move(ctx, j, list[n/2:])
+		return went + more, append(a, b...), err
 	}
 	r.letters.WithLabelValues("replayed").Add(float64(len(moved)))
 	if len(moved) == n {
-		return nil, nil
+		return n, nil, nil
 	}
 	done := make(map[int64]bool, len(moved))
 	for _, n := range moved {
@@ -224,7 +234,8 @@ func (r *Replayer) move(ctx context.Context, j *job, list []*letter) (refused []
 			refused = append(refused, l)
 		}
 	}
-	return r.outrun(ctx, j, refused)
+	refused, err = r.outrun(ctx, j, refused)
+	return len(moved), refused, err
 }
 
 // refusedByData: Postgres refuses a value or a row, so that trying again cannot help.
@@ -271,9 +282,9 @@ left join (perdure.letter_states d join perdure.letters l on l.letter = d.letter
 	return refused, nil
 }
 
-// note marks letters as looked at; a plan was looked at up to looked, 0 = it
-// is not being planned.
-func (r *Replayer) note(ctx context.Context, j *job, list []*letter, looked int64) error {
+// note marks letters as looked at, and returns how many; a plan was looked at up to
+// looked, 0 = it is not being planned.
+func (r *Replayer) note(ctx context.Context, j *job, list []*letter, looked int64) (noted int, err error) {
 	ns, results, details := make([]int64, len(list)), make([]string, len(list)), make([]string, len(list))
 	for i, l := range list {
 		ns[i], results[i], details[i] = l.n, "refused", string(l.why)
@@ -283,12 +294,13 @@ func (r *Replayer) note(ctx context.Context, j *job, list []*letter, looked int6
 	}
 	rows, err := r.deps.DB.Query(ctx, noteLetters, pgx.QueryExecModeCacheDescribe, j.id, ns, results, details, looked)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var result string
 	_, err = pgx.ForEachRow(rows, []any{&result}, func() error {
 		r.letters.WithLabelValues(result).Inc()
+		noted++
 		return nil
 	})
-	return err
+	return noted, err
 }

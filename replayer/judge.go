@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/dlq"
@@ -41,6 +42,8 @@ type letter struct {
 	place       int64  // the offset that the task had first; read where it blocks, or waits for one that does
 	contentType string // as the index has it
 	named       bool   // the selector named it by id
+
+	markAt, stateAt, letterAt pgtype.TID // where its rows were read: in the plan, of its state, its own
 
 	claim   claims.Claim // as it was read
 	fixed   []byte       // the repaired payload; nil = it goes as it is

@@ -43,9 +43,9 @@ order by l.n`
 // lettersOf are the statements for what may be asked; each has an index.
 var lettersOf = map[string]string{
 	"":           someLetters + someLettersEnd,
-	"left":       someLetters + ` and result = ''` + someLettersEnd,
-	"refused":    someLetters + ` and result = 'refused'` + someLettersEnd,
-	"died_again": someLetters + ` and outcome = 'died_again'` + someLettersEnd,
+	"left":       someLetters + ` and n > (select done_to from perdure.replays where replay = $1) and result = ''` + someLettersEnd,
+	"refused":    someLetters + ` and detail <> '' and result = 'refused'` + someLettersEnd,
+	"died_again": someLetters + ` and fingerprint <> '' and outcome = 'died_again'` + someLettersEnd,
 }
 
 // Letters returns at most limit letters of a replay behind the place after, in its

@@ -16,12 +16,15 @@ import (
 func (r *rig) wrongs(canary int) (wrong []string) {
 	r.t.Helper()
 	for what, sql := range map[string]string{
-		"a letter moved twice":           `select count(*) from (select from perdure.outbox group by task_id, epoch having count(*) > 1) o`,
-		"a completed task went":          `select count(*) from perdure.outbox o join perdure.resolutions x using (task_id)`,
-		"a discarded letter went":        `select count(*) from perdure.outbox o join perdure.dead_letters d using (task_id) where d.message = 'discarded first'`,
-		"a paused replay moved letters":  `select count(*) from perdure.replays r join perdure.replay_letters l using (replay) where r.state = 'paused' and l.result = 'replayed'`,
-		"a letter went and nobody knows": `select count(*) from perdure.outbox o where not exists (select from perdure.audit a where a.details -> 'letters' ? (o.task_id || '@' || o.epoch - 1))`,
-		"a move is not counted":          `select count(*) from perdure.replays r where replayed <> (select count(*) from perdure.replay_letters l where l.replay = r.replay and l.result = 'replayed')`,
+		"a letter moved twice":                 `select count(*) from (select from perdure.outbox group by task_id, epoch having count(*) > 1) o`,
+		"a completed task went":                `select count(*) from perdure.outbox o join perdure.resolutions x using (task_id)`,
+		"a discarded letter went":              `select count(*) from perdure.outbox o join perdure.dead_letters d using (task_id) where d.resolved_by = 'discarded first'`,
+		"a paused replay moved letters":        `select count(*) from perdure.replays r join perdure.replay_letters l using (replay) where r.state = 'paused' and l.result = 'replayed'`,
+		"a letter went and nobody knows":       `select count(*) from perdure.outbox o where not exists (select from perdure.audit a where a.details -> 'letters' ? (o.task_id || '@' || o.epoch - 1))`,
+		"a letter is out without a row":        `select count(*) from perdure.letter_states d where state = 'replaying' and not exists (select from perdure.outbox o where d.letter = o.task_id || '@' || o.epoch - 1)`,
+		"a letter went that is open":           `select count(*) from perdure.outbox o join perdure.letter_states d on d.letter = o.task_id || '@' || o.epoch - 1 where d.state = 'open'`,
+		"a letter went with another's payload": `select count(*) from perdure.outbox o join perdure.letters l on l.letter = o.task_id || '@' || o.epoch - 1 where o.payload <> l.payload`,
+		"a move is not counted":                `select count(*) from perdure.replays r where replayed <> (select count(*) from perdure.replay_letters l where l.replay = r.replay and l.result = 'replayed')`,
 	} {
 		if n := r.count(sql); n > 0 {
 			wrong = append(wrong, what)
@@ -36,7 +39,8 @@ func (r *rig) wrongs(canary int) (wrong []string) {
 // A scenario lets every letter be judged, does something, and moves what was judged.
 type scenario struct {
 	between string // SQL; may name REPLAY, the first, and TASK, of one of the letters
-	rivals  int    // replays of the same letters
+	spoil   func(list []letter)
+	rivals  int // replays of the same letters
 	canary  int
 }
 
@@ -74,8 +78,11 @@ func (r *rig) play(s scenario, sql statements) (wrong []string) {
 	if s.between != "" {
 		r.exec(strings.NewReplacer("REPLAY", "'"+runs[0].j.id+"'", "TASK", fmt.Sprintf("'main-1-%d'", r.played+3)).Replace(s.between))
 	}
+	if s.spoil != nil {
+		s.spoil(runs[0].list)
+	}
 	for _, one := range runs {
-		if err := one.x.finish(r.t.Context(), one.j, one.list); err != nil {
+		if _, err := one.x.finish(r.t.Context(), one.j, one.list); err != nil {
 			wrong = append(wrong, "it ends with an error: "+err.Error())
 		}
 	}
@@ -98,22 +105,31 @@ func (s statements) broken(t *testing.T, m ...mutation) statements {
 
 func TestMutationsTurnTheCheckersRed(t *testing.T) {
 	r, whole := newRig(t), statements{moveLetters, countMoved}
-	compare := mutation{`(d.state = 'open' or $9 and d.state = 'held')`, `(true or $9)`}
+	// Two guards: the state, and that the row is still the one that was read.
+	compare := []mutation{{`(d.state = 'open' or $9 and d.state = 'held')`, `(true or $9)`}, {`d.ctid = p.state_at and`, ``}}
 	for name, c := range map[string]struct {
 		scenario
 		broken []mutation
 		want   string
 	}{
-		"no compare": {scenario{rivals: 2}, []mutation{compare}, "a letter moved twice"},
-		"no look at what was decided": {scenario{rivals: 1, between: `update perdure.dead_letters set state = 'discarded', message = 'discarded first' where task_id = TASK`},
-			[]mutation{compare}, "a discarded letter went"},
+		"no compare": {scenario{rivals: 2}, compare, "a letter moved twice"},
+		"no look at what was decided": {scenario{rivals: 1, between: `update perdure.dead_letters set state = 'discarded', resolved_by = 'discarded first' where task_id = TASK`},
+			compare, "a discarded letter went"},
 		"no look at resolutions": {scenario{rivals: 1, between: `insert into perdure.resolutions (task_id, epoch, at, outcome) values (TASK, 0, now(), 'completed')`},
 			[]mutation{{`and (select x.task_id from perdure.resolutions x where x.task_id = i.task_id) is null`, ``}}, "a completed task went"},
 		"no look at the replay's state": {scenario{rivals: 1, between: `update perdure.replays set state = 'paused' where replay = REPLAY`},
 			[]mutation{{`where replay = $1 and state in ('canary', 'ramping', 'running')`, `where replay = $1`}, {`and (state in ('ramping', 'running') or $6 and state = 'canary')`, `and $6::boolean is not null`}}, "a paused replay moved letters"},
 		"no bound of the canary": {scenario{rivals: 2, canary: 4}, []mutation{{`limit (select room from j)`, ``}}, "more than the canary went"},
-		"no audit":               {scenario{rivals: 1}, []mutation{{`'letters', (select`, `'others', (select`}}, "a letter went and nobody knows"},
-		"no count":               {scenario{rivals: 1}, []mutation{{`set replayed = replayed +`, `set replayed = replayed + 0 *`}}, "a move is not counted"},
+		"no look at whose state it is": {scenario{rivals: 1, spoil: func(list []letter) { list[0].stateAt = list[1].stateAt }},
+			[]mutation{{`d.letter = p.letter and`, ``}}, "a letter went that is open"},
+		"no look at whose payload it is": {scenario{rivals: 1, spoil: func(list []letter) { list[0].letterAt = list[1].letterAt }},
+			[]mutation{{`where t.ctid = i.letter_at) = i.letter`, `where t.ctid = i.letter_at) is not null`}}, "a letter went with another's payload"},
+		"no look at whose mark it is": {scenario{rivals: 1, spoil: func(list []letter) { list[0].markAt = list[1].markAt }},
+			[]mutation{{`and r.replay = $1 and r.n = i.n`, ``}}, "a letter went and nobody knows"},
+		"no look whether its payload is there": {scenario{rivals: 1, between: `update perdure.letters set message = 'written anew' where task_id = TASK`},
+			[]mutation{{`(select t.letter from perdure.letters t where t.ctid = i.letter_at) = i.letter`, `true`}}, "a letter is out without a row"},
+		"no audit": {scenario{rivals: 1}, []mutation{{`'letters', (select`, `'others', (select`}}, "a letter went and nobody knows"},
+		"no count": {scenario{rivals: 1}, []mutation{{`set replayed = replayed +`, `set replayed = replayed + 0 *`}}, "a move is not counted"},
 	} {
 		if wrong := r.play(c.scenario, whole); len(wrong) > 0 {
 			t.Fatalf("%s, as it is: %v", name, wrong)

@@ -56,6 +56,7 @@ type Replayer struct {
 	letters   *prometheus.CounterVec
 	ended     *prometheus.CounterVec
 	passed    map[string]int64       // by job: letters up to this n were looked at by this process
+	ahead     *ahead                 // the slice that comes next; nil: none was read
 	transport *http.Transport        // to repair agents
 	strikes   map[string]int         // by job: letters in a row at which its fixer was stopped at a limit
 	soonest   time.Duration          // until a job that this process looked at is due; 0 = unknown
@@ -113,6 +114,7 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 // Redis away it waits: no letter moves without a claim read.
 func (r *Replayer) Run(ctx context.Context) error {
 	defer r.transport.CloseIdleConnections()
+	defer r.dropAhead()
 	wait := r.cfg.Poll
 	for ctx.Err() == nil {
 		busy, err := r.turn(ctx)
@@ -213,7 +215,7 @@ update perdure.replays set state = $3, note = $4, changed_at = clock_timestamp()
   ramp_at = case when $3 = 'ramping' then clock_timestamp() else ramp_at end,
   tokens = case when $3 = 'ramping' then least(tokens, 0) else tokens end
 where replay = $1 and state = $2
-  and ($3 <> 'done' or dry_run or not exists (select from perdure.replay_letters where replay = $1 and result = ''))`
+  and ($3 <> 'done' or dry_run or not exists (select from perdure.replay_letters where replay = $1 and n > done_to and result = ''))`
 
 // become moves a job on by itself. A person who moved it meanwhile wins.
 func (r *Replayer) become(ctx context.Context, j *job, to State, why string) error {

@@ -154,7 +154,7 @@ func (j *Jobs) Get(ctx context.Context, id string) (*Replay, error) {
 	}
 	if r.Refused > 0 {
 		rows, err := j.db.Query(ctx, `select detail, count(*), min(letter) from (
-  select detail, letter from perdure.replay_letters where replay = $1 and result = 'refused' order by n limit $2) d
+  select detail, letter from perdure.replay_letters where replay = $1 and detail <> '' and result = 'refused' order by n limit $2) d
 group by detail order by 2 desc, 1 limit 20`, id, mostGrouped)
 		if err != nil {
 			return nil, fmt.Errorf("replay %s: %w", id, err)
@@ -165,7 +165,7 @@ group by detail order by 2 desc, 1 limit 20`, id, mostGrouped)
 	}
 	if r.Became != nil && r.Became.DiedAgain > 0 {
 		rows, err := j.db.Query(ctx, `select fingerprint, count(*) from (
-  select fingerprint from perdure.replay_letters where replay = $1 and outcome = 'died_again' order by n limit $2) d
+  select fingerprint from perdure.replay_letters where replay = $1 and fingerprint <> '' and outcome = 'died_again' order by n limit $2) d
 group by fingerprint order by 2 desc, 1 limit 20`, id, mostGrouped)
 		if err != nil {
 			return nil, fmt.Errorf("replay %s: %w", id, err)

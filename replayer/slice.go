@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/perdure/perdure/internal/claims"
@@ -16,7 +17,7 @@ import (
 )
 
 // nextOfPlan are the next places of a job.
-const nextOfPlan = `select n, letter from perdure.replay_letters where replay = $1 and n > $2 and result = '' order by n limit $3`
+const nextOfPlan = `select n, letter, ctid from perdure.replay_letters where replay = $1 and n > $2 and result = '' order by n limit $3`
 
 // Who else has a letter is asked only while planning ($4): a run is told by the
 // compare-and-set. Rows are found by the letter before anything else is asked of them
@@ -29,15 +30,17 @@ select rl.n, rl.letter, d.letter is not null, coalesce(d.task_id, ''), coalesce(
   coalesce((select outcome from perdure.resolutions where task_id = d.task_id), ''),
   case when $4 then coalesce((
     select o.replay from (select replay, result from perdure.replay_letters where letter = rl.letter offset 0) o join perdure.replays r on r.replay = o.replay
-    where o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end
+    where o.replay <> $1 and o.result = '' and r.state in ('canary', 'ramping', 'running', 'paused') limit 1), '') else '' end, d.state_at, d.letter_at
 from unnest($2::bigint[], $3::text[]) rl(n, letter)
-left join lateral (select * from perdure.dead_letters where letter = rl.letter offset 0) d on true
+left join lateral (
+  select l.*, s.state, s.ctid as state_at, l.ctid as letter_at from perdure.letters l join perdure.letter_states s on s.letter = l.letter where l.letter = rl.letter offset 0) d on true
 order by rl.n`
 
 // slice moves or refuses the next letters of a job, at most n; left says that
 // there may be more.
 func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err error) {
-	list, more, err := r.judged(ctx, j, r.passed[j.id], n)
+	after := max(r.passed[j.id], j.doneTo)
+	list, more, err := r.judged(ctx, j, after, n)
 	if err != nil || len(list) == 0 {
 		return false, err
 	}
@@ -45,10 +48,18 @@ func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err err
 		j.stuck = why
 		return false, err
 	}
-	if err := r.finish(ctx, j, list); err != nil {
+	last := list[len(list)-1].n
+	if more && j.rate() <= 0 && j.state == Running && j.spec.Fixer == nil {
+		r.readAhead(ctx, j, last, n)
+	}
+	done, err := r.finish(ctx, j, list)
+	if err != nil {
 		return false, fmt.Errorf("letters %s to %s: %w", list[0].id, list[len(list)-1].id, err)
 	}
-	r.passed[j.id] = list[len(list)-1].n
+	r.passed[j.id] = last
+	if done == len(list) && j.doneTo == after {
+		j.doneTo = last
+	}
 	return more, nil
 }
 
@@ -91,7 +102,7 @@ func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err e
 	if err := r.sample(ctx, j, list); err != nil {
 		return 0, err
 	}
-	if err := r.note(ctx, j, refused, list[len(list)-1].n); err != nil || j.stuck == "" {
+	if _, err := r.note(ctx, j, refused, list[len(list)-1].n); err != nil || j.stuck == "" {
 		return 0, err
 	}
 	return 0, r.become(ctx, j, Stopped, j.stuck)
@@ -100,7 +111,10 @@ func (r *Replayer) look(ctx context.Context, j *job) (pause time.Duration, err e
 // judged reads the next letters after a place in the job, with why each may not
 // go, repaired where the plan says so; more: there may be more behind them.
 func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) (list []letter, more bool, err error) {
-	if list, err = r.next(ctx, j, after, n); err != nil || len(list) == 0 {
+	if list = r.readBefore(j, after, n); list == nil {
+		list, err = r.next(ctx, j, after, n)
+	}
+	if err != nil || len(list) == 0 {
 		return nil, false, err
 	}
 	more = len(list) == n
@@ -176,13 +190,21 @@ func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]lett
 	}
 	var ns []int64
 	var ids []string
-	var at int64
+	var marks []pgtype.TID
+	var n64 int64
 	var id string
-	if _, err := pgx.ForEachRow(rows, []any{&at, &id}, func() error { ns, ids = append(ns, at), append(ids, id); return nil }); err != nil {
+	var mark pgtype.TID
+	if _, err := pgx.ForEachRow(rows, []any{&n64, &id, &mark}, func() error {
+		ns, ids, marks = append(ns, n64), append(ids, id), append(marks, mark)
+		return nil
+	}); err != nil {
 		return nil, fmt.Errorf("read the plan: %w", err)
 	}
 	// In parts: where letters are on disk, it is waited for several of them at once.
 	list := make([]letter, len(ns))
+	for i := range list {
+		list[i].markAt = marks[i]
+	}
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(readers)
 	size := max(leastPart, (len(ns)+readers-1)/readers)
@@ -207,7 +229,7 @@ func (r *Replayer) read(ctx context.Context, j *job, ns []int64, ids []string, l
 		l := &list[i]
 		var state, reason string
 		if err := rows.Scan(&l.n, &l.id, &l.found, &l.taskID, &l.epoch, &l.kind, &l.queue, &state, &reason, &l.class, &l.run, &l.cut, &l.size,
-			&l.block, &l.place, &l.key, &l.headers, &l.contentType, &l.expired, &l.ended, &l.taken); err != nil {
+			&l.block, &l.place, &l.key, &l.headers, &l.contentType, &l.expired, &l.ended, &l.taken, &l.stateAt, &l.letterAt); err != nil {
 			return fmt.Errorf("read letters: %w", err)
 		}
 		l.state, l.reason, l.named = schemas.LetterState(state), schemas.Reason(reason), j.named

@@ -24,6 +24,7 @@ type job struct {
 	spec     Spec
 
 	letters, looked, replayed, refused, completed, died, same, other int64
+	doneTo                                                           int64 // each letter up to this n was replayed or refused
 
 	stuck string // why its fixer or an open breaker ends it; "" = they do not
 
@@ -61,7 +62,7 @@ where replay = (
     and (lease is null or lease < clock_timestamp() or owner = $1)
   order by due_at, replay limit 1 for update skip locked)
 returning replay, state, dry_run, who, why, hash, selector ? 'ids', spec, letters, looked, replayed, refused, completed, died_again, died_same, other,
-  tokens, paced_at, clock_timestamp(), coalesce(ramp_at, clock_timestamp()), canary_at`
+  tokens, paced_at, clock_timestamp(), coalesce(ramp_at, clock_timestamp()), canary_at, done_to`
 
 // Only from the count that was read: a person may have changed the rate since.
 const countTokens = `
@@ -74,7 +75,7 @@ func (r *Replayer) take(ctx context.Context) (*job, error) {
 	var now, ramp time.Time
 	var paced, canary *time.Time
 	err := r.deps.DB.QueryRow(ctx, takeJob, r.cfg.Instance, r.cfg.Lease).Scan(&j.id, &j.state, &j.dryRun, &j.who, &j.why, &j.hash, &j.named, &spec,
-		&j.letters, &j.looked, &j.replayed, &j.refused, &j.completed, &j.died, &j.same, &j.other, &j.tokens, &paced, &now, &ramp, &canary)
+		&j.letters, &j.looked, &j.replayed, &j.refused, &j.completed, &j.died, &j.same, &j.other, &j.tokens, &paced, &now, &ramp, &canary, &j.doneTo)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -111,8 +112,8 @@ func (r *Replayer) take(ctx context.Context) (*job, error) {
 func (r *Replayer) release(ctx context.Context, j *job, pause time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if _, err := r.deps.DB.Exec(ctx, `update perdure.replays set lease = null, owner = '', due_at = greatest(due_at, clock_timestamp() + $3::interval)
-where replay = $1 and owner = $2`, j.id, r.cfg.Instance, pause); err != nil {
+	if _, err := r.deps.DB.Exec(ctx, `update perdure.replays set lease = null, owner = '', done_to = greatest(done_to, $4), due_at = greatest(due_at, clock_timestamp() + $3::interval)
+where replay = $1 and owner = $2`, j.id, r.cfg.Instance, pause, j.doneTo); err != nil {
 		r.log.Warn("replayer: cannot give a lease back; it runs out by itself", "replay", j.id, "err", err)
 	}
 }
