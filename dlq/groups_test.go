@@ -159,12 +159,17 @@ func TestPagesHaveTheLettersThatAFilterTakes(t *testing.T) {
 			group: pick("fp1:", 600), died: time.Unix(1e9+rng.Int64N(50), 0)}
 		if i%100 == 0 {
 			d.reason, d.state = "expired", []string{"open", "held"}[rng.IntN(2)]
+		} else if i%25 == 7 {
+			d.state, d.group, d.died = "discarded", "fp1:7", time.Unix(1e9+40+rng.Int64N(2), 0) // many at once, of one group
+		} else if i%25 == 9 {
+			d.state, d.died = "replaying", time.Unix(1e9+20+rng.Int64N(2), 0) // and of many
 		}
 		rows[i] = d
 	}
 	r.deadRows(rows)
 	letters := NewLetters(r.db)
-	for _, f := range []Filter{{}, {Reason: "expired"}, {Reason: "permanent"}, {Reason: "none"}, {State: "open"}, {Kind: "kind1", State: "held"}, {Queue: "q1", Reason: "expired"},
+	for _, f := range []Filter{{}, {Reason: "expired"}, {Reason: "permanent"}, {Reason: "none"}, {State: "open"}, {State: "held"}, {State: "discarded"}, {State: "resolved"},
+		{State: "discarded", Since: time.Unix(1e9+25, 0)}, {State: "replaying"}, {Kind: "kind1", State: "held"}, {Queue: "q1", Reason: "expired"},
 		{Kind: "kind1", Queue: "q0", State: "resolved"}, {Group: "fp1:3", State: "resolved"}, {Group: "fp1:3", Reason: "none"}, {Reason: "expired", Since: time.Unix(1e9+25, 0)}} {
 		var want []string
 		for _, d := range rows {

@@ -116,13 +116,30 @@ where ($1 = '' or l.kind = $1) and ($2 = '' or l.queue = $2) and ($3 = '' or s.s
   and ($9::text[] is null or l.letter = any($9) or l.task_id = any($9))
   and ($11::text[] is null or s.fingerprint = any($11))
 order by l.died_at desc, l.letter desc limit $10`
-	// By a state alone: from its index.
-	pageOfState = `
+	// Those that are open: from their index.
+	pageOfOpen = `
 select s.letter, s.died_at from perdure.letter_states s
-where $1 = '' and $2 = '' and s.state = $3 and $4 = '' and $5 = ''
+where $1 = '' and $2 = '' and s.state = 'open' and $3 = 'open' and $4 = '' and $5 = ''
   and ($6::timestamptz is null or s.died_at >= $6) and ($7::timestamptz is null or s.died_at <= $7 and (s.died_at, s.letter) < ($7, $8))
   and $9::text[] is null and $11::text[] is null
 order by s.died_at desc, s.letter desc limit $10`
+	// By another state alone: an index of it would cost each letter that passes through. Of as many groups as letters are wanted, those that have
+	// the latest, a page each: in the index's own order, with all that are as late as the last.
+	pageOfState = `
+select p.letter, p.died_at from (
+  select c.fingerprint, last.died_at from (
+    select fingerprint from perdure.group_rows where state = $3 and $1 = '' and $2 = '' and $4 = '' and $5 = '' and $9::text[] is null and $11::text[] is null
+    group by 1 having sum(n) > 0) c
+  cross join lateral (
+    select d.died_at from perdure.letter_states d where d.fingerprint = c.fingerprint and d.state = $3
+      and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7 and (d.died_at, d.letter) < ($7, $8))
+    order by d.died_at desc limit 1) last
+  order by last.died_at desc fetch first ($10) rows with ties) g
+cross join lateral (
+  select d.letter, d.died_at from perdure.letter_states d where d.fingerprint = g.fingerprint and d.state = $3
+    and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7 and (d.died_at, d.letter) < ($7, $8))
+  order by d.died_at desc fetch first ($10) rows with ties) p
+order by p.died_at desc, p.letter desc limit $10`
 )
 
 // Of some groups: of each, in each state, a page by its own index; then the latest
@@ -142,7 +159,7 @@ where $3 = '' or s.state = $3
 order by p.died_at desc, p.letter desc limit $10`
 
 // pages are the statements of one kind of list.
-type pages struct{ all, state, groups string }
+type pages struct{ all, open, state, groups string }
 
 // Each by its key (offset 0), whatever Postgres guesses how many there are.
 const (
@@ -154,8 +171,8 @@ order by p.died_at desc, p.letter desc`
 )
 
 var (
-	listLetters  = pages{pageOf + pageOfAll + listed, pageOf + pageOfState + listed, pageOf + pageOfGroups + listed}
-	wholeLetters = pages{pageOf + pageOfAll + whole, pageOf + pageOfState + whole, pageOf + pageOfGroups + whole}
+	listLetters  = pages{pageOf + pageOfAll + listed, pageOf + pageOfOpen + listed, pageOf + pageOfState + listed, pageOf + pageOfGroups + listed}
+	wholeLetters = pages{pageOf + pageOfAll + whole, pageOf + pageOfOpen + whole, pageOf + pageOfState + whole, pageOf + pageOfGroups + whole}
 )
 
 // page reads letters of all groups, or, if f means some, of these; not if it names a key
@@ -167,6 +184,9 @@ func (s *Letters) page(ctx context.Context, of *pages, f *Filter, groups []strin
 	case groups != nil && f.Key == "":
 		return s.db.Query(ctx, of.groups, args...)
 	case groups == nil && f.State != "" && f.Kind+f.Queue+f.Reason+f.Key == "" && f.IDs == nil:
+		if f.State == string(schemas.LetterOpen) {
+			return s.db.Query(ctx, of.open, args...)
+		}
 		return s.db.Query(ctx, of.state, args...)
 	}
 	return s.db.Query(ctx, of.all, args...)

@@ -62,6 +62,7 @@ func (b *lettersBench) questions(ctx context.Context, pool *pgxpool.Pool) (list 
 		{"time, the last six days", dlq.Filter{Since: latest.Add(-6 * 24 * time.Hour)}},
 		{"state open", dlq.Filter{State: "open"}},
 		{"state replaying", dlq.Filter{State: "replaying"}},
+		{"state resolved", dlq.Filter{State: "resolved"}},
 		{"reason expired", dlq.Filter{Reason: "expired"}},
 		{"reason that no letter has", dlq.Filter{Reason: "poison"}},
 		{"error text of one group", dlq.Filter{Text: few.text[len(few.text)-80:]}},
