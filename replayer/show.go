@@ -99,9 +99,51 @@ func scanReplay(r pgx.CollectableRow) (Replay, error) {
 	return x, nil
 }
 
-// unlimited is about what a replayer moves a second where no rate holds it
-// (docs/performance.md).
-const unlimited = 4_000
+// unlimited is about what a replayer moves a second where no rate holds it and none of this
+// installation's replays says more (docs/performance.md).
+const unlimited = 10_000
+
+// What the latest large replays without a rate reached, from their first letter behind the
+// canary to their last. The fastest: others waited for people, or for other work.
+const reached = `
+select coalesce(max((last.n - first.n) / extract(epoch from last.done_at - first.done_at)), 0)::float8
+from (
+  select replay, spec from perdure.replays
+  where state = 'done' and not dry_run and replayed >= $1 and refused * 10 < replayed and coalesce((spec ->> 'rate')::float8, 0) = 0
+  order by changed_at desc limit 5) r
+cross join lateral (
+  select n, done_at from perdure.replay_letters where replay = r.replay and n > coalesce((r.spec -> 'canary' ->> 'letters')::bigint, 0) and result = 'replayed' order by n limit 1) first
+cross join lateral (select n, done_at from perdure.replay_letters where replay = r.replay and result = 'replayed' order by n desc limit 1) last
+where last.done_at > first.done_at`
+
+// reachedBy is how many letters a replay must have moved for its speed to say something.
+const reachedBy = 10_000
+
+// foretell says how long the replays of a list that have no rate will take.
+func (j *Jobs) foretell(ctx context.Context, list []Replay) error {
+	speed := 0.0
+	for i := range list {
+		x := &list[i]
+		if x.Expected == 0 || x.Spec.Rate > 0 {
+			continue
+		}
+		if speed == 0 {
+			if err := j.db.QueryRow(ctx, reached, reachedBy).Scan(&speed); err != nil {
+				return fmt.Errorf("how fast replays went: %w", err)
+			}
+			if speed == 0 {
+				speed = unlimited
+			}
+		}
+		x.Expected = lasts(float64(x.Left) / speed)
+	}
+	return nil
+}
+
+// lasts is so many seconds, to be shown.
+func lasts(s float64) Duration {
+	return Duration(time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond))
+}
 
 // expected is how long the letters that are left take to be sent: the time in which the
 // rate, as rateAt lets it grow, adds up to them.
@@ -126,7 +168,7 @@ func expected(r *Replay, ramped time.Duration) Duration {
 			s += u - t
 		}
 	}
-	return Duration(time.Duration((s + max(left, 0)) * float64(time.Second)).Round(100 * time.Millisecond))
+	return lasts(s + max(left, 0))
 }
 
 // List returns at most limit replays, the latest first.
@@ -139,7 +181,7 @@ func (j *Jobs) List(ctx context.Context, limit int) ([]Replay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list replays: %w", err)
 	}
-	return list, nil
+	return list, j.foretell(ctx, list)
 }
 
 // mostGrouped is how many of a replay's refused letters, and of those that died again,
@@ -191,5 +233,6 @@ func (j *Jobs) glance(ctx context.Context, id string) (*Replay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("replay %s: %w", id, err)
 	}
-	return &r, nil
+	one := []Replay{r}
+	return &one[0], j.foretell(ctx, one)
 }

@@ -68,6 +68,12 @@ returning replay, state, dry_run, who, why, hash, selector ? 'ids', spec, letter
 const countTokens = `
 update perdure.replays set tokens = $2, paced_at = $3 where replay = $1 and paced_at is not distinct from $4 returning tokens`
 
+// saveUp counts what a rate allows after a while. About half a second can be saved up, so
+// that no hiccup becomes a burst.
+func saveUp(tokens, rate float64, while time.Duration) float64 {
+	return min(tokens+rate*while.Seconds(), rate/2+1)
+}
+
 // take takes the next job that is due; nil if there is none.
 func (r *Replayer) take(ctx context.Context) (*job, error) {
 	var j job
@@ -93,9 +99,8 @@ func (r *Replayer) take(ctx context.Context) (*job, error) {
 	if rate := j.rate(); rate > 0 {
 		// What is counted stands in the row before it is spent, and is spent in the
 		// statement that moves letters: whoever is killed, the rate holds.
-		// About half a second can be saved up, so that no hiccup becomes a burst.
 		if paced != nil { // else the count begins now
-			j.tokens = min(j.tokens+rate*now.Sub(*paced).Seconds(), rate/2+1)
+			j.tokens = saveUp(j.tokens, rate, now.Sub(*paced))
 		}
 		err := r.deps.DB.QueryRow(ctx, countTokens, j.id, j.tokens, now, paced).Scan(&j.tokens)
 		if errors.Is(err, pgx.ErrNoRows) {
