@@ -321,6 +321,54 @@ func TestPruneNeverTakesAnUnfinishedLetter(t *testing.T) {
 	}
 }
 
+// Who has locked a letter comes to its state, as one who reads it through the view for
+// update does: pruning takes both or neither, and waits for nobody.
+func TestPruneWaitsForNoLetter(t *testing.T) {
+	r := newRig(t)
+	x, err := NewIndex(Config{History: time.Hour}, r.deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := x.rows(nil)
+	for i := range 3 {
+		b.letters = append(b.letters, row(letterOf(fmt.Sprintf("main-1-%d", i+1), 0), "payments", &kgo.Record{Topic: "d"}))
+	}
+	if err := x.store(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.db.Exec(t.Context(), `update perdure.dead_letters set state = 'resolved', changed_at = now() - interval '400 days'`); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := r.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) //nolint:errcheck // after a commit it does nothing
+	if _, err := tx.Exec(t.Context(), `select from perdure.letters where letter = 'main-1-2@0' for update`); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := x.pruneOnce(ctx); err != nil {
+		t.Fatalf("pruning beside one that holds a letter: %v", err)
+	}
+	if _, err := tx.Exec(t.Context(), `select from perdure.letter_states where letter = 'main-1-2@0' for update nowait`); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters`); n != 1 {
+		t.Errorf("%d letters are left, want the one that is held", n)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.pruneOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters`); n != 0 {
+		t.Errorf("%d letters are left", n)
+	}
+}
+
 func TestLettersAndGroupsOverHTTP(t *testing.T) {
 	r := newRig(t)
 	x, err := NewIndex(Config{}, r.deps)

@@ -17,13 +17,15 @@ const pruneChunk = 5000
 // now(), not clock_timestamp(): an index cannot be searched for a value that
 // changes while it is searched.
 const (
-	// In whatever order: it waits for no row, so it can be part of no deadlock.
+	// Both rows of a letter are locked first, or neither: it waits for none of them, and so is
+	// part of no deadlock with who locks the letter before its state.
 	pruneLetters = `
-with s as (
-  delete from perdure.letter_states where letter in (
-    select letter from perdure.letter_states
-    where queue = $1 and state in ('resolved', 'discarded') and changed_at < now() - $2::interval
-    order by changed_at limit $3 for update skip locked)
+with c as (
+  select s.letter from perdure.letter_states s join perdure.letters l on l.letter = s.letter
+  where s.queue = $1 and s.state in ('resolved', 'discarded') and s.changed_at < now() - $2::interval
+  order by s.changed_at limit $3 for update skip locked),
+s as (
+  delete from perdure.letter_states where letter in (select letter from c)
   returning letter)
 delete from perdure.letters l using s where l.letter = s.letter`
 	pruneEvents = `
