@@ -171,3 +171,33 @@ func BenchmarkIdle(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkRead is what a read of an empty window costs, the session's own CPU time beside it.
+func BenchmarkRead(b *testing.B) {
+	g := newRig(b)
+	r := g.relay("bench", nil)
+	r.deps.Log, r.log = quiet, quiet
+	tm := &term{r: r, words: map[string]string{}, limit: 1000}
+	var err error
+	if tm.conn, err = r.connect(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	defer closeConn(tm.conn)
+	if tm.is, err = r.identify(b.Context(), tm.conn); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := tm.standby(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	session := fmt.Sprintf("/proc/%d/stat", tm.conn.PgConn().PID())
+	b.ResetTimer()
+	began := spent(session)
+	for range b.N {
+		w, err := tm.readWindow(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		tm.reuse(w.slab)
+	}
+	b.ReportMetric(float64((spent(session)-began).Microseconds())/float64(b.N), "µs-postgres/op")
+}

@@ -29,10 +29,16 @@ const atPlace = ` ctid = $3 and shard = $1 and fence = $2`
 // The first statement of every commit: it locks the cursor's row or changes nothing. It
 // says where the row is now, and tells those after it that it was there.
 const (
-	moveWithin = `update perdure.relay_cursor set upto = $4::text::pg_snapshot, at_id = $5, moved_at = clock_timestamp()
+	// moveWithin goes on in a large window. $6: what was the target is drained, and a new one begins.
+	moveWithin = `update perdure.relay_cursor set prev = case when $6 then upto else prev end, upto = $4::text::pg_snapshot, at_id = $5, moved_at = clock_timestamp()
 where` + atPlace + ` returning ctid,` + holds
-	moveBeyond = `update perdure.relay_cursor set prev = $4::text::pg_snapshot, upto = null, at_id = 0, moved_at = clock_timestamp()
-where` + atPlace + ` returning ctid,` + holds
+	// moveBeyond leaves a window behind and takes the target of the next read: the commit
+	// puts all that it sees on disk, so that read needs no flush. The snapshot is the
+	// statement's, from before its transaction has an xid.
+	moveBeyond = `update perdure.relay_cursor set prev = $4::text::pg_snapshot, upto = pg_current_snapshot(), at_id = 0, moved_at = clock_timestamp()
+where` + atPlace + ` returning ctid,` + holds + ` || set_config('perdure.relay_place', ctid::text, false)`
+	// whereMoved finds the row that moveBeyond has moved, before the answer is here.
+	whereMoved = ` ctid = current_setting('perdure.relay_place', true)::tid and shard = $1 and fence = $2`
 	// Locked first: FOR UPDATE looks at a row again after what it returns is computed.
 	holdCursor = `with c as materialized (select ctid from perdure.relay_cursor where` + atPlace + ` for update) select ctid,` + holds + ` from c`
 	holds      = ` set_config('perdure.relay_holds', $1 || ' ' || $2::bigint, true)`
@@ -155,24 +161,69 @@ func (t *term) whys() (queues, whys []string) {
 // was changed.
 func (c *commit) run(ctx context.Context) error {
 	results := c.t.conn.SendBatch(ctx, &c.batch)
-	var place pgtype.TID
-	err := results.QueryRow().Scan(&place, nil)
-	lost := errors.Is(err, pgx.ErrNoRows)
-	if lost {
-		err = nil
+	place, err := c.moved(results)
+	if cerr := results.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("postgres: move the relay's cursor: %w", cerr)
+	}
+	if err == nil {
+		c.t.place = place
+	}
+	return err
+}
+
+// andRead is the transaction and the read of what lies behind it. The read is not a part
+// of it: one whose answer nobody takes must not keep the cursor locked.
+func (c *commit) andRead() *pgx.Batch {
+	both := &pgx.Batch{}
+	both.Queue(`begin`)
+	both.QueuedQueries = append(both.QueuedQueries, c.batch.QueuedQueries...)
+	both.Queue(`commit`)
+	both.Queue(c.t.r.sql.behind, c.t.r.cfg.Source, c.t.fence, c.t.limit+1, c.t.bound())
+	return both
+}
+
+// runAndRead sends the transaction, whose first statement is moveBeyond, and the read
+// behind it in one round trip.
+func (c *commit) runAndRead(ctx context.Context) (w *window, over bool, err error) {
+	results := c.t.conn.SendBatch(ctx, c.andRead())
+	defer func() {
+		if cerr := results.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("postgres: read the outbox: %w", cerr)
+		}
+		if err != nil && !c.t.conn.IsClosed() && c.t.conn.PgConn().TxStatus() != 'I' {
+			_, rerr := c.t.conn.Exec(ctx, `rollback`)
+			err = errors.Join(err, rerr)
+		}
+	}()
+	if _, err := results.Exec(); err != nil {
+		return nil, false, fmt.Errorf("postgres: move the relay's cursor: %w", err)
+	}
+	place, err := c.moved(results)
+	if err != nil {
+		return nil, false, err
+	}
+	if _, err := results.Exec(); err != nil {
+		return nil, false, fmt.Errorf("postgres: move the relay's cursor: %w", err)
+	}
+	c.t.place = place
+	rows, err := results.Query()
+	if err != nil {
+		return nil, false, fmt.Errorf("postgres: read the outbox: %w", err)
+	}
+	return c.t.receive(rows)
+}
+
+// moved takes the answers of the commit's own statements.
+func (c *commit) moved(results pgx.BatchResults) (place pgtype.TID, err error) {
+	err = results.QueryRow().Scan(&place, nil)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return place, fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
 	}
 	for n := c.batch.Len(); err == nil && n > 1; n-- {
 		_, err = results.Exec()
 	}
-	if cerr := results.Close(); err == nil {
-		err = cerr
-	}
 	if err != nil {
-		return fmt.Errorf("postgres: move the relay's cursor: %w", err)
+		return place, fmt.Errorf("postgres: move the relay's cursor: %w", err)
 	}
-	if lost {
-		return fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
-	}
-	c.t.place = place
-	return nil
+	return place, nil
 }

@@ -33,14 +33,19 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 		{"parked outside of the bounds", fileParked, "perdure.parked", []any{[]int64{id}, queues, whys, id - 2, id - 1, []int64{id}}},
 		{"parked without a cause", fileParked, "perdure.parked", []any{[]int64{id}, []string{"other"}, whys, id, id, []int64{id}}},
 	} {
-		c := tm.commit(moveBeyond, beyond)
-		c.add(x.sql, x.args...)
-		err := c.run(t.Context())
-		if err == nil || !strings.Contains(err.Error(), x.place) || !strings.Contains(err.Error(), "nothing was moved") {
-			t.Errorf("%s: %v", x.name, err)
-		}
-		if now := cursor(); now != before {
-			t.Errorf("%s: the cursor moved from %s to %s", x.name, before, now)
+		for _, run := range []func(*commit) error{
+			func(c *commit) error { return c.run(t.Context()) },
+			func(c *commit) error { _, _, err := c.runAndRead(t.Context()); return err },
+		} {
+			c := tm.commit(moveBeyond, beyond)
+			c.add(x.sql, x.args...)
+			err := run(c)
+			if err == nil || !strings.Contains(err.Error(), x.place) || !strings.Contains(err.Error(), "nothing was moved") {
+				t.Errorf("%s: %v", x.name, err)
+			}
+			if now := cursor(); now != before {
+				t.Errorf("%s: the cursor moved from %s to %s", x.name, before, now)
+			}
 		}
 	}
 	if n := one[int](g, `select (select count(*) from perdure.scheduled) + (select count(*) from perdure.parked)`); n != 0 {
@@ -53,6 +58,9 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	c.add(fileSchedule, []int64{id}, id, id)
 	if err := c.run(t.Context()); !errors.Is(err, errLeaseLost) {
 		t.Errorf("with a lost fence: %v", err)
+	}
+	if _, _, err := tm.commit(moveBeyond, beyond).runAndRead(t.Context()); !errors.Is(err, errLeaseLost) {
+		t.Errorf("with a lost fence, and a read: %v", err)
 	}
 	g.setCursor(tm, `fence = fence - 1`)
 
@@ -68,6 +76,32 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	}
 	if n := one[int](g, `select (select count(*) from perdure.scheduled) + (select count(*) from perdure.parked)`); n != 2 {
 		t.Errorf("%d rows are filed, want one of each", n)
+	}
+}
+
+// A relay that is stopped while it takes in what lies behind its move keeps nobody from
+// the cursor: whoever takes over need not wait until it wakes.
+func TestAnAnswerThatNobodyTakesLocksNothing(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	tm := g.upkeep(time.Hour)
+	// More than the sockets between them hold.
+	g.exec(`insert into perdure.outbox (kind, queue, payload) select 'post', 'mail', convert_to('"' || repeat(md5(n::text), 30000) || '"', 'UTF8') from generate_series(1, 60) n`)
+	results := tm.conn.SendBatch(t.Context(), tm.commit(moveBeyond, firstSnapshot).andRead())
+	pid := tm.conn.PgConn().PID()
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		return one[bool](g, `select coalesce(wait_event = 'ClientWrite', false) from pg_stat_activity where pid = $1`, int(pid)), "the server is not kept waiting by its reader"
+	})
+	tx, err := g.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) //nolint:errcheck // it only locks
+	if _, err := tx.Exec(t.Context(), `select from perdure.relay_cursor for update nowait`); err != nil {
+		t.Error(err)
+	}
+	if err := results.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -99,15 +133,16 @@ func TestAPassLooksAtOneVersionOfTheCursor(t *testing.T) {
 	if pages := one[int](g, `select pg_relation_size('perdure.relay_cursor') / 8192`); pages < 20 {
 		t.Fatalf("the versions fill %d pages: the snapshot did not keep them", pages)
 	}
-	for name, sql := range map[string]string{"window": tm.r.sql.window, "next": tm.r.sql.next, "moveBeyond": moveBeyond, "holdCursor": holdCursor} {
-		types, args := "text, bigint, tid, bigint", fmt.Sprintf(`'main', %d, '(%d,%d)', 1`, tm.fence, tm.place.BlockNumber, tm.place.OffsetNumber)
-		switch name {
-		case "moveBeyond":
-			types, args = "text, bigint, tid, text", strings.TrimSuffix(args, "1")+"'"+firstSnapshot+"'"
-		case "holdCursor":
-			types, args = "text, bigint, tid", strings.TrimSuffix(args, ", 1")
-		}
-		plan := planOf(t, tm.conn, sql, "generic", types, args)
+	head := fmt.Sprintf(`'main', %d`, tm.fence)
+	place := fmt.Sprintf(`, '(%d,%d)'`, tm.place.BlockNumber, tm.place.OffsetNumber)
+	for name, x := range map[string]struct{ sql, types, args string }{
+		"window":     {tm.r.sql.window, "text, bigint, tid, boolean, bigint, bigint", head + place + `, false, 1, 999999`},
+		"behind":     {tm.r.sql.behind, "text, bigint, bigint, bigint", head + `, 1, 999999`},
+		"next":       {tm.r.sql.next, "text, bigint, tid, bigint", head + place + `, 1`},
+		"moveBeyond": {moveBeyond, "text, bigint, tid, text", head + place + `, '` + firstSnapshot + `'`},
+		"holdCursor": {holdCursor, "text, bigint, tid", head + place},
+	} {
+		plan := planOf(t, tm.conn, x.sql, "generic", x.types, x.args)
 		if n := strings.Count(plan, "Tid Scan on relay_cursor"); n != 1 || strings.Count(plan, "relay_cursor") != n+strings.Count(plan, "Update on relay_cursor") {
 			t.Errorf("%s goes through the versions:\n%s", name, plan)
 		}

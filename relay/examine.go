@@ -44,7 +44,7 @@ func Examine(ctx context.Context, cfg Config, deps Deps) error {
 		return err
 	}
 	var c cursor
-	err = conn.QueryRow(ctx, lookCursor, cfg.Source).Scan(&c.prev, &c.large, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
+	err = conn.QueryRow(ctx, lookCursor, cfg.Source).Scan(&c.prev, &c.held, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows): // nobody has relayed yet
 	case err != nil:

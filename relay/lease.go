@@ -68,7 +68,7 @@ where shard = $1 and owner = $2 and fence = $3`
 type cursor struct {
 	place    pgtype.TID
 	prev     string
-	large    bool // a window larger than a chunk is under way
+	held     bool // it has a target, whose rows may not all be passed
 	atID     int64
 	systemID string
 	database uint32
@@ -112,7 +112,7 @@ func (r *Relay) take(ctx context.Context, conn *pgx.Conn, is identity) (fence in
 		return 0, c, false, fmt.Errorf("postgres: take the lease: another session holds the lock of fence %d", fence)
 	}
 	err = tx.QueryRow(ctx, takeCursor, r.cfg.Source, fence, is.systemID, is.database, is.timeline).
-		Scan(&c.place, &c.prev, &c.large, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
+		Scan(&c.place, &c.prev, &c.held, &c.atID, &c.systemID, &c.database, &c.timeline, &c.ahead)
 	if err != nil {
 		return 0, c, false, fmt.Errorf("postgres: take the cursor: %w", err)
 	}

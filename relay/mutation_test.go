@@ -21,8 +21,8 @@ import (
 
 // mutation replaces a part of the statements. Each part must be there.
 type mutation struct {
-	window, rest [2]string // what, by what; zero = left alone
-	unsorted     bool      // a window's rows stay in the order of the index, by xid
+	window, behind, beyond, rest [2]string // what, by what; zero = left alone
+	unsorted                     bool      // a window's rows stay in the order of the index, by xid
 }
 
 func (m mutation) apply(t *testing.T, s *statements) {
@@ -30,7 +30,7 @@ func (m mutation) apply(t *testing.T, s *statements) {
 	for _, x := range []struct {
 		sql  *string
 		swap [2]string
-	}{{&s.window, m.window}, {&s.rest, m.rest}} {
+	}{{&s.window, m.window}, {&s.behind, m.behind}, {&s.beyond, m.beyond}, {&s.rest, m.rest}} {
 		if x.swap[0] == "" {
 			continue
 		}
@@ -65,7 +65,7 @@ func TestMutationsTurnTheCheckerRed(t *testing.T) {
 		},
 		"fresh upto for each chunk": {
 			mutation{
-				window: [2]string{"coalesce(c.upto, pg_current_snapshot())", "pg_current_snapshot()"},
+				window: [2]string{"coalesce(case when $4 then null else c.upto end, pg_current_snapshot())", "pg_current_snapshot()"},
 				rest:   [2]string{"select c.prev, c.upto,", "select c.prev, pg_current_snapshot() as upto,"},
 			},
 			commitBetweenChunks,
@@ -79,12 +79,36 @@ func TestMutationsTurnTheCheckerRed(t *testing.T) {
 			idsAgainstXids,
 		},
 		"prev kept in memory": {
-			mutation{window: [2]string{"select c.prev,", "select coalesce(nullif(current_setting('test.prev', true), '')::pg_snapshot, c.prev) as prev,"}},
+			mutation{window: [2]string{"case when $4 then c.upto else c.prev end as prev,", "coalesce(nullif(current_setting('test.prev', true), '')::pg_snapshot, c.prev) as prev,"}},
 			xidsUsedAgain,
+		},
+		"no late branch behind a move": {
+			mutation{behind: [2]string{"where pg_visible_in_snapshot(x, s.upto)", "where false and pg_visible_in_snapshot(x, s.upto)"}},
+			lateCommitBesideMove,
+		},
+		"a move that goes further than its window": {
+			mutation{beyond: [2]string{"prev = $4::text::pg_snapshot", "prev = case when $4::text is not null then pg_current_snapshot() end"}},
+			lateCommitBesideMove,
+		},
+		"a target that is only what was there before": {
+			mutation{behind: [2]string{"select c.prev, c.upto,", "select c.upto as prev, c.upto,"}},
+			lateCommitBesideMove,
+		},
+		"a move that does not wait for the disk": {
+			mutation{beyond: [2]string{"set_config('perdure.relay_place', ctid::text, false)", "set_config('perdure.relay_place', ctid::text, false) || set_config('synchronous_commit', 'off', true)"}},
+			commitThatACrashTakesBack(true),
+		},
+		"ids above the known ones, fresh": {
+			mutation{window: [2]string{"select last_value::text from perdure.outbox_id_seq", "select '1'"}},
+			idsInANewPartition(false),
+		},
+		"ids above the known ones, behind a move": {
+			mutation{behind: [2]string{"select last_value::text from perdure.outbox_id_seq", "select '1'"}},
+			idsInANewPartition(true),
 		},
 		"no flush gate": {
 			mutation{window: [2]string{"pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed", "true as flushed"}},
-			commitThatACrashTakesBack,
+			commitThatACrashTakesBack(false),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -152,6 +176,65 @@ func lateCommit(t *testing.T, m mutation) []string {
 	g.drained(time.Minute)
 	g.commit(late)
 	return g.verdict(m.patience())
+}
+
+// besideMove has do run while a first row is acknowledged and not passed yet: what it
+// commits is found by the read that goes with the move.
+func (g *rig) besideMove(t *testing.T, m mutation, do func() error) {
+	g.t.Helper()
+	r := g.relay("a", nil)
+	m.apply(t, &r.sql)
+	var once sync.Once
+	done := make(chan error, 1)
+	r.seams.beforeCursor = func(context.Context, *term, *window) (err error) {
+		once.Do(func() {
+			err = do()
+			done <- err
+		})
+		return err
+	}
+	g.enqueue("first", 0)
+	g.run(r)
+	if err := <-done; err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// lateCommitBesideMove: a transaction writes before the relay's window and commits while
+// that is passed.
+func lateCommitBesideMove(t *testing.T, m mutation) []string {
+	g := newRig(t)
+	late := g.begin()
+	g.enqueueIn(late, "x", 1)
+	g.besideMove(t, m, func() error { return late.Commit(context.Background()) })
+	return g.verdict(m.patience())
+}
+
+// idsInANewPartition: ids come to a partition that the relay has not looked at so far.
+func idsInANewPartition(besideMove bool) func(*testing.T, mutation) []string {
+	return func(t *testing.T, m mutation) []string {
+		g := newRig(t)
+		ahead := func() error {
+			_, err := g.db.Exec(context.Background(), `select setval('perdure.outbox_id_seq', 3000000)`)
+			if err == nil {
+				_, err = enqueue(context.Background(), g.db, "x", 1)
+			}
+			return err
+		}
+		if besideMove {
+			g.besideMove(t, m, ahead)
+		} else {
+			r := g.relay("a", nil)
+			m.apply(t, &r.sql)
+			g.run(r)
+			g.enqueue("first", 0)
+			g.drained(time.Minute)
+			if err := ahead(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return g.verdict(m.patience())
+	}
 }
 
 // commitBetweenChunks: the late commit falls between two chunks of one window,
@@ -334,40 +417,52 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 	return g.verdict(m.patience())
 }
 
-// commitThatACrashTakesBack: a producer with synchronous_commit=off, a crash
-// between the acknowledgements and the cursor's commit.
-func commitThatACrashTakesBack(t *testing.T, m mutation) []string {
-	g, server := newOwnRig(t, "15")
-	r := g.relay("a", unrenewed)
-	m.apply(t, &r.sql)
-	crashed := make(chan error, 1)
-	var armed atomic.Bool
-	r.seams.beforeCursor = func(context.Context, *term, *window) error {
-		if armed.CompareAndSwap(true, false) {
-			crashed <- server.Kill()
+// commitThatACrashTakesBack: a producer with synchronous_commit=off, a crash between the
+// acknowledgements and the cursor's commit. What is committed is found by a fresh read, or
+// by the one that goes with a move.
+func commitThatACrashTakesBack(besideMove bool) func(*testing.T, mutation) []string {
+	return func(t *testing.T, m mutation) []string {
+		g, server := newOwnRig(t, "15")
+		r := g.relay("a", unrenewed)
+		m.apply(t, &r.sql)
+		crashed := make(chan error, 1)
+		var armed, commits atomic.Bool
+		var tx pgx.Tx
+		r.seams.beforeCursor = func(ctx context.Context, _ *term, _ *window) error {
+			if commits.CompareAndSwap(true, false) {
+				return tx.Commit(ctx)
+			}
+			if armed.CompareAndSwap(true, false) {
+				crashed <- server.Kill()
+			}
+			return nil
 		}
-		return nil
+		run := g.run(r)
+		g.enqueue("x", 0)
+		g.drained(time.Minute)
+		g.atRest()
+		tx = g.begin()
+		if _, err := tx.Exec(t.Context(), `set local synchronous_commit = off`); err != nil {
+			t.Fatal(err)
+		}
+		g.enqueueIn(tx, "x", 1)
+		commits.Store(besideMove)
+		armed.Store(true)
+		if besideMove {
+			g.enqueue("y", 0)
+		} else {
+			g.commit(tx)
+		}
+		if err := <-crashed; err != nil {
+			t.Fatal(err)
+		}
+		run.cancel()
+		if err := run.wait(); err != nil {
+			t.Fatal(err)
+		}
+		g.revive(server)
+		g.exec(`update perdure.relay_lease set until = clock_timestamp()`)
+		g.run(g.relay("a", nil))
+		return g.verdict(m.patience())
 	}
-	run := g.run(r)
-	g.enqueue("x", 0)
-	g.drained(time.Minute)
-	g.atRest()
-	armed.Store(true)
-	tx := g.begin()
-	if _, err := tx.Exec(t.Context(), `set local synchronous_commit = off`); err != nil {
-		t.Fatal(err)
-	}
-	g.enqueueIn(tx, "x", 1)
-	g.commit(tx)
-	if err := <-crashed; err != nil {
-		t.Fatal(err)
-	}
-	run.cancel()
-	if err := run.wait(); err != nil {
-		t.Fatal(err)
-	}
-	g.revive(server)
-	g.exec(`update perdure.relay_lease set until = clock_timestamp()`)
-	g.run(g.relay("a", nil))
-	return g.verdict(m.patience())
 }

@@ -1,7 +1,9 @@
 package relay
 
 // A pass: read a chunk, make sure that it is on disk, produce it, wait for every
-// acknowledgement, move the cursor. The order is the protocol.
+// acknowledgement, move the cursor. The order is the protocol. While there is something
+// to do, the move and the next read go in one round trip, and the move's commit is what
+// puts on disk what is read.
 
 import (
 	"context"
@@ -52,10 +54,13 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 			return false, err
 		}
 	}
-	if err := t.moveCursor(ctx, w, d); err != nil {
+	behind, err := t.moveCursor(ctx, w, d)
+	if err != nil {
 		return false, err
 	}
-	t.large, t.at = w.full, w.end
+	if !w.full {
+		ahead = behind
+	}
 	if d.has(fateLater) {
 		t.filed(d)
 	}
@@ -136,13 +141,14 @@ func (t *term) flush(ctx context.Context) error {
 	return nil
 }
 
-// moveCursor commits a pass.
-func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) error {
+// moveCursor commits a pass. Where w was the last of its window, it reads what is
+// behind it; nil: nothing is, or it is a large window.
+func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) (behind *window, err error) {
 	var c *commit
 	if w.full {
-		c = t.commit(moveWithin, w.upto, w.end)
+		c = t.commit(moveWithin, w.upto, w.end, false)
 	} else {
-		c = t.commit(moveBeyond, w.upto)
+		c = t.commit(t.r.sql.beyond, w.upto)
 	}
 	c.log(d)
 	if ids := d.ids(fateLater); len(ids) > 0 {
@@ -153,7 +159,34 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) error {
 		rows := d.rowIDs(fatePark)
 		c.add(fileParked, ids, queues, whys, slices.Min(rows), slices.Max(rows), rows)
 	}
-	return c.run(ctx)
+	if w.full {
+		err = c.run(ctx)
+		t.at = w.end
+		return nil, err
+	}
+	if t.r.seams.beforeRead != nil {
+		if err := t.r.seams.beforeRead(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	limit := t.limit
+	behind, over, err := c.runAndRead(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.large, t.target = false, held
+	switch {
+	case t.outgrown(behind):
+		return t.readWindow(ctx)
+	case over || behind.read > limit:
+		return t.openLarge(ctx, behind)
+	case len(behind.rows) == 0:
+		t.target = drained
+		t.reuse(behind.slab)
+		return nil, nil
+	}
+	t.r.sql.sort(behind.rows)
+	return behind, nil
 }
 
 // mend does what a failed delivery asks for before the pass is repeated, and

@@ -127,7 +127,7 @@ func (x *resetting) look(ctx context.Context, adm *kadm.Client) (found []string,
 	var owner *string
 	var free bool
 	err = x.conn.QueryRow(ctx, resetCursor, r.cfg.Source, x.is.systemID, x.is.database, x.is.timeline).
-		Scan(&x.cursor.prev, &x.cursor.large, &x.cursor.systemID, &x.cursor.database, &x.cursor.timeline, &x.cursor.ahead, &free, &owner)
+		Scan(&x.cursor.prev, &x.cursor.held, &x.cursor.systemID, &x.cursor.database, &x.cursor.timeline, &x.cursor.ahead, &free, &owner)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: read the relay's cursor: %w", err)
 	}

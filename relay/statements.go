@@ -11,7 +11,7 @@ const (
 	rowColumns = rowHead + `o.payload` + rowTail
 	rowHead    = `o.id, o.created_at, o.kind, o.queue, o.key, o.task_id, `
 	rowTail    = `,
-  nullif(o.content_type, 'application/json'), o.headers, o.deadline, nullif(o.epoch, 0), o.generation,
+  nullif(o.content_type, 'application/json'), o.headers::text, o.deadline, nullif(o.epoch, 0), o.generation,
   nullif(o.checked, true)`
 )
 
@@ -23,7 +23,8 @@ const outboxColumns = rowHead + `case when o.run_at > now() and o.checked then n
 	`, case when o.run_at > now() then true end, o.ends, o.keys, case when o.run_at > o.created_at then o.run_at end`
 
 // difference is the rows that a cursor has not passed and its target sees, as r:
-// new transactions, then those that were open at prev. %s: columns.
+// new transactions, then those that were open at prev. Its columns, and a condition on
+// their ids.
 //
 // It is written so that the index by (xid, id) is the only one that fits, however
 // small, empty or never analyzed a partition was when the plan was made: a read by
@@ -32,25 +33,40 @@ const outboxColumns = rowHead + `case when o.run_at > now() and o.checked then n
 // keeps the lookup by xid one of its own; the session's settings (see connect) do
 // the rest.
 const difference = `
-with s as materialized (
-  select c.prev, coalesce(c.upto, pg_current_snapshot()) as upto, c.at_id,
-    pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed
-  from perdure.relay_cursor c where` + atPlace + `),
 r as (
   select %[1]s
   from perdure.outbox o
    where o.xid >= pg_snapshot_xmax((select prev from s)) and o.xid < pg_snapshot_xmax((select upto from s))
-     and pg_visible_in_snapshot(o.xid, (select upto from s)) and o.id + 0 > (select at_id from s)
+     and pg_visible_in_snapshot(o.xid, (select upto from s)) and o.id + 0 > (select at_id from s)%[2]s
   union all
   select o.* from s, pg_snapshot_xip(s.prev) x, lateral (
-    select %[1]s from perdure.outbox o where o.xid = x and o.id + 0 > s.at_id offset 0) o
+    select %[1]s from perdure.outbox o where o.xid = x and o.id + 0 > s.at_id%[2]s offset 0) o
    where pg_visible_in_snapshot(x, s.upto))
 `
 
+// notAbove leaves partitions out before they are opened. Said twice, it serves no index:
+// see difference.
+func notAbove(id string) string { return ` and (o.id <= ` + id + ` or o.id < ` + id + `)` }
+
+// What a read is about, as s. A fresh one takes the snapshot that it reads under, unless
+// the cursor holds a target that is not drained; the others read up to that target.
+const (
+	fresh = `
+with s as materialized (
+  select case when $4 then c.upto else c.prev end as prev, coalesce(case when $4 then null else c.upto end, pg_current_snapshot()) as upto,
+    c.at_id, pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed
+  from perdure.relay_cursor c where` + atPlace + `),`
+	heldTarget = `
+with s as materialized (
+  select c.prev, c.upto, c.at_id, true as flushed
+  from perdure.relay_cursor c where`
+)
+
 // A header row stands before the rows, in their columns: now in created_at, upto
-// in kind, flushed in checked. Its id is null.
-const headerRow = `select null::bigint, now(), s.upto::text, null::text, null::text, null::text, null::bytea,
-  null::text, null::jsonb, null::timestamptz, null::int, null::int, s.flushed, null::boolean, null::int[], null::text[], null::timestamptz from s
+// in kind, the highest id handed out in queue, flushed in checked. Its id is null. The
+// sequence is read after the snapshot is taken: no row that is seen has a higher id.
+const headerRow = `select null::bigint, now(), s.upto::text, (select last_value::text from perdure.outbox_id_seq), null::text, null::text, null::bytea,
+  null::text, null::text, null::timestamptz, null::int, null::int, s.flushed, null::boolean, null::int[], null::text[], null::timestamptz from s
 union all
 `
 
@@ -61,9 +77,18 @@ union all
 // flushed compares two WAL positions that are read after the statement's
 // snapshot: every commit that the snapshot sees lies before the first of them.
 type statements struct {
-	// All: $1 shard, $2 fence, $3 the cursor's place. window: $4 rows at most. The difference as it lies in
-	// the index; sort orders it, which costs the server twice as much.
+	// All: $1 shard, $2 fence; all but behind: $3 the cursor's place.
+
+	// window: $4 whether the cursor's target is drained, $5 rows at most, $6 an id above
+	// which partitions are left out, of which there is a dozen for ids to come: to open them
+	// costs more than all the rest. The difference as it lies in the index; sort orders it,
+	// which costs the server twice as much.
 	window string
+	// behind: $3 rows at most, $4 an id. The same up to the target that the move in front of
+	// it, on the same session, has left in the cursor.
+	behind string
+	// beyond: $4 the snapshot under which the window was read; see moveBeyond.
+	beyond string
 	// next: $4 an id. The lowest id of the difference above it
 	// and the cursor's, null where there is none.
 	next string
@@ -76,13 +101,12 @@ type statements struct {
 
 func newStatements() statements {
 	return statements{
-		window: fmt.Sprintf(difference, outboxColumns) + headerRow + `(select * from r limit $4)`,
-		next: fmt.Sprintf(difference, `o.id`) +
+		window: fresh + fmt.Sprintf(difference, outboxColumns, notAbove(`$6`)) + headerRow + `(select * from r limit $5)`,
+		behind: heldTarget + whereMoved + `),` + fmt.Sprintf(difference, outboxColumns, notAbove(`$4`)) + headerRow + `(select * from r limit $3)`,
+		beyond: moveBeyond,
+		next: heldTarget + atPlace + `),` + fmt.Sprintf(difference, `o.id`, ``) +
 			`select s.upto::text, (select min(r.id) from r where r.id + 0 > $4) from s`,
-		rest: `
-with s as materialized (
-  select c.prev, c.upto, c.at_id, true as flushed
-  from perdure.relay_cursor c where` + atPlace + `)
+		rest: heldTarget + atPlace + `)
 ` + headerRow + `(select ` + outboxColumns + `
   from perdure.outbox o
    where o.id > $5 and o.id <= $6 and o.id > (select at_id from s)

@@ -32,10 +32,12 @@ type term struct {
 
 	limit     int               // rows of the next chunk
 	bundled   int               // tasks of a row, as the last chunk had them, rounded up; 0 = none so far
-	large     bool              // the cursor holds a target: the next chunk continues a large window
+	target    target            // what the cursor holds
+	large     bool              // of a held target: the next chunk continues a large window
 	at        int64             // of which this id and all below are relayed
 	watch     watch             // waits for writes
 	empty     string            // the snapshot of a pass that found nothing, if it was the last one; "" = read
+	ids       int64             // the highest that was handed out, as last seen
 	ahead     *window           // the next chunk, if it is read already
 	spare     []*slab           // see slab
 	routes    map[string]*route // by queue; see routeOf
@@ -70,13 +72,17 @@ func (r *Relay) oneTerm(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.fence, t.large, t.at = t.fence, c.large, c.atID
+	r.fence, t.large, t.at = t.fence, c.held && c.atID > 0, c.atID
+	if c.held {
+		t.target = held
+	}
 
 	defer t.giveBack(ctx)
 	// Asked again: a standby may have waited for days, and the sequence grew.
 	if t.is, err = r.identify(ctx, t.conn); err != nil {
 		return err
 	}
+	t.ids = t.is.sequence
 	if err := checkCursor(t.is, c); err != nil {
 		return err
 	}

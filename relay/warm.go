@@ -50,12 +50,12 @@ func (t *term) rehearse(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, t.r.cfg.LeaseTTL)
 	defer cancel()
 	as := &term{r: t.r, conn: t.conn, fence: noFence}
-	if rows, err := as.conn.Query(ctx, t.r.sql.window, pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, as.fence, as.place, 1); err == nil {
+	if rows, err := as.conn.Query(ctx, t.r.sql.window, pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, as.fence, as.place, false, 1, as.bound()); err == nil {
 		rows.Close()
 	}
 	c := as.commit(moveBeyond, firstSnapshot)
 	c.log(&delivery{hops: []relaylog.Hop{{}}})
-	if err := c.run(ctx); err != nil && !errors.Is(err, errLeaseLost) {
+	if _, _, err := c.runAndRead(ctx); err != nil && !errors.Is(err, errLeaseLost) {
 		t.r.log.Debug("a standby could not rehearse a pass", "cause", err)
 	}
 }

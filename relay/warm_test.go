@@ -49,7 +49,7 @@ func TestAStandbyWarmsUpAndTouchesNothing(t *testing.T) {
 	if after := state(); after != before {
 		t.Errorf("it has changed\n%s\ninto\n%s", before, after)
 	}
-	for _, sql := range []string{b.sql.window, moveBeyond, logBatch} {
+	for _, sql := range []string{b.sql.window, b.sql.behind, moveBeyond, logBatch} {
 		var planned bool
 		if err := x.conn.QueryRow(t.Context(), `select exists (select from pg_prepared_statements where statement = $1)`, sql).Scan(&planned); err != nil || !planned {
 			t.Errorf("%v: not planned: %s", err, sql)

@@ -3,14 +3,16 @@ package relay
 // Reading a window: rows that the cursor has not passed, with the snapshot that
 // they were read under.
 //
-// A window that fits a chunk is one read, by xid. A larger one is opened: its
-// target is written into the cursor, and its chunks are read by primary key, each
-// while the one before it is produced.
+// A window that fits a chunk is one read, by xid. Where one follows another, each is
+// read up to a target that the move past the one before has written into the cursor. A
+// larger one is read in chunks up to such a target by primary key, each while the one
+// before it is produced.
 
 import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,8 +50,18 @@ type window struct {
 	flushed bool  // all that upto sees is on disk
 	full    bool  // there may be more below upto
 	end     int64 // where full: ids up to this one are read
+	ids     int64 // the highest that was handed out
 	ended   bool  // the end of a large window: no rows, the cursor moves beyond
 }
+
+// target is what the cursor's row says of a target beside prev.
+type target uint8
+
+const (
+	noTarget target = iota // there is none
+	held                   // rows up to it are not passed
+	drained                // all up to it is passed: seen by this session, which a crash ends
+)
 
 // readWindow reads the next chunk. errLeaseLost: the fence is another's.
 func (t *term) readWindow(ctx context.Context) (*window, error) {
@@ -57,18 +69,48 @@ func (t *term) readWindow(ctx context.Context) (*window, error) {
 		return t.readRest(ctx, t.at)
 	}
 	limit := t.limit
-	w, over, err := t.read(ctx, t.r.sql.window, limit+1)
+	w, over, err := t.read(ctx, t.r.sql.window, t.target == drained, limit+1, t.bound())
 	if err != nil {
 		return nil, err
+	}
+	if t.outgrown(w) {
+		return t.readWindow(ctx)
+	}
+	if t.target == held && w.read == 0 { // the term before had passed it all
+		t.target = drained
+		t.reuse(w.slab)
+		return t.readWindow(ctx)
 	}
 	if !over && w.read <= limit {
 		t.r.sql.sort(w.rows)
 		return w, nil
 	}
-	// The cursor's commit also puts on disk all that upto sees.
-	if err := t.commit(moveWithin, w.upto, int64(0)).run(ctx); err != nil {
-		return nil, err
+	if t.target != held {
+		// The cursor's commit also puts on disk all that upto sees.
+		if err := t.commit(moveWithin, w.upto, int64(0), t.target == drained).run(ctx); err != nil {
+			return nil, err
+		}
+		t.target = held
 	}
+	return t.openLarge(ctx, w)
+}
+
+// bound is up to which id a window is looked for: the end of the partition that ids have
+// come to, as far as the term knows.
+func (t *term) bound() int64 { return t.ids/partitionSize*partitionSize + partitionSize - 1 }
+
+// outgrown reports whether there may be rows above what w looked at: then it is read again.
+func (t *term) outgrown(w *window) bool {
+	if w.ids <= t.bound() {
+		return false
+	}
+	t.ids = w.ids
+	t.reuse(w.slab)
+	return true
+}
+
+// openLarge begins with the held target, of which w is too much at once.
+func (t *term) openLarge(ctx context.Context, w *window) (*window, error) {
 	t.large, t.at = true, 0
 	t.reuse(w.slab)
 	next, _, err := t.next(ctx, 0)
@@ -141,27 +183,28 @@ func (t *term) next(ctx context.Context, at int64) (id int64, upto string, err e
 	return *least, upto, nil
 }
 
-// read runs one of the two reads of rows; ids are what $5 and $6 are. over says
-// that there were more bytes or tasks than a chunk may have: the rows behind them
-// are not in the window. The statement is planned for these ids where it has any: by them
-// the planner knows which partition is asked.
-func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w *window, over bool, err error) {
+// read runs the read of a fresh window or of the rest of a large one; more is what
+// stands behind the cursor's place. over says that there were more bytes or tasks than a
+// chunk may have: the rows behind them are not in the window.
+func (t *term) read(ctx context.Context, sql string, more ...any) (w *window, over bool, err error) {
 	if t.r.seams.beforeRead != nil {
 		if err := t.r.seams.beforeRead(ctx, t); err != nil {
 			return nil, false, err
 		}
 	}
-	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, t.fence, t.place, limit}
-	if len(ids) > 0 {
+	args := append([]any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, t.r.cfg.Source, t.fence, t.place}, more...)
+	if sql == t.r.sql.rest { // planned for these ids: by them the planner knows which partition is asked
 		args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
-	}
-	for _, id := range ids {
-		args = append(args, id)
 	}
 	rows, err := t.conn.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, false, fmt.Errorf("postgres: read the outbox: %w", err)
 	}
+	return t.receive(rows)
+}
+
+// receive makes a window of what a read answers.
+func (t *term) receive(rows pgx.Rows) (w *window, over bool, err error) {
 	defer rows.Close()
 	w = &window{slab: t.slab()}
 	head := false
@@ -170,6 +213,9 @@ func (t *term) read(ctx context.Context, sql string, limit int, ids ...int64) (w
 		if v[0] == nil {
 			head = true
 			w.now, w.upto, w.flushed = pgTime(v[1]), string(v[2]), v[12] == nil || v[12][0] != 0
+			if w.ids, err = strconv.ParseInt(string(v[3]), 10, 64); err != nil {
+				return nil, false, fmt.Errorf("postgres: read where the outbox's ids stand: %w", err)
+			}
 			continue
 		}
 		if w.size >= t.r.cfg.ChunkBytes || len(w.rows) > t.r.cfg.Chunk {
@@ -227,8 +273,8 @@ func (t *term) decodeRow(m *slab, v [][]byte) row {
 	if v[7] != nil {
 		r.contentType = t.word(v[7])
 	}
-	if len(v[8]) > 1 { // a version byte stands before jsonb's text
-		r.headers = m.bytes.copy(v[8][1:])
+	if len(v[8]) > 0 {
+		r.headers = m.bytes.copy(v[8])
 	}
 	if v[10] != nil {
 		r.epoch = int(int32(binary.BigEndian.Uint32(v[10])))
