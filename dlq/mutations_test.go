@@ -387,13 +387,13 @@ on conflict do nothing`, `$9::timestamptz[], $10::text[], $11::text[], $12::text
 				return first(index(dead(1, 0, in("v1", -time.Hour))), resolve(""), index(dead(2, 0, in("v1", time.Minute))))
 			}, regressed},
 
-		"what nobody has finished": {`and state in ('resolved', 'discarded') and changed_at`, `and changed_at`,
+		"what nobody has finished": {`and s.state in ('resolved', 'discarded') and s.changed_at`, `and changed_at`,
 			func() error {
 				return first(index(dead(1, 0), dead(2, 0)), sql(`update perdure.dead_letters set state = 'held' where letter = 'main-1-2@0'`), aged, prune)
 			}, `select 2 - (` + none(`true`) + `)`},
-		"what is finished and young": {`and changed_at < now() - $2::interval`, `and $2::interval is not null`,
+		"what is finished and young": {`and s.changed_at < now() - $2::interval`, `and $2::interval is not null`,
 			func() error { return first(index(dead(1, 0)), state("resolved"), prune) }, `select 1 - (` + none(`true`) + `)`},
-		"what another queue keeps for longer": {`where queue = $1 and state`, `where $1::text is not null and state`,
+		"what another queue keeps for longer": {`where s.queue = $1 and s.state`, `where $1::text is not null and state`,
 			func() error {
 				return first(index(mail), state("resolved"), aged, prune)
 			}, `select 1 - (` + none(`true`) + `)`},

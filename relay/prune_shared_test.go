@@ -71,7 +71,7 @@ func TestALagOfASharedQueueThatStandsStillIsNudged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer member.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	take := func() *kgo.Record {
 		fetches := member.PollRecords(ctx, 1)

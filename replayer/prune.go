@@ -1,12 +1,15 @@
 package replayer
 
-// Pruning: replays that ended long ago, and the beginning of the audit. What
-// still waits for a person, or has tasks under way, is never removed by age.
+// Pruning: replays that ended long ago, and the beginning of the audit. A plan that nobody
+// started is cancelled first. What is paused, or has tasks under way, is never removed by age.
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/perdure/perdure/internal/audit"
 )
@@ -32,8 +35,35 @@ delete from perdure.replay_letters where replay = $1 and n in (select n from per
 delete from perdure.replay_fixes where replay = $1 and n in (select n from perdure.replay_fixes where replay = $1 order by n limit $2)`
 )
 
+// actForget is a cancel that no plan hears which somebody has just started.
+var actForget = act{actCancel.name, []State{Planned, Approved}, Cancelled}
+
+// forget cancels plans that nobody started: their letters are as they were.
+func (r *Replayer) forget(ctx context.Context) error {
+	rows, err := r.deps.DB.Query(ctx, `select replay from perdure.replays where state in ('planned', 'approved') and changed_at < now() - $1::interval`, r.cfg.Keep)
+	if err != nil {
+		return fmt.Errorf("look for plans that nobody started: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("look for plans that nobody started: %w", err)
+	}
+	jobs := NewJobs(r.deps.DB, r.deps.Catalog, r.deps.JQ)
+	for _, id := range ids {
+		why := fmt.Sprintf("nobody started it within %d days", int(r.cfg.Keep.Hours()/24))
+		err := jobs.act(ctx, id, "perdure", why, actForget, func(context.Context, pgx.Tx, *row) (State, map[string]any, error) { return Cancelled, nil, nil })
+		if err != nil && !errors.Is(err, ErrState) && !errors.Is(err, ErrNoReplay) {
+			return fmt.Errorf("cancel replay %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
 // prune removes what is old.
 func (r *Replayer) prune(ctx context.Context) error {
+	if err := r.forget(ctx); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
 		var id string
 		if err := r.deps.DB.QueryRow(ctx, `select coalesce((`+oldReplay+`), '')`, r.cfg.Keep).Scan(&id); err != nil {

@@ -30,4 +30,18 @@ func TestOldReplaysArePruned(t *testing.T) {
 	if n := r.count(`select count(*) from perdure.replays where replay = any($1::text[])`, []string{kept, young, waits}); n != 3 {
 		t.Errorf("%d of 3 replays are there", n)
 	}
+	// Nobody started this one: it is over, and goes as others do.
+	if n := r.count(`select count(*) from perdure.replays p join perdure.audit a using (replay) where replay = $1 and state = 'cancelled' and a.what = 'replay.cancel' and a.why = 'nobody started it within 1 days'`, waits); n != 1 {
+		t.Error("a plan that nobody started is not cancelled")
+	}
+	if n := r.count(`select count(*) from perdure.dead_letters where task_id = 'main-1-4' and state = 'open'`); n != 1 {
+		t.Error("its letter is not open any more")
+	}
+	r.exec(`update perdure.replays set changed_at = now() - interval '1 year' where replay = $1`, waits)
+	if err := x.prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.count(`select count(*) from perdure.replays where replay = $1`, waits); n != 0 {
+		t.Error("a cancelled plan is still there")
+	}
 }
