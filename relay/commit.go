@@ -29,8 +29,8 @@ const atPlace = ` ctid = $3 and shard = $1 and fence = $2`
 // The first statement of every commit: it locks the cursor's row or changes nothing. It
 // says where the row is now, and tells those after it that it was there.
 const (
-	// moveWithin goes on in a large window. $6: what was the target is drained, and a new one begins.
-	moveWithin = `update perdure.relay_cursor set prev = case when $6 then upto else prev end, upto = $4::text::pg_snapshot, at_id = $5, moved_at = clock_timestamp()
+	// moveWithin begins a large window, or goes on in it.
+	moveWithin = `update perdure.relay_cursor set upto = $4::text::pg_snapshot, at_id = $5, moved_at = clock_timestamp()
 where` + atPlace + ` returning ctid,` + holds
 	// moveBeyond leaves a window behind and takes the target of the next read: the commit
 	// puts all that it sees on disk, so that read needs no flush. The snapshot is the

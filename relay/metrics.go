@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer, queues []string) (*metrics, error) {
 		dueLag: gauge("due_lag_seconds", "How late the scheduled tasks are that go out now; 0 when no more than a share of a chunk is due."),
 		rows:   counters("rows_total", "Outbox rows by what became of them: sent, dead, scheduled, parked.", "queue", "fate"),
 		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: ns, Subsystem: sub, Name: "pass_seconds", Help: "From reading a chunk to moving the cursor.",
+			Namespace: ns, Subsystem: sub, Name: "pass_seconds", Help: "From a chunk that is read, or is to be read, until the cursor is moved and the next chunk is here.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 		flushes:       counter("flushes_total", "Passes that had to flush WAL before they could produce."),

@@ -79,7 +79,7 @@ func TestMutationsTurnTheCheckerRed(t *testing.T) {
 			idsAgainstXids,
 		},
 		"prev kept in memory": {
-			mutation{window: [2]string{"case when $4 then c.upto else c.prev end as prev,", "coalesce(nullif(current_setting('test.prev', true), '')::pg_snapshot, c.prev) as prev,"}},
+			mutation{window: [2]string{"select c.prev,", "select coalesce(nullif(current_setting('test.prev', true), '')::pg_snapshot, c.prev) as prev,"}},
 			xidsUsedAgain,
 		},
 		"no late branch behind a move": {

@@ -142,11 +142,11 @@ func (t *term) flush(ctx context.Context) error {
 }
 
 // moveCursor commits a pass. Where w was the last of its window, it reads what is
-// behind it; nil: nothing is, or it is a large window.
+// behind it. Nil: nothing is, or w's own window goes on.
 func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) (behind *window, err error) {
 	var c *commit
 	if w.full {
-		c = t.commit(moveWithin, w.upto, w.end, false)
+		c = t.commit(moveWithin, w.upto, w.end)
 	} else {
 		c = t.commit(t.r.sql.beyond, w.upto)
 	}

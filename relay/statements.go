@@ -53,8 +53,8 @@ func notAbove(id string) string { return ` and (o.id <= ` + id + ` or o.id < ` +
 const (
 	fresh = `
 with s as materialized (
-  select case when $4 then c.upto else c.prev end as prev, coalesce(case when $4 then null else c.upto end, pg_current_snapshot()) as upto,
-    c.at_id, pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed
+  select c.prev, coalesce(case when $4 then null else c.upto end, pg_current_snapshot()) as upto, c.at_id,
+    pg_current_wal_insert_lsn() <= pg_current_wal_flush_lsn() as flushed
   from perdure.relay_cursor c where` + atPlace + `),`
 	heldTarget = `
 with s as materialized (
@@ -70,8 +70,8 @@ const headerRow = `select null::bigint, now(), s.upto::text, (select last_value:
 union all
 `
 
-// statements are the reads of a pass. Each is one statement, autocommit, READ
-// COMMITTED, in a transaction that owns no xid. No row at all means that the
+// statements are the reads of a pass, and the move between two of them. Each read is one
+// statement, autocommit, READ COMMITTED, in a transaction that owns no xid. No row at all means that the
 // fence is lost.
 //
 // flushed compares two WAL positions that are read after the statement's

@@ -87,7 +87,7 @@ func (t *term) readWindow(ctx context.Context) (*window, error) {
 	}
 	if t.target != held {
 		// The cursor's commit also puts on disk all that upto sees.
-		if err := t.commit(moveWithin, w.upto, int64(0), t.target == drained).run(ctx); err != nil {
+		if err := t.commit(moveWithin, w.upto, int64(0)).run(ctx); err != nil {
 			return nil, err
 		}
 		t.target = held
