@@ -5,7 +5,10 @@ package replayer
 
 import (
 	"context"
+	"slices"
 	"time"
+
+	"github.com/perdure/perdure/schemas"
 )
 
 // ahead is a slice that was read before its turn.
@@ -19,7 +22,8 @@ type ahead struct {
 }
 
 // staleAhead is how old a slice may be that was read ahead: what changed since is seen
-// when it moves, but for deadlines that have passed.
+// when it moves, but for deadlines that have passed, and for letters that could not have
+// moved then. Those are read again: somebody may have released one.
 const staleAhead = 5 * time.Second
 
 // readAhead begins to read the n letters behind a place.
@@ -41,6 +45,9 @@ func (r *Replayer) readBefore(j *job, after int64, n int) []letter {
 	a := r.ahead
 	r.dropAhead()
 	if a == nil || a.job != j.id || a.after != after || a.n != n || j.state != Running || time.Since(a.at) > staleAhead {
+		return nil
+	}
+	if slices.ContainsFunc(a.list, func(l letter) bool { return !l.found || l.state != schemas.LetterOpen }) {
 		return nil
 	}
 	return a.list

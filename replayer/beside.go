@@ -75,10 +75,13 @@ const oneByOne = `begin; set local enable_hashjoin = off; set local enable_merge
 // statements are those by which letters move; tests break them.
 type statements struct{ move, count string }
 
-var errNotMoving = errors.New("the job does not move letters now")
+var (
+	errNotMoving = errors.New("the job does not move letters now")
+	errMarked    = errors.New("a rival has marked a letter meanwhile")
+)
 
 // commitMove moves letters and counts them, and returns which of the job's did; none
-// where it was paused or ended meanwhile.
+// where it was paused or ended, or a rival marked one of them, meanwhile.
 func (r *Replayer) commitMove(ctx context.Context, j *job, args ...any) (moved []int64, err error) {
 	canary := j.state == InCanary
 	err = pgx.BeginTxFunc(ctx, r.deps.DB, pgx.TxOptions{BeginQuery: oneByOne}, func(tx pgx.Tx) error {
@@ -95,11 +98,15 @@ func (r *Replayer) commitMove(ctx context.Context, j *job, args ...any) (moved [
 		var ids []int64
 		var n, id int64
 		var letter string
-		if _, err := pgx.ForEachRow(rows, []any{&n, &letter, &id}, func() error {
+		var marked int
+		if _, err := pgx.ForEachRow(rows, []any{&n, &letter, &id, &marked}, func() error {
 			moved, letters, ids = append(moved, n), append(letters, letter), append(ids, id)
 			return nil
 		}); err != nil || len(moved) == 0 {
 			return err
+		}
+		if marked != len(moved) {
+			return errMarked
 		}
 		tag, err := tx.Exec(ctx, r.sql.count, j.id, letters, ids, j.spec.Rate > 0, j.spec.Canary.Letters, canary, j.who, j.why)
 		if err == nil && tag.RowsAffected() == 0 {
@@ -107,8 +114,8 @@ func (r *Replayer) commitMove(ctx context.Context, j *job, args ...any) (moved [
 		}
 		return err
 	})
-	if errors.Is(err, errNotMoving) {
-		return nil, nil
+	if errors.Is(err, errNotMoving) || errors.Is(err, errMarked) {
+		return nil, nil // what was to move is looked at again
 	}
 	if err != nil {
 		return nil, fmt.Errorf("move %d letters: %w", len(moved), err)

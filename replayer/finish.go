@@ -23,6 +23,8 @@ import (
 //
 // Rows are found where they were read (ctid), not by their keys again. One that was
 // changed or vacuumed away since is not there any more: its letter stays for a later look.
+// A mark that a rival writes meanwhile is waited for last; so what went is told with how
+// many marks say so, and where they are fewer, nothing went (commitMove).
 //
 // No step may be planned by a guess of how many rows there are: of a plan that was
 // just frozen Postgres has no figures, and takes it for one row. So what is asked of each
@@ -57,10 +59,12 @@ o as (
 f as (
   insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from l where repair is not null
   on conflict (replay, n) do update set payload = excluded.payload, repair = excluded.repair, moved = true, at = clock_timestamp()),
-m as materialized (select n, id, mark_at from s)
-update perdure.replay_letters r set result = 'replayed', seq = m.id, done_at = clock_timestamp()
-from m where r.ctid = m.mark_at and r.n = m.n
-returning r.n, r.letter, r.seq`
+m as materialized (select n, id, mark_at from s),
+r as (
+  update perdure.replay_letters r set result = 'replayed', seq = m.id, done_at = clock_timestamp()
+  from m where r.ctid = m.mark_at and r.n = m.n and r.replay = $1 and r.result = ''
+  returning r.n)
+select n, letter, id, (select count(*) from r) from s`
 
 // noteLetters takes the job's row first, and joins by both columns of a letter's key, never by
 // a constant one, for which all letters of the job would be read.

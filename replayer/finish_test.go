@@ -30,6 +30,52 @@ func TestLetterThatCannotBeWrittenHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+// Two processes believe to hold one job. What one of them marks while the other's move is
+// under way does not go: no letter leaves without its mark.
+func TestALetterThatARivalMarksMeanwhileDoesNotGo(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 5, nil)
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+	x := r.replayer("a", &known{at: map[string]claims.Claim{}})
+	j := &job{id: id, who: "t", state: Running, spec: Spec{Selector: Selector{All: true}}}
+	list, _, err := x.judged(t.Context(), j, 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rival, err := r.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rival.Rollback(context.Background()) //nolint:errcheck // after a commit it does nothing
+	if _, err := rival.Exec(t.Context(), noteLetters, id, []int64{list[1].n}, []string{"refused"}, []string{"expired"}, int64(0)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := x.finish(context.Background(), j, list)
+		done <- err
+	}()
+	testkit.Eventually(t, time.Minute, func() (bool, string) {
+		return r.count(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) > 0, "the move does not wait for the rival's mark"
+	})
+	if err := rival.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if wrong := r.wrongs(0); len(wrong) > 0 {
+		t.Errorf("%v", wrong)
+	}
+	if n := r.count(`select count(*) from perdure.replay_letters l join perdure.letter_states d using (letter) where l.replay = $1 and l.n = $2 and l.result = 'refused' and d.state = 'open'`, id, list[1].n); n != 1 {
+		t.Error("the letter that the rival refused is not open")
+	}
+	r.run(x)
+	if got := r.get(id); got.Replayed != 4 || got.Refused != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // The oldest death goes first, also where the ids sort otherwise: with `order:
 // key` the outbox's order is the tasks'.
 func TestReplayKeepsTheOrderOfDeaths(t *testing.T) {
@@ -138,5 +184,24 @@ func TestATaskWithAResolutionIsNotReplayed(t *testing.T) {
 	}
 	if n := r.count(`select count(*) from perdure.dead_letters where state = 'resolved' and resolved_by = 'completed'`); n != 2 {
 		t.Errorf("%d letters of completed tasks are resolved, want 2", n)
+	}
+}
+
+// What was read ahead while a letter was held says nothing of it once it was released.
+func TestALetterThatWasReleasedIsReadAgain(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 3, nil)
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+	x := r.replayer("a", &known{})
+	j := &job{id: id, state: Running}
+	r.exec(`update perdure.dead_letters set state = 'held' where task_id = 'main-1-2'`)
+	x.readAhead(t.Context(), j, 0, 100)
+	if list := x.readBefore(j, 0, 100); list != nil {
+		t.Errorf("%d letters are judged as they were", len(list))
+	}
+	r.exec(`update perdure.dead_letters set state = 'open'`)
+	x.readAhead(t.Context(), j, 0, 100)
+	if list := x.readBefore(j, 0, 100); len(list) != 3 {
+		t.Errorf("%d letters were read ahead, want 3", len(list))
 	}
 }

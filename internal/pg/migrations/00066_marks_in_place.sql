@@ -24,6 +24,17 @@ drop index concurrently if exists perdure.replay_letters_died;
 reset lock_timeout;
 
 -- +goose Down
+reset lock_timeout; -- a try before had another
+-- +goose StatementBegin
+do $$
+declare
+  i regclass;
+begin
+  for i in select indexrelid from pg_index where indrelid = 'perdure.replay_letters'::regclass and not indisvalid loop
+    execute format('drop index %s', i);
+  end loop;
+end $$;
+-- +goose StatementEnd
 set lock_timeout = '1min';
 create index concurrently if not exists replay_letters_left on perdure.replay_letters (replay, n) where result = '';
 create index concurrently if not exists replay_letters_refused on perdure.replay_letters (replay, n) where result = 'refused';

@@ -22,6 +22,17 @@ drop index concurrently if exists perdure.letter_states_state;
 reset lock_timeout;
 
 -- +goose Down
+reset lock_timeout; -- a try before had another
+-- +goose StatementBegin
+do $$
+declare
+  i regclass;
+begin
+  for i in select indexrelid from pg_index where indrelid = 'perdure.letter_states'::regclass and not indisvalid loop
+    execute format('drop index %s', i);
+  end loop;
+end $$;
+-- +goose StatementEnd
 set lock_timeout = '1min';
 create index concurrently if not exists letter_states_state on perdure.letter_states (state, died_at);
 drop index concurrently if exists perdure.letter_states_open;
