@@ -144,17 +144,32 @@ func (w *world) answer(lift int64) (a *dlq.Answer) {
 	return a
 }
 
-// limitLetters sets the largest record that the dead-letter topic takes.
+// limitLetters sets the largest record that the dead-letter topic takes, and waits until the
+// broker knows it.
 func (w *world) limitLetters(bytes string) {
 	w.Helper()
 	set := []kadm.AlterConfig{{Name: "max.message.bytes", Value: kadm.StringPtr(bytes)}}
-	answers, err := kadm.NewClient(w.cl).AlterTopicConfigs(w.Context(), set, w.names.DLQ("jobs"))
+	adm := kadm.NewClient(w.cl)
+	answers, err := adm.AlterTopicConfigs(w.Context(), set, w.names.DLQ("jobs"))
 	if err == nil && len(answers) == 1 {
 		err = answers[0].Err
 	}
 	if err != nil {
 		w.Fatal(err)
 	}
+	// The controller answers first: a broker may go on with the old one for a moment.
+	testkit.Eventually(w, wait, func() (bool, string) {
+		all, err := adm.DescribeTopicConfigs(w.Context(), w.names.DLQ("jobs"))
+		if err != nil || len(all) != 1 {
+			return false, fmt.Sprint(all, err)
+		}
+		for _, c := range all[0].Configs {
+			if c.Key == "max.message.bytes" {
+				return c.MaybeValue() == bytes, c.MaybeValue()
+			}
+		}
+		return false, "it is not told"
+	})
 }
 
 func TestABlockOutlivesItsWorkerAndRedis(t *testing.T) {
