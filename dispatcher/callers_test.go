@@ -153,8 +153,8 @@ func callersOfFewKeys(t *testing.T, callers, keys int) {
 	p99, longest := took[len(took)*99/100], took[len(took)-1]
 	t.Logf("%d callers of %d keys answered in %v; %d posts without a key beside them: p50 %v, p99 %v, max %v",
 		callers, keys, all.Round(time.Millisecond), len(took), took[len(took)/2].Round(time.Millisecond), p99.Round(time.Millisecond), longest.Round(time.Millisecond))
-	// Behind the callers they would take as long as all of those.
-	if p50 := took[len(took)/2]; p50 > all/4 || p99 > time.Minute {
+	// Behind the callers they would take as long as all of those, on whatever machine.
+	if p50 := took[len(took)/2]; p50 > all/4 || p99 > max(2*time.Second, all*3/4) {
 		t.Errorf("posts without a key took %v, %v (p99) beside callers who took %v", p50, p99, all)
 	}
 	seen := told.tasks(t)

@@ -123,8 +123,9 @@ where $1 = '' and $2 = '' and s.state = 'open' and $3 = 'open' and $4 = '' and $
   and ($6::timestamptz is null or s.died_at >= $6) and ($7::timestamptz is null or s.died_at <= $7 and (s.died_at, s.letter) < ($7, $8))
   and $9::text[] is null and $11::text[] is null
 order by s.died_at desc, s.letter desc limit $10`
-	// By another state alone: an index of it would cost each letter that passes through. Of as many groups as letters are wanted, those that have
-	// the latest, a page each: in the index's own order, with all that are as late as the last.
+	// By another state alone: an index of it would cost each letter that passes through. Of
+	// as many groups as letters are wanted, those that have the latest, a page each: in the
+	// index's own order, with all that are as late as the last.
 	pageOfState = `
 select p.letter, p.died_at from (
   select c.fingerprint, last.died_at from (

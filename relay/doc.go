@@ -5,10 +5,11 @@
 // reads, in one statement, the difference between the cursor's snapshot and the
 // present one, produces only rows that are flushed to disk, waits for every
 // acknowledgement, and then moves the cursor under its fence, in one transaction
-// with the relay log. Under load the move also takes the snapshot of the next
-// difference, which is read in the same round trip and needs no flush. So a late commit is never skipped and an open transaction
+// with the relay log. So a late commit is never skipped and an open transaction
 // stalls nobody. Rows not yet due, and rows of a queue whose topic is broken, are
-// filed in tables of their own in that same transaction.
+// filed in tables of their own in that same transaction. The move also takes the
+// snapshot of the next difference, which is read in the same round trip and needs no
+// flush.
 //
 // It keeps I1 (nothing accepted is skipped: what cannot be produced is parked,
 // scheduled or dead, and visible), its share of I4 (rows of a key reach their

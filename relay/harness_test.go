@@ -216,29 +216,10 @@ func (g *rig) drained(timeout time.Duration) {
 	})
 }
 
-// limit sets max.message.bytes, and waits until the broker knows it: the controller
-// answers first.
+// limit sets the largest record that a topic takes.
 func (g *rig) limit(topic, bytes string) {
 	g.t.Helper()
-	res, err := g.adm.AlterTopicConfigs(context.Background(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &bytes}}, topic)
-	if err == nil {
-		_, err = res.On(topic, func(r *kadm.AlterConfigsResponse) error { return r.Err })
-	}
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	testkit.Eventually(g.t, time.Minute, func() (bool, string) {
-		all, err := g.adm.DescribeTopicConfigs(context.Background(), topic)
-		if err != nil || len(all) != 1 {
-			return false, fmt.Sprint(all, err)
-		}
-		for _, c := range all[0].Configs {
-			if c.Key == "max.message.bytes" {
-				return c.MaybeValue() == bytes, c.MaybeValue()
-			}
-		}
-		return false, "it is not told"
-	})
+	testkit.SetTopicConfig(g.t, g.adm, topic, "max.message.bytes", bytes)
 }
 
 // incompressible is a payload that stays as large as it is on the wire.

@@ -3,8 +3,11 @@ package relay
 // Partitions of the outbox: ahead, behind, and the overflow between.
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,6 +86,28 @@ func TestPartitionsAreMadeAhead(t *testing.T) {
 	g.exec(`select setval('perdure.outbox_id_seq', 20000000)`)
 	if got := g.where(g.enqueue("k", 1)); got != "outbox_p0000000020" {
 		t.Errorf("the row is in %s", got)
+	}
+}
+
+// A row that somebody gave an id of their own, above the sequence, is passed over: the
+// log says so, and of the sequence's own ids it says nothing.
+func TestIdsThatTheSequenceHasNotGivenAreToldOf(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	tm := g.upkeep(time.Hour)
+	var log bytes.Buffer
+	tm.r.log = slog.New(slog.NewTextHandler(&log, nil))
+	const told = "ids that its sequence has not given"
+	g.exec(`select setval('perdure.outbox_id_seq', 40123456)`)
+	g.enqueue("k", 1) // in the overflow partition, and its own
+	g.look(tm)
+	if strings.Contains(log.String(), told) {
+		t.Errorf("of ids of the sequence: %s", &log)
+	}
+	g.exec(`insert into perdure.outbox (id, kind, queue, payload) values (900000000, 'post', 'mail', '{}')`)
+	g.look(tm)
+	if !strings.Contains(log.String(), told) || !strings.Contains(log.String(), "highest=900000000") {
+		t.Errorf("of an id that is not: %s", &log)
 	}
 }
 

@@ -160,9 +160,11 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) (behind *
 		c.add(fileParked, ids, queues, whys, slices.Min(rows), slices.Max(rows), rows)
 	}
 	if w.full {
-		err = c.run(ctx)
+		if err := c.run(ctx); err != nil {
+			return nil, err
+		}
 		t.at = w.end
-		return nil, err
+		return nil, nil
 	}
 	if t.r.seams.beforeRead != nil {
 		if err := t.r.seams.beforeRead(ctx, t); err != nil {

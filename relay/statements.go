@@ -71,8 +71,8 @@ union all
 `
 
 // statements are the reads of a pass, and the move between two of them. Each read is one
-// statement, autocommit, READ COMMITTED, in a transaction that owns no xid. No row at all means that the
-// fence is lost.
+// statement, autocommit, READ COMMITTED, in a transaction that owns no xid. No row at
+// all means that the fence is lost.
 //
 // flushed compares two WAL positions that are read after the statement's
 // snapshot: every commit that the snapshot sees lies before the first of them.

@@ -60,7 +60,7 @@ type target uint8
 const (
 	noTarget target = iota // there is none
 	held                   // rows up to it are not passed
-	drained                // all up to it is passed: seen by this session, which a crash ends
+	drained                // all up to it is passed, as this term has seen
 )
 
 // readWindow reads the next chunk. errLeaseLost: the fence is another's.

@@ -21,9 +21,9 @@ const (
 
 var partSeed = maphash.MakeSeed()
 
-// moveBeside is move in parts. Letters of
-// one key are in one part, and no part begins before those of the slice before it are
-// committed: a key's letters go in their order, whatever overtakes them.
+// moveBeside is move in parts. Letters of one key are in one part, and no part begins
+// before those of the slice before it are committed: a key's letters go in their order,
+// whatever overtakes them.
 func (r *Replayer) moveBeside(ctx context.Context, j *job, list []*letter) (went int, refused []*letter, err error) {
 	if len(list) < beside*leastPart || j.state == InCanary {
 		return r.move(ctx, j, list)

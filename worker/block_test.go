@@ -14,8 +14,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-
 	"github.com/perdure/perdure/dlq"
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
@@ -144,34 +142,6 @@ func (w *world) answer(lift int64) (a *dlq.Answer) {
 	return a
 }
 
-// limitLetters sets the largest record that the dead-letter topic takes, and waits until the
-// broker knows it.
-func (w *world) limitLetters(bytes string) {
-	w.Helper()
-	set := []kadm.AlterConfig{{Name: "max.message.bytes", Value: kadm.StringPtr(bytes)}}
-	adm := kadm.NewClient(w.cl)
-	answers, err := adm.AlterTopicConfigs(w.Context(), set, w.names.DLQ("jobs"))
-	if err == nil && len(answers) == 1 {
-		err = answers[0].Err
-	}
-	if err != nil {
-		w.Fatal(err)
-	}
-	// The controller answers first: a broker may go on with the old one for a moment.
-	testkit.Eventually(w, wait, func() (bool, string) {
-		all, err := adm.DescribeTopicConfigs(w.Context(), w.names.DLQ("jobs"))
-		if err != nil || len(all) != 1 {
-			return false, fmt.Sprint(all, err)
-		}
-		for _, c := range all[0].Configs {
-			if c.Key == "max.message.bytes" {
-				return c.MaybeValue() == bytes, c.MaybeValue()
-			}
-		}
-		return false, "it is not told"
-	})
-}
-
 func TestABlockOutlivesItsWorkerAndRedis(t *testing.T) {
 	t.Parallel()
 	own := testkit.OwnRedis(t)
@@ -183,7 +153,7 @@ func TestABlockOutlivesItsWorkerAndRedis(t *testing.T) {
 	d.set(ids[0], true)
 
 	// The block stands, its letter cannot be written, and the worker is killed.
-	w.limitLetters("200")
+	w.limitLetters(200)
 	victim := w.spawn("w1", blockCatalog, srv.URL)
 	w.send(tasks[:2]...)
 	testkit.Eventually(t, 2*wait, func() (bool, string) {
@@ -201,7 +171,7 @@ func TestABlockOutlivesItsWorkerAndRedis(t *testing.T) {
 	if n := len(w.letters("jobs")); n != 0 {
 		t.Fatalf("%d letters were written: the worker was not between block and letter", n)
 	}
-	w.limitLetters("2097152")
+	w.limitLetters(2097152)
 
 	// Its successor lets nothing pass, nor does the successor's, which never saw it die.
 	second := w.start("w2", nil, d.handle)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/perdure/perdure/internal/claims"
@@ -115,23 +114,7 @@ func TestARedeliveryRepeatsTheHopAndNotTheRun(t *testing.T) {
 func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, onePartition)
-	adm := kadm.NewClient(w.cl)
-	limit := func(bytes string) {
-		t.Helper()
-		changed, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: &bytes}}, w.names.DLQ("jobs"))
-		if err == nil {
-			_, err = changed.On(w.names.DLQ("jobs"), nil)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	limit("64")
-	// A broker heeds it a little later than the answer; what it takes until then is no letter.
-	testkit.Eventually(t, wait, func() (bool, string) {
-		err := w.cl.ProduceSync(t.Context(), &kgo.Record{Topic: w.names.DLQ("jobs"), Value: make([]byte, 100)}).FirstErr()
-		return errors.Is(err, kerr.MessageTooLarge), fmt.Sprint("the broker takes more than its topic's limit: ", err)
-	})
+	w.limitLetters(64)
 	l := newLedger()
 	a := w.start("a", nil, func(wk *worker.Worker) {
 		worker.Handle(wk, "job.run", func(_ context.Context, task *worker.Task[job]) error {
@@ -147,7 +130,7 @@ func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
 	l.doneWithin(t, 19)
 	// The first commit stands at the first task: what lies beyond is metadata.
 	testkit.Eventually(t, wait, func() (bool, string) {
-		offsets, err := adm.FetchOffsets(t.Context(), w.names.WorkerGroup("jobs"))
+		offsets, err := kadm.NewClient(w.cl).FetchOffsets(t.Context(), w.names.WorkerGroup("jobs"))
 		if err != nil {
 			return false, err.Error()
 		}
@@ -161,7 +144,7 @@ func TestARefusedLetterIsWrittenLaterAndNothingIsCommittedBefore(t *testing.T) {
 		n := a.count(t, "perdure_worker_produce_errors_total", "")
 		return n >= 2, fmt.Sprint(n, " letters were refused")
 	})
-	limit("2097152")
+	w.limitLetters(2097152)
 	letters := w.lettersWithin("jobs", 2)
 	w.committedAll("jobs")
 	if letters[0].TaskID == "" {

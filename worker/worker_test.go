@@ -100,7 +100,11 @@ func TestAShortRetryWaitsInTheWorker(t *testing.T) {
 	if n := len(w.read(w.names.Retry("5s"))); n != 0 {
 		t.Errorf("%d records on the delay topic for a delay of milliseconds", n)
 	}
-	events := w.read(w.names.Events("jobs"))
+	var events []*kgo.Record // nothing waits for them
+	testkit.Eventually(t, wait, func() (bool, string) {
+		events = w.read(w.names.Events("jobs"))
+		return len(events) >= 2, fmt.Sprintf("%d events, want one for each failed attempt", len(events))
+	})
 	if len(events) != 2 {
 		t.Fatalf("%d events, want one for each failed attempt", len(events))
 	}

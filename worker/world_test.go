@@ -5,11 +5,13 @@ package worker_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -369,6 +372,20 @@ func (w *world) letters(queue string) (out []*dlq.Letter) {
 		out = append(out, l)
 	}
 	return out
+}
+
+// limitLetters sets the largest record that the dead-letter topic of jobs takes.
+func (w *world) limitLetters(bytes int) {
+	w.Helper()
+	topic := w.names.DLQ("jobs")
+	testkit.SetTopicConfig(w, kadm.NewClient(w.cl), topic, "max.message.bytes", strconv.Itoa(bytes))
+	large := make([]byte, bytes)
+	rand.Read(large) // it compresses to no less
+	// A broker heeds it a little later than it tells; what it takes until then is no letter.
+	testkit.Eventually(w, wait, func() (bool, string) {
+		err := w.cl.ProduceSync(w.Context(), &kgo.Record{Topic: topic, Value: large}).FirstErr()
+		return errors.Is(err, kerr.MessageTooLarge), fmt.Sprint("the broker takes more than its topic's limit: ", err)
+	})
 }
 
 // lettersWithin waits until a queue has n letters.

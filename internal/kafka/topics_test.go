@@ -92,18 +92,6 @@ func setting(t *testing.T, adm *kadm.Client, topic, key string) string {
 	return ""
 }
 
-func alter(t *testing.T, adm *kadm.Client, topic, key, value string) {
-	t.Helper()
-	r, err := adm.AlterTopicConfigs(deadline(t), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
-	if err == nil {
-		_, err = r.On(topic, func(one *kadm.AlterConfigsResponse) error { return one.Err })
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, key+" is altered", func() bool { return setting(t, adm, topic, key) == value })
-}
-
 func TestEnsureMakesEveryTopicOnce(t *testing.T) {
 	adm, s := cluster(t)
 	cat := parse(t, catalogText)
@@ -213,9 +201,9 @@ func TestSettingsThatWouldLoseTasksAreMended(t *testing.T) {
 	cat := parse(t, catalogText)
 	ensure(t, adm, cat, s)
 	tasks, retry := s.Names.Tasks("mail"), s.Names.Retry("5s")
-	alter(t, adm, tasks, "retention.ms", "604800000")
-	alter(t, adm, tasks, "cleanup.policy", "compact")
-	alter(t, adm, retry, "retention.bytes", "1000000")
+	testkit.SetTopicConfig(t, adm, tasks, "retention.ms", "604800000")
+	testkit.SetTopicConfig(t, adm, tasks, "cleanup.policy", "compact")
+	testkit.SetTopicConfig(t, adm, retry, "retention.bytes", "1000000")
 	if n := len(plan(t, adm, cat, s)); n != 3 {
 		t.Fatalf("%d changes planned, want 3", n)
 	}
@@ -232,7 +220,7 @@ func TestLettersAreNotDeletedByLoweringTheirRetention(t *testing.T) {
 	adm, s := cluster(t)
 	cat := parse(t, catalogText)
 	ensure(t, adm, cat, s)
-	alter(t, adm, s.Names.DLQ("mail"), "retention.ms", "-1")
+	testkit.SetTopicConfig(t, adm, s.Names.DLQ("mail"), "retention.ms", "-1")
 	left := ensure(t, adm, cat, s)
 	if len(left) != 1 || left[0].Auto || left[0].Setting != "retention.ms" || !strings.Contains(left[0].Message, "deletes records") {
 		t.Fatalf("left to a person: %+v", left)
@@ -307,14 +295,14 @@ func TestCheckTakesTheTopicsPayloadLimit(t *testing.T) {
 	if err != nil || limit != schemas.MaxPayload {
 		t.Fatalf("limit is %d, %v", limit, err)
 	}
-	alter(t, adm, s.Names.Tasks("mail"), "max.message.bytes", strconv.Itoa(500_000))
+	testkit.SetTopicConfig(t, adm, s.Names.Tasks("mail"), "max.message.bytes", strconv.Itoa(500_000))
 	if _, err := kafka.Ensure(deadline(t), adm, cat, s, true); err != nil {
 		t.Errorf("a smaller topic is a mismatch: %v", err)
 	}
 	if limit, err = kafka.PayloadLimit(deadline(t), adm, cat, s); err != nil || limit != 500_000-kafka.RecordOverhead {
 		t.Errorf("limit is %d, %v", limit, err)
 	}
-	alter(t, adm, s.Names.Tasks("mail"), "max.message.bytes", strconv.Itoa(kafka.RecordOverhead))
+	testkit.SetTopicConfig(t, adm, s.Names.Tasks("mail"), "max.message.bytes", strconv.Itoa(kafka.RecordOverhead))
 	if _, err := kafka.Ensure(deadline(t), adm, cat, s, true); err == nil {
 		t.Error("no payload fits into the topic, yet it is accepted")
 	}

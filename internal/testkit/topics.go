@@ -33,6 +33,31 @@ func DeleteTopic(t testing.TB, cl *kgo.Client, topic string) {
 	})
 }
 
+// SetTopicConfig sets one setting of a topic, and returns when a broker that is asked
+// tells of it: the controller answers before.
+func SetTopicConfig(t testing.TB, adm *kadm.Client, topic, name, value string) {
+	t.Helper()
+	res, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: name, Value: &value}}, topic)
+	if err == nil {
+		_, err = res.On(topic, func(r *kadm.AlterConfigsResponse) error { return r.Err })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, time.Minute, func() (bool, string) {
+		all, err := adm.DescribeTopicConfigs(t.Context(), topic)
+		if err != nil || len(all) != 1 {
+			return false, fmt.Sprint(topic, " cannot be asked for: ", err)
+		}
+		for _, c := range all[0].Configs {
+			if c.Key == name {
+				return c.MaybeValue() == value, fmt.Sprintf("%s has %s=%s", topic, name, c.MaybeValue())
+			}
+		}
+		return false, topic + " does not tell of " + name
+	})
+}
+
 // MakeTopicAnew deletes a topic and makes another of its name, and returns when a broker
 // that is asked tells of the new one. Clients that produce to the old one keep its id:
 // PurgeTopicsFromProducing.
