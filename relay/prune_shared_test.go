@@ -73,15 +73,16 @@ func TestALagOfASharedQueueThatStandsStillIsNudged(t *testing.T) {
 	defer member.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	take := func() *kgo.Record {
+	take := func(which string) *kgo.Record {
+		t.Helper()
 		fetches := member.PollRecords(ctx, 1)
 		if err := fetches.Err(); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s record: %v", which, err)
 		}
 		return fetches.Records()[0]
 	}
-	take() // Kafka knows no lag before the first answer
-	take() // answers for that one; keep this one: the next poll lets it go
+	take("first")  // Kafka knows no lag before the first answer
+	take("second") // answers for that one; keep this one: the next poll lets it go
 	if err := member.FlushAcks(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestALagOfASharedQueueThatStandsStillIsNudged(t *testing.T) {
 		end, _ := ends.Lookup(topic, rec.Partition)
 		return end.Offset == 3, fmt.Sprintf("the partition ends at %d", end.Offset)
 	})
-	if r := take(); headerOf(r, schemas.HeaderNudge) == "" {
+	if r := take("third"); headerOf(r, schemas.HeaderNudge) == "" {
 		t.Errorf("got %v", r)
 	}
 }

@@ -16,11 +16,12 @@ import (
 const visiblePoll = 50 * time.Millisecond
 
 // Apply does every change that is Auto, and returns when the brokers show the
-// topics that it made, or ctx ends. It goes on after a failure and returns all
+// topics that it made and heed the groups that it set, or ctx ends. It goes on after a failure and returns all
 // of them, joined. Another process doing the same at once is well.
 func Apply(ctx context.Context, adm *kadm.Client, changes []Change) error {
 	var errs []error
 	var made []string
+	groups := map[string]Requests{}
 	for _, c := range changes {
 		if !c.Auto {
 			continue
@@ -29,12 +30,19 @@ func Apply(ctx context.Context, adm *kadm.Client, changes []Change) error {
 			errs = append(errs, err)
 		} else if c.What == WhatCreate {
 			made = append(made, c.Topic)
+		} else if c.What == WhatGroup {
+			groups[c.Topic] = c.requests
 		}
 	}
-	if len(errs) == 0 {
-		return visible(ctx, adm, made)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
 	}
-	return errors.Join(errs...)
+	for group, cl := range groups {
+		if err := heeded(ctx, cl, group); err != nil {
+			return err
+		}
+	}
+	return visible(ctx, adm, made)
 }
 
 func apply(ctx context.Context, adm *kadm.Client, c Change) error {

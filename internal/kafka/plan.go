@@ -12,7 +12,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perdure/perdure/schemas"
 )
@@ -40,7 +39,7 @@ type Change struct {
 	Message string `json:"message"` // for the terminal; says what to do where Auto is false
 
 	topic    Topic
-	requests kmsg.Requestor // of WhatGroup
+	requests Requests // of WhatGroup
 }
 
 // Plan compares the cluster with the catalog and changes nothing. No change

@@ -3,14 +3,17 @@ package kafka
 // Share groups (KIP-932): what the queues with delivery: shared need of them.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perdure/perdure/schemas"
@@ -37,6 +40,12 @@ const (
 	// ShareDeliveriesMin is what a worker needs to do that at all.
 	ShareDeliveriesMin = 3
 )
+
+// Requests are those of a client: to whichever broker, and to each.
+type Requests interface {
+	kmsg.Requestor
+	DiscoveredBrokers() []*kgo.Broker
+}
 
 var shareSettings = []setting{
 	{ShareResetSetting, "earliest", exact},
@@ -161,29 +170,86 @@ func setGroup(ctx context.Context, c Change) error {
 	return fmt.Errorf("kafka: set %s=%s on share group %s%s: %w", c.Setting, c.Want, c.Topic, hint, err)
 }
 
+// toldByEach is what each broker that answers tells of a group: the controller knows
+// of a change first, and the leader of a partition decides where its group begins by
+// what it knows itself.
+func toldByEach(ctx context.Context, cl Requests, group string) (told []map[string]string, err error) {
+	for _, b := range cl.DiscoveredBrokers() {
+		have, broken := GroupSettings(ctx, b, group)
+		if refused := (*kerr.Error)(nil); broken == nil {
+			told = append(told, have)
+		} else if err = broken; errors.As(broken, &refused) || ctx.Err() != nil {
+			return nil, broken
+		}
+	}
+	if len(told) > 0 {
+		return told, nil // of a broker that is away nothing begins
+	}
+	return nil, err
+}
+
+// heeded waits until each broker knows a share group as it was set.
+func heeded(ctx context.Context, cl Requests, group string) error {
+	tick := time.NewTicker(visiblePoll)
+	defer tick.Stop()
+	for {
+		told, err := toldByEach(ctx, cl, group)
+		if err != nil {
+			return err
+		}
+		late := ""
+		for _, have := range told {
+			for _, want := range shareSettings {
+				if got, known := have[want.key]; known && !want.holds(got) {
+					late = fmt.Sprintf("%s=%s", want.key, got)
+				}
+			}
+		}
+		if late == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("kafka: share group %s was set, but a broker still has %s: %w", group, late, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
 // CheckShareGroup says what of a share group's settings would lose records, nil
 // if nothing: a worker joins no group that begins at the end of its topic. It
 // returns how often Kafka gives a record out before it drops it.
-func CheckShareGroup(ctx context.Context, adm *kadm.Client, cl kmsg.Requestor, group string) (deliveries int, err error) {
+func CheckShareGroup(ctx context.Context, adm *kadm.Client, cl Requests, group string) (deliveries int, err error) {
 	if err := shareSupport(ctx, adm, group); err != nil {
 		return 0, fmt.Errorf("kafka: %w", err)
 	}
-	have, err := GroupSettings(ctx, cl, group)
+	told, err := toldByEach(ctx, cl, group)
 	if err != nil {
 		return 0, err
 	}
-	var wrong []string
+	for _, have := range told {
+		n, wrong := lossy(have)
+		if len(wrong) > 0 {
+			return 0, fmt.Errorf("kafka: share group %s: %s: a role that starts with PERDURE_KAFKA_TOPICS=create sets it", group, strings.Join(wrong, "; "))
+		}
+		if n > 0 && (deliveries == 0 || n < deliveries) {
+			deliveries = n
+		}
+	}
+	return cmp.Or(deliveries, ShareDeliveriesLeast), nil // Kafka's default, where no broker tells
+}
+
+// lossy lists which of a share group's settings would lose records, and tells how
+// often a record is given out, 0 where the broker does not tell.
+func lossy(have map[string]string) (deliveries int, wrong []string) {
 	if got := have[ShareResetSetting]; got != "earliest" {
 		wrong = append(wrong, fmt.Sprintf("%s is %s: records produced before the first worker joins would never be run; want earliest", ShareResetSetting, got))
 	}
-	deliveries = ShareDeliveriesLeast // Kafka's default, where the broker does not tell
 	if got := have[ShareLimitSetting]; got != "" {
-		if deliveries, err = strconv.Atoi(got); err != nil || deliveries < ShareDeliveriesMin {
+		n, err := strconv.Atoi(got)
+		if deliveries = n; err != nil || n < ShareDeliveriesMin {
 			wrong = append(wrong, fmt.Sprintf("%s is %s: want at least %d, or records that were given out often are dropped", ShareLimitSetting, got, ShareDeliveriesLeast))
 		}
 	}
-	if len(wrong) > 0 {
-		return 0, fmt.Errorf("kafka: share group %s: %s: a role that starts with PERDURE_KAFKA_TOPICS=create sets it", group, strings.Join(wrong, "; "))
-	}
-	return deliveries, nil
+	return deliveries, wrong
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,6 +76,46 @@ func TestBrokersWithoutShareGroupsAreRefused(t *testing.T) {
 	_, err = kafka.Plan(deadline(t), kadm.NewClient(cl), parse(t, sharedText), kafka.Settings{Requests: cl})
 	if !errors.Is(err, kafka.ErrNoShareGroups) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The controller answers once it knows a setting itself: no worker may join until each
+// broker does, since the leader of a partition decides where its group begins.
+func TestASettingOfAShareGroupIsWaitedForOnEachBroker(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cl := client(t, kgo.SeedBrokers(c.ListenAddrs()...))
+	adm := kadm.NewClient(cl)
+	s := kafka.Settings{History: time.Hour, MaxReplication: 1, Requests: cl}
+	group := s.Names.ShareGroup("slow")
+
+	var late atomic.Int32 // answers that the last broker still gives with Kafka's default
+	late.Store(4)
+	c.ControlKey(int16(kmsg.DescribeConfigs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		asked, ok := req.(*kmsg.DescribeConfigsRequest)
+		if !ok || c.CurrentNode() != 2 || asked.Resources[0].ResourceType != kmsg.ConfigResourceTypeGroupConfig || late.Add(-1) < 0 {
+			return nil, nil, false
+		}
+		resp := asked.ResponseKind().(*kmsg.DescribeConfigsResponse) //nolint:errcheck,forcetypeassert // that is its kind
+		told := kmsg.NewDescribeConfigsResponseResource()
+		told.ResourceType, told.ResourceName = kmsg.ConfigResourceTypeGroupConfig, group
+		for name, value := range map[string]string{kafka.ShareResetSetting: "latest", kafka.ShareLimitSetting: "5", "share.isolation.level": "read_uncommitted"} {
+			told.Configs = append(told.Configs, kmsg.DescribeConfigsResponseResourceConfig{Name: name, Value: &value})
+		}
+		resp.Resources = append(resp.Resources, told)
+		return resp, nil, true
+	})
+	ensure(t, adm, parse(t, sharedText), s)
+	if n := late.Load(); n >= 0 {
+		t.Errorf("a worker may join while a broker would begin at the end: it would say so %d more times", n)
+	}
+	late.Store(1)
+	if _, err := kafka.CheckShareGroup(deadline(t), adm, cl, group); err == nil || !strings.Contains(err.Error(), kafka.ShareResetSetting) {
+		t.Errorf("one of the brokers would begin at the end: %v", err)
 	}
 }
 

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -23,7 +21,7 @@ type Settings struct {
 	History        time.Duration // how long events.* are kept; PERDURE_HISTORY
 	MaxReplication int           // 0 = as the catalog says; an embedded Kafka has one broker
 
-	Requests kmsg.Requestor // to the same brokers; nil only where no queue has delivery: shared
+	Requests Requests // to the same brokers; nil only where no queue has delivery: shared
 }
 
 // setting is one topic setting and how its value is compared.
