@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -348,6 +349,19 @@ func (g *rig) revive(server *embedded.Postgres) {
 // commit would flush what a crash is to take back.
 func unrenewed(c *Config) { c.LeaseTTL = time.Hour }
 
+// stopWriters stops the processes that write WAL when they like: what is not waited for is
+// then lost with certainty.
+func (g *rig) stopWriters() {
+	g.t.Helper()
+	for _, kind := range []string{"walwriter", "background writer"} {
+		pid := one[int](g, `select pid from pg_stat_activity where backend_type = '`+kind+`'`)
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			g.t.Fatalf("stop the %s, %d: %v", kind, pid, err)
+		}
+		g.t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // else a server that lives ends late
+	}
+}
+
 // atRest waits until the relay's first upkeep is over, whose commits would flush too.
 func (g *rig) atRest() {
 	g.t.Helper()
@@ -389,6 +403,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 	g.enqueue("x", 1)
 	g.drained(time.Minute)
 	g.atRest()
+	g.stopWriters()
 	before := one[int64](g, `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`)
 	conn, err := pgx.Connect(t.Context(), g.url)
 	if err != nil {
@@ -397,7 +412,7 @@ func xidsUsedAgain(t *testing.T, m mutation) []string {
 	if _, err := conn.Exec(t.Context(), `set synchronous_commit = off`); err != nil {
 		t.Fatal(err)
 	}
-	const burnt = 1500 // the server writes some of them when it likes: hardly ever all but the last few
+	const burnt = 1500
 	for range burnt {
 		if _, err := conn.Exec(t.Context(), `insert into public.burn values (1)`); err != nil {
 			t.Fatal(err)
@@ -447,6 +462,7 @@ func commitThatACrashTakesBack(besideMove bool) func(*testing.T, mutation) []str
 		g.enqueue("x", 0)
 		g.drained(time.Minute)
 		g.atRest()
+		g.stopWriters()
 		tx = g.begin()
 		if _, err := tx.Exec(t.Context(), `set local synchronous_commit = off`); err != nil {
 			t.Fatal(err)
