@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // DB is what the client needs of a database: *pgxpool.Pool has it.
@@ -266,8 +267,15 @@ func (c *Client) EnqueueEach(ctx context.Context, tasks []Task) ([]Outcome, erro
 // each, in their order; its error takes all of them back.
 func (c *Client) insertAll(ctx context.Context, source string, rows []*row, accept func([]Outcome) error) error {
 	out := make([]Outcome, len(rows))
-	if len(rows) < copyFrom && !slices.ContainsFunc(rows, (*row).keyed) {
-		if err := again(func() error { return c.insertFew(ctx, source, rows, out) }); err != nil {
+	pool, pooled := c.db.(pool)
+	if few := len(rows) < copyFrom; (few || pooled) && !slices.ContainsFunc(rows, (*row).keyed) {
+		err := again(func() error {
+			if few {
+				return c.insertFew(ctx, source, rows, out)
+			}
+			return c.copyAll(ctx, pool, source, rows, out)
+		})
+		if err != nil {
 			return err
 		}
 		return accept(out) // nothing is wrong with any
@@ -316,6 +324,37 @@ func (c *Client) insertFew(ctx context.Context, source string, rows []*row, out 
 		out[i] = Outcome{Ref: ref(source, g.Generation, g.Seq, rows[i].scheduled, false)}
 	}
 	return wrap("write the outbox rows", err)
+}
+
+// pool is what lends a connection: *pgxpool.Pool.
+type pool interface {
+	Acquire(context.Context) (*pgxpool.Conn, error)
+}
+
+// copyAll writes rows without keys in two round trips: the first begins the transaction
+// and takes the ids, the second ends it.
+func (c *Client) copyAll(ctx context.Context, pool pool, source string, rows []*row, out []Outcome) error {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return wrap("begin", err)
+	}
+	defer conn.Release() // it closes one that is still in the transaction
+	var b pgx.Batch
+	b.Queue("begin")
+	b.Queue(sqlLockTimeout, c.lockTimeoutText())
+	place, err := reserve(ctx, conn, &b, len(rows))
+	if err != nil {
+		return err
+	}
+	stream := &copyStream{rows: rows, ids: place.ids, generation: place.generation, bundles: place.bundles}
+	done, err := conn.Conn().PgConn().CopyFrom(ctx, stream, copyOutbox+"; commit")
+	if err == nil && done.String() != "COMMIT" {
+		err = fmt.Errorf("the server answered %s", done)
+	}
+	for i, r := range rows {
+		out[i] = Outcome{Ref: ref(source, place.generation, place.ids[i], r.scheduled, false)}
+	}
+	return wrap("copy the outbox rows and commit", err)
 }
 
 func isInvalid(err error) bool {

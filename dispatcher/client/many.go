@@ -26,20 +26,15 @@ func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out 
 	if len(rows) == 0 {
 		return nil
 	}
-	var generation int
-	var bundles bool
-	var ids []int64
 	var b pgx.Batch
 	if lockTimeout != "" {
 		b.Queue(sqlLockTimeout, lockTimeout)
 	}
-	b.Queue(sqlReserve, len(rows)).QueryRow(func(row pgx.Row) error { return row.Scan(&generation, &bundles, &ids) })
-	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fmt.Errorf("enqueue: %w", ErrNotMigrated)
-		}
-		return wrap("reserve ids", err)
+	place, err := reserve(ctx, tx, &b, len(rows))
+	if err != nil {
+		return err
 	}
+	generation, ids := place.generation, place.ids
 	var plain []*row
 	var plainIDs []int64
 	var keyed, unique []int
@@ -61,7 +56,26 @@ func insertMany(ctx context.Context, tx pgx.Tx, source string, rows []*row, out 
 	if err := insertManyUnique(ctx, tx, source, rows, ids, unique, out); err != nil {
 		return err
 	}
-	return insertPlain(ctx, tx, generation, bundles, plain, plainIDs)
+	return insertPlain(ctx, tx, generation, place.bundles, plain, plainIDs)
+}
+
+// reserved is where the rows of a transaction go.
+type reserved struct {
+	generation int
+	bundles    bool // the relay knows them
+	ids        []int64
+}
+
+// reserve takes n ids, behind what b has already.
+func reserve(ctx context.Context, db interface {
+	SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
+}, b *pgx.Batch, n int) (r reserved, err error) {
+	b.Queue(sqlReserve, n).QueryRow(func(row pgx.Row) error { return row.Scan(&r.generation, &r.bundles, &r.ids) })
+	err = db.SendBatch(ctx, b).Close()
+	if errors.Is(err, pgx.ErrNoRows) {
+		return r, fmt.Errorf("enqueue: %w", ErrNotMigrated)
+	}
+	return r, wrap("reserve ids", err)
 }
 
 func insertPlain(ctx context.Context, tx pgx.Tx, generation int, bundles bool, rows []*row, ids []int64) error {

@@ -54,8 +54,9 @@ where scope = concat_ws(E'\x1f', coalesce($1::text, session_user::text), $2::tex
 	sqlLockTimeout = `select set_config('lock_timeout', $1, true)`
 
 	// Ids for many rows, in their order, taken in the transaction that writes them; and
-	// whether the relay knows bundles.
-	sqlReserve = `select s.generation, s.bundles, array(select nextval('perdure.outbox_id_seq') from generate_series(1, $1::int))
+	// whether the relay knows bundles. The sub-select keeps the number from the planner,
+	// which would make a plan for each.
+	sqlReserve = `select s.generation, s.bundles, array(select nextval('perdure.outbox_id_seq') from generate_series(1, (select $1::int)))
 from perdure.source s`
 
 	// Many rows with reserved ids.
