@@ -22,6 +22,10 @@ type Baseline struct {
 	Topic string    // begins the topics' names
 }
 
+// besideRate is how many records a second ask, while the load runs, how long Kafka takes
+// then: too few to be a load.
+const besideRate = 200
+
 // measure offers records of the payload's size at o's rate for d and adds to h
 // how long each took from when it was due to when it was polled. part names its
 // topic: one that was just deleted cannot be made again at once.

@@ -37,6 +37,9 @@ func (r *Report) HTML(w io.Writer) error {
 	if r.KafkaAlone != nil {
 		rows = append(rows, latencyRow{"Kafka alone: from when due until polled", *r.KafkaAlone})
 	}
+	if r.KafkaBeside != nil {
+		rows = append(rows, latencyRow{"Kafka under this load: from when due until polled", *r.KafkaBeside})
+	}
 	return reportTemplate.Execute(w, map[string]any{
 		"R": r, "Rows": rows, "JSON": string(raw), "Missing": slices.Sorted(maps.Keys(r.NotCounted)),
 		"Percentiles": percentiles(rows).svg(), "Throughput": throughput(r.Series).svg(), "OverTime": overTime(r.Series).svg(),

@@ -32,9 +32,10 @@ type Report struct {
 	EnqueuePerSecond float64 `json:"enqueued_per_s"`
 	TasksPerSecond   float64 `json:"tasks_per_s"`
 
-	FromDue    Latency  `json:"latency_from_due"`    // to the handler's start
-	FromCommit Latency  `json:"latency_from_commit"` // to the handler's start
-	KafkaAlone *Latency `json:"kafka_alone,omitempty"`
+	FromDue     Latency  `json:"latency_from_due"`    // to the handler's start
+	FromCommit  Latency  `json:"latency_from_commit"` // to the handler's start
+	KafkaAlone  *Latency `json:"kafka_alone,omitempty"`
+	KafkaBeside *Latency `json:"kafka_beside,omitempty"` // of a few records a second while the load ran
 
 	CPU        []CPU             `json:"cpu"`
 	CPUTotal   float64           `json:"cpu_us_per_task"` // over all that was counted
@@ -98,6 +99,9 @@ func (r *Report) Text(w io.Writer) {
 	row("commit → handler starts", r.FromCommit)
 	if r.KafkaAlone != nil {
 		row("Kafka alone, due → polled", *r.KafkaAlone)
+	}
+	if r.KafkaBeside != nil {
+		row("Kafka beside it, due → polled", *r.KafkaBeside)
 	}
 	fmt.Fprintf(w, "CPU        %.1f µs a task", r.CPUTotal)
 	for i, c := range r.CPU {

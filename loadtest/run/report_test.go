@@ -28,7 +28,7 @@ func TestReportParses(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep.NotCounted = map[string]string{"<b>redis": "elsewhere & far"}
-	rep.KafkaAlone = &rep.FromCommit
+	rep.KafkaAlone, rep.KafkaBeside = &rep.FromCommit, &rep.FromDue
 	raw, err := json.Marshal(rep)
 	if err != nil {
 		t.Fatal(err)

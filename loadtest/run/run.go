@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/perdure/perdure/loadtest/run/usage"
 )
 
@@ -92,6 +94,20 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	beside := newHistogram()
+	var probe errgroup.Group
+	probing, stopProbe := context.WithCancel(ctx)
+	defer func() {
+		stopProbe()
+		_ = probe.Wait() // it said so before, or the load failed first
+	}()
+	if l.opts.Baseline {
+		few := l.opts
+		few.Rate = min(few.Rate, besideRate)
+		probe.Go(func() error {
+			return sys.Kafka().measure(probing, "beside", few, l.opts.Duration, gen.payloads, beside)
+		})
+	}
 	l.enter("load")
 	began, take := l.Tally.now(), gen.closed
 	if l.opts.Loop == Open {
@@ -108,14 +124,17 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := probe.Wait(); err != nil {
+		return nil, err
+	}
 	if err := half("after"); err != nil {
 		return nil, err
 	}
 	rep := l.report(sys.Servers(), began, accepted)
 	rep.addCPU(after.Since(before), meter.Missing())
 	if l.opts.Baseline {
-		s := summary(alone)
-		rep.KafkaAlone = &s
+		a, b := summary(alone), summary(beside)
+		rep.KafkaAlone, rep.KafkaBeside = &a, &b
 	}
 	return rep, nil
 }
