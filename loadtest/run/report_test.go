@@ -55,7 +55,7 @@ func TestReportParses(t *testing.T) {
 	if len(charts) != 3 {
 		t.Fatalf("%d charts, want 3", len(charts))
 	}
-	for i, lines := range []int{3, 2, 2} {
+	for i, lines := range []int{4, 2, 2} {
 		if n := polylines(t, charts[i]); n != lines {
 			t.Errorf("chart %d has %d lines with points, want %d", i, n, lines)
 		}
