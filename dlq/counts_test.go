@@ -130,3 +130,41 @@ func TestGroupsAreCountedAsTheirLettersChange(t *testing.T) {
 		t.Errorf("%d counts of no letters", n)
 	}
 }
+
+// No letter died after the last_seen of its counts: also where one statement takes as
+// many letters out of a state as into it, and where counts that are none are removed
+// while a part of the changes was added to them.
+func TestCountsBoundWhenLettersDied(t *testing.T) {
+	r := newDesk(t).rig
+	died := func(letter, state string, at int64) {
+		r.deadRows([]deadRow{{letter: letter, kind: "k", queue: "q", reason: "x", state: state, group: "fp1:a", died: time.Unix(at, 0)}})
+	}
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := r.db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agree := func(when string) {
+		t.Helper()
+		if wrong := r.counted(); wrong != "" {
+			t.Errorf("%s: %s", when, wrong)
+		}
+	}
+	died("main-1-1@0", "held", 1e9)
+	died("main-1-2@0", "open", 1e9+10)
+	exec(`update perdure.letter_states set state = case state when 'held' then 'open' else 'held' end`)
+	agree("after a swap")
+	exec(`update perdure.letter_states set died_at = died_at + interval '1 hour'`)
+	agree("after a change of when they died")
+	exec(`select perdure.fold_groups(100)`)
+	died("main-1-3@0", "held", 1e9)
+	exec(`update perdure.letter_states set state = 'resolved' where letter = 'main-1-3@0'`)
+	exec(`with d as (delete from perdure.group_changes returning *) insert into perdure.group_changes select * from d order by n`)
+	exec(`select perdure.fold_groups(1)`) // that it went, not yet that it came
+	exec(`select perdure.prune_groups()`)
+	agree("after a part was added")
+	exec(`select perdure.fold_groups(100)`)
+	exec(`select perdure.prune_groups()`)
+	agree("after all was added")
+}

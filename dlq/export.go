@@ -8,7 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
-	"time"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -20,8 +20,10 @@ import (
 const exportPage = 32
 
 // Each hands every letter that f chooses (IDs are not looked at) to each, latest
-// deaths first, with its attempts, payload and headers. Letters that die
-// meanwhile are not among them.
+// deaths first, with its attempts, payload and headers. Letters that die meanwhile are
+// not among them, nor is one that was pruned or that f does not choose any more when it
+// is read; one that comes to be chosen meanwhile may be left out. Each is as it was at
+// one moment, not all at the same.
 func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) error {
 	return s.eachPage(ctx, f, func(page []Entry) error {
 		for i := range page {
@@ -34,27 +36,27 @@ func (s *Letters) Each(ctx context.Context, f Filter, each func(*Entry) error) e
 }
 
 func (s *Letters) eachPage(ctx context.Context, f Filter, each func(page []Entry) error) error {
-	var before *time.Time
-	var beforeID string
 	groups, err := s.groups(ctx, &f) // not pageGroups: people may merge groups meanwhile
 	if err != nil {
 		return err
 	}
 	f.IDs = nil
-	before, beforeID = f.until(nil, "")
+	before, beforeID := f.until(nil, "")
+	x := s.finder(&f, groups, before, beforeID)
 	for {
-		page, err := s.wholePage(ctx, &f, groups, before, beforeID)
-		if err != nil {
+		list, err := x.next(ctx)
+		if err != nil || len(list) == 0 {
 			return err
 		}
-		if err := each(page); err != nil {
-			return err
+		for part := range slices.Chunk(list, exportPage) {
+			page, err := s.readFound(ctx, &f, groups, part)
+			if err != nil {
+				return err
+			}
+			if err := each(page); err != nil {
+				return err
+			}
 		}
-		if len(page) < exportPage {
-			return nil
-		}
-		last := &page[len(page)-1]
-		before, beforeID = &last.DiedAt, last.Letter
 	}
 }
 

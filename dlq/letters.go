@@ -123,24 +123,35 @@ where $1 = '' and $2 = '' and s.state = 'open' and $3 = 'open' and $4 = '' and $
   and ($6::timestamptz is null or s.died_at >= $6) and ($7::timestamptz is null or s.died_at <= $7 and (s.died_at, s.letter) < ($7, $8))
   and $9::text[] is null and $11::text[] is null
 order by s.died_at desc, s.letter desc limit $10`
-	// By another state alone: an index of it would cost each letter that passes through. Of
-	// as many groups as letters are wanted, those that have the latest, a page each: in the
-	// index's own order, with all that are as late as the last.
+	// By another state alone: an index of it would cost each letter that passes through. As
+	// many groups as letters are wanted have each a letter that died no earlier than the
+	// last of these groups' latest ones: what died before that is not of the page, and of
+	// the rest each group gives at most a page, in the index's own order, with all that are
+	// as late as the last. That no letter of a group died after its last_seen is what its
+	// counts keep (migration 00068): so those that were seen last are asked first, and of
+	// the others only those that were seen late enough. Of groups that were seen since the
+	// cursor that says nothing: they are asked all.
 	pageOfState = `
-select p.letter, p.died_at from (
-  select c.fingerprint, last.died_at from (
-    select fingerprint from perdure.group_rows where state = $3 and $1 = '' and $2 = '' and $4 = '' and $5 = '' and $9::text[] is null and $11::text[] is null
-    group by 1 having sum(n) > 0) c
-  cross join lateral (
-    select d.died_at from perdure.letter_states d where d.fingerprint = c.fingerprint and d.state = $3
-      and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7 and (d.died_at, d.letter) < ($7, $8))
-    order by d.died_at desc limit 1) last
-  order by last.died_at desc fetch first ($10) rows with ties) g
-cross join lateral (
-  select d.letter, d.died_at from perdure.letter_states d where d.fingerprint = g.fingerprint and d.state = $3
-    and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7 and (d.died_at, d.letter) < ($7, $8))
-  order by d.died_at desc fetch first ($10) rows with ties) p
+with c as materialized (
+  select fingerprint, max(last_seen) as bound from perdure.group_rows
+  where state = $3 and $1 = '' and $2 = '' and $4 = '' and $5 = '' and $9::text[] is null and $11::text[] is null
+  group by 1 having sum(n) > 0 and ($6::timestamptz is null or max(last_seen) >= $6)),
+r as materialized (
+  select fingerprint, bound, bound >= coalesce((select bound from c where $7::timestamptz is null or bound < $7 order by 1 desc offset $10 - 1 limit 1), '-infinity') as first from c),
+a as materialized (
+  select r.fingerprint, d.died_at from r cross join lateral (` + ofGroup + ` order by 1 desc limit 1) d where r.first),
+b as materialized (
+  select fingerprint, died_at from a
+  union all
+  select r.fingerprint, d.died_at from r cross join lateral (` + ofGroup + ` order by 1 desc limit 1) d
+  where not r.first and r.bound >= coalesce((select died_at from a order by 1 desc offset $10 - 1 limit 1), '-infinity')),
+edge as materialized (select coalesce((select died_at from b order by 1 desc offset $10 - 1 limit 1), '-infinity') as died_at)
+select p.letter, p.died_at from edge join b r on r.died_at >= edge.died_at
+cross join lateral (` + ofGroup + ` and d.died_at >= edge.died_at order by 1 desc fetch first ($10) rows with ties) p
 order by p.died_at desc, p.letter desc limit $10`
+	ofGroup = `
+    select d.died_at, d.letter from perdure.letter_states d where d.fingerprint = r.fingerprint and d.state = $3
+      and ($6::timestamptz is null or d.died_at >= $6) and ($7::timestamptz is null or d.died_at <= $7 and (d.died_at, d.letter) < ($7, $8))`
 )
 
 // Of some groups: of each, in each state, a page by its own index; then the latest
@@ -167,30 +178,33 @@ const (
 	pageOf = `select e.* from (`
 	listed = `) p cross join lateral (select ` + entryColumns + ` from perdure.dead_letters where letter = p.letter offset 0) e
 order by p.died_at desc, p.letter desc`
-	whole = `) p cross join lateral (select ` + entryColumns + `, attempts, payload, headers from perdure.dead_letters where letter = p.letter offset 0) e
-order by p.died_at desc, p.letter desc`
 )
 
 var (
 	listLetters  = pages{pageOf + pageOfAll + listed, pageOf + pageOfOpen + listed, pageOf + pageOfState + listed, pageOf + pageOfGroups + listed}
-	wholeLetters = pages{pageOf + pageOfAll + whole, pageOf + pageOfOpen + whole, pageOf + pageOfState + whole, pageOf + pageOfGroups + whole}
+	foundLetters = pages{pageOfAll, pageOfOpen, pageOfState, pageOfGroups}
 )
 
-// page reads letters of all groups, or, if f means some, of these; not if it names a key
-// too: a key has few letters, a group may have millions. A statement is planned each
-// time: what is planned for any value reads everything for a rare one.
-func (s *Letters) page(ctx context.Context, of *pages, f *Filter, groups []string, before *time.Time, beforeID string, limit int) (pgx.Rows, error) {
-	args := []any{pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, f.IDs, limit, groups}
+// statement is the one for what f means, of all groups or of some; not of some if f
+// names a key too: a key has few letters, a group may have millions. grouped: it reads
+// group by group, of each up to as many as are wanted.
+func (of *pages) statement(f *Filter, groups []string) (sql string, grouped bool) {
 	switch {
 	case groups != nil && f.Key == "":
-		return s.db.Query(ctx, of.groups, args...)
-	case groups == nil && f.State != "" && f.Kind+f.Queue+f.Reason+f.Key == "" && f.IDs == nil:
-		if f.State == string(schemas.LetterOpen) {
-			return s.db.Query(ctx, of.open, args...)
-		}
-		return s.db.Query(ctx, of.state, args...)
+		return of.groups, true
+	case groups != nil || f.State == "" || f.Kind+f.Queue+f.Reason+f.Key != "" || f.IDs != nil:
+		return of.all, false
+	case f.State == string(schemas.LetterOpen):
+		return of.open, false
 	}
-	return s.db.Query(ctx, of.all, args...)
+	return of.state, true
+}
+
+// page reads letters. A statement is planned each time: what is planned for any value
+// reads everything for a rare one.
+func (s *Letters) page(ctx context.Context, of *pages, f *Filter, groups []string, before *time.Time, beforeID string, limit int) (pgx.Rows, error) {
+	sql, _ := of.statement(f, groups)
+	return s.db.Query(ctx, sql, pgx.QueryExecModeCacheDescribe, f.Kind, f.Queue, f.State, f.Reason, f.Key, timeOrNil(f.Since), before, beforeID, f.IDs, limit, groups)
 }
 
 // Which groups have letters like these, how many, and how many letters there are in all.

@@ -13,8 +13,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/perdure/perdure/internal/jqchild"
 )
 
@@ -67,8 +65,20 @@ func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, lim
 	child := jqchild.New(s.jq, Condition(where), len("false"))
 	defer child.Close()
 	before, beforeID = f.until(before, beforeID)
+	x := s.finder(&f, groups, before, beforeID)
+	var rest []found
 	for began := time.Now(); looked < MostLooked && time.Since(began) < s.longest; {
-		page, err := s.wholePage(ctx, &f, groups, before, beforeID)
+		if len(rest) == 0 {
+			if rest, err = x.next(ctx); err != nil {
+				return nil, "", 0, err
+			}
+			if len(rest) == 0 {
+				return list, "", looked, nil
+			}
+		}
+		part := rest[:min(exportPage, len(rest))]
+		rest = rest[len(part):]
+		page, err := s.readFound(ctx, &f, groups, part)
 		if err != nil {
 			return nil, "", 0, err
 		}
@@ -88,15 +98,18 @@ func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, lim
 			return nil, "", 0, err
 		}
 		looked += taken
-		if taken == len(page) && len(page) < exportPage {
-			return list, "", looked, nil
-		}
-		if taken == 0 { // the first of this page has no answer: the next call begins with it, and says so
+		if taken < len(page) {
+			if taken > 0 { // else the first has no answer: the next call begins with it, and says so
+				next = formatCursor(page[taken-1].DiedAt, page[taken-1].Letter)
+			}
 			break
 		}
-		last := &page[taken-1]
-		next, before, beforeID = formatCursor(last.DiedAt, last.Letter), &last.DiedAt, last.Letter
-		if taken < len(page) || len(list) == limit {
+		if len(rest) == 0 && x.ended {
+			return list, "", looked, nil
+		}
+		last := &part[len(part)-1]
+		next = formatCursor(last.DiedAt, last.Letter)
+		if len(list) == limit {
 			break
 		}
 	}
@@ -210,19 +223,4 @@ func (s *Letters) GroupsWhere(ctx context.Context, f Filter, where string, limit
 		list[i].Matched = matched[list[i].Group]
 	}
 	return list, looked, cursor != "", nil
-}
-
-// wholePage reads letters with all that they hold.
-func (s *Letters) wholePage(ctx context.Context, f *Filter, groups []string, before *time.Time, beforeID string) ([]Entry, error) {
-	rows, err := s.page(ctx, &wholeLetters, f, groups, before, beforeID, exportPage)
-	if err != nil {
-		return nil, fmt.Errorf("read dead letters: %w", err)
-	}
-	page, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e Entry, err error) {
-		return e, r.Scan(append(e.fields(), &e.Attempts, &e.Payload, &e.Headers)...)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read dead letters: %w", err)
-	}
-	return page, nil
 }
