@@ -205,3 +205,32 @@ func TestALetterThatWasReleasedIsReadAgain(t *testing.T) {
 		t.Errorf("%d letters were read ahead, want 3", len(list))
 	}
 }
+
+// One that a slice left out is looked at again while the pass goes on: whoever looks for
+// what is left begins there.
+func TestALetterThatWasLeftOutMovesBeforeTheEnd(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 60, nil)
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}, Canary: Canary{Off: true}}, Start: true})
+	x := r.replayer("a", &known{})
+	x.cfg.Slice, x.lookBack = 5, 10
+	once := sync.OnceFunc(func() { // its row is not where it was read
+		r.exec(`update perdure.letter_states set changed_at = clock_timestamp() where letter = (select letter from perdure.replay_letters where replay = $1 order by n limit 1)`, id)
+	})
+	x.steps = func(step string) {
+		if step == "judged" && r.get(id).State == Running {
+			once()
+		}
+	}
+	r.run(x)
+	if j := r.get(id); j.State != Done || j.Replayed != 60 {
+		t.Fatalf("%s: %d of 60 went", j.State, j.Replayed)
+	}
+	var place int
+	if err := r.db.QueryRow(t.Context(), `select p from (select n, row_number() over (order by seq) as p from perdure.replay_letters where replay = $1) l order by n limit 1`, id).Scan(&place); err != nil {
+		t.Fatal(err)
+	}
+	if place == 1 || place > 30 {
+		t.Errorf("it went as number %d of 60", place)
+	}
+}

@@ -55,7 +55,8 @@ type Replayer struct {
 	log       *slog.Logger
 	letters   *prometheus.CounterVec
 	ended     *prometheus.CounterVec
-	passed    map[string]int64       // by job: letters up to this n were looked at by this process
+	passed    map[string]pass        // by job: how far this process has come
+	lookBack  int64                  // see farBehind
 	ahead     *ahead                 // the slice that comes next; nil: none was read
 	transport *http.Transport        // to repair agents
 	strikes   map[string]int         // by job: letters in a row at which its fixer was stopped at a limit
@@ -87,7 +88,7 @@ func New(cfg Config, deps Deps) (*Replayer, error) {
 	if cfg.KeepAudit <= 0 {
 		cfg.KeepAudit = defaultKeepAudit
 	}
-	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, sql: statements{moveLetters, countMoved}, passed: map[string]int64{}, strikes: map[string]int{},
+	r := &Replayer{cfg: cfg, deps: deps, log: deps.Log, sql: statements{moveLetters, countMoved}, passed: map[string]pass{}, lookBack: farBehind, strikes: map[string]int{},
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perdure_replayer_letters_total", Help: "Letters that replays looked at, by result: replayed, refused or would_replay."}, []string{"result"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{

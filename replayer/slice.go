@@ -39,7 +39,8 @@ order by rl.n`
 // slice moves or refuses the next letters of a job, at most n; left says that
 // there may be more.
 func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err error) {
-	after := max(r.passed[j.id], j.doneTo)
+	p := r.passed[j.id]
+	after := max(p.to, j.doneTo)
 	list, more, err := r.judged(ctx, j, after, n)
 	if err != nil || len(list) == 0 {
 		return false, err
@@ -56,11 +57,32 @@ func (r *Replayer) slice(ctx context.Context, j *job, n int) (left bool, err err
 	if err != nil {
 		return false, fmt.Errorf("letters %s to %s: %w", list[0].id, list[len(list)-1].id, err)
 	}
-	r.passed[j.id] = last
 	if done == len(list) && j.doneTo == after {
 		j.doneTo = last
 	}
+	r.passed[j.id] = p.behind(last, j.doneTo, r.lookBack)
 	return more, nil
+}
+
+// pass is how far a process has come through a job's plan.
+type pass struct {
+	to    int64 // letters up to this n were looked at
+	again int64 // no look back before this n
+}
+
+// farBehind is how many letters a pass goes on behind the first that it left out: what is
+// left of a plan is looked for from that one on, by whoever asks. Nearly always it moves now.
+const farBehind = 50_000
+
+// behind is the pass that has come to last, where all up to doneTo are done; once that is
+// far behind, a new one from there on. If that leaves out the same, the next comes when it
+// is twice as far: no letter is read over more than a few times.
+func (p pass) behind(last, doneTo, far int64) pass {
+	p.to = last
+	if back := last - doneTo; back >= far && last >= p.again {
+		return pass{again: last + back}
+	}
+	return p
 }
 
 // look judges the next letters of a plan, and moves none. Those of completed
