@@ -182,7 +182,7 @@ func (p *Policies) look(ctx context.Context, pol *schemas.Policy) error {
 			if pol.Action == "notify" {
 				n = g.Letters
 			}
-			if err := p.sayOf(ctx, pol, g, fmt.Sprintf("would %s %d letters of group %s", pol.Action, n, g.Group)); err != nil {
+			if err := p.sayOf(ctx, pol, g, fmt.Sprintf("would %s %s of group %s", pol.Action, letters(n), g.Group)); err != nil {
 				return err
 			}
 			continue

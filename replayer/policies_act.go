@@ -33,15 +33,23 @@ insert into perdure.policy_minutes (policy, minute, letters) select policy, date
 on conflict (policy, minute) do update set letters = policy_minutes.letters + excluded.letters`
 
 func (p *Policies) charge(ctx context.Context, tx pgx.Tx, pol *schemas.Policy, s *standing, g PolicyGroup, n int64, replay *string) error {
-	what := fmt.Sprintf("%s %d letters of group %s", pol.Action, n, g.Group)
+	what := fmt.Sprintf("%s %s of group %s", pol.Action, letters(n), g.Group)
 	if pol.Action == "notify" {
-		what = fmt.Sprintf("tells of group %s, %d letters", g.Group, g.Letters)
+		what = fmt.Sprintf("tells of group %s, %s", g.Group, letters(g.Letters))
 	}
 	tag, err := tx.Exec(ctx, chargeLetters, pol.Name, s.lease, n, what, replay, g.Group, pol.Action == "notify")
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errLease
 	}
 	return err
+}
+
+// letters is a number of them, in words.
+func letters(n int64) string {
+	if n == 1 {
+		return "1 letter"
+	}
+	return fmt.Sprintf("%d letters", n)
 }
 
 func (p *Policies) act(ctx context.Context, pol *schemas.Policy, s *standing, g PolicyGroup, n int64) error {

@@ -130,6 +130,8 @@ func verifyIn(ctx context.Context, db querier) (v Verdict, err error) {
 		}
 		v.Rows++
 		switch {
+		case *place == lastPlace+2:
+			broken(lastPlace+1, "a row is missing")
 		case *place > lastPlace+1:
 			broken(lastPlace+1, "%d rows are missing", *place-lastPlace-1)
 		case *place <= lastPlace:
@@ -147,6 +149,8 @@ func verifyIn(ctx context.Context, db querier) (v Verdict, err error) {
 	switch {
 	case !begun:
 		broken(0, "the chain's head is missing")
+	case lastPlace+1 == headPlace:
+		broken(headPlace, "the last row is missing")
 	case lastPlace < headPlace:
 		broken(lastPlace+1, "the last %d rows are missing", headPlace-lastPlace)
 	case lastPlace != headPlace || lastHash != headHash:
