@@ -7,10 +7,12 @@ GO       ?= go
 # Never from the cache: the servers are not part of its key. A package's tests share
 # two cores with real servers; -p above 2 only queues. Tests that are parallel mostly
 # wait, so there are more of them than cores. make lint vets.
-TESTFLAGS ?= -race -count=1 -timeout 15m -p 2 -parallel 4 -vet=off
+# GOGC is for the compiler (.ci/run): some tests look at their own heap.
+TESTFLAGS ?= -race -count=1 -timeout 15m -p 2 -parallel 4 -vet=off -exec 'env -u GOGC'
 # Kafka without its optimizing compiler, which works for half of a run on what a test
-# asks of it; benchmarks and long runs are worth its work.
-BROKER   := PERDURE_TEST_KAFKA_JVM=-XX:TieredStopAtLevel=1
+# asks of it; benchmarks and long runs are worth its work. Postgres without a disk, which
+# only a machine that dies would miss.
+SERVERS  := PERDURE_TEST_KAFKA_JVM=-XX:TieredStopAtLevel=1 PERDURE_TEST_POSTGRES_MEMORY=1
 # The longest first, so that none runs alone at the end.
 ALL      := ./worker ./relay ./loadtest ./replayer ./dlq ./dispatcher ./internal/embedded ./internal/app ./internal/app/demo \
             ./docs ./internal/claims ./internal/app/stage ./...
@@ -48,7 +50,7 @@ peers: ## what judges the comparison with others, a module of its own; its table
 
 .PHONY: on-servers
 on-servers: ## make test without the models and the peers
-	$(BROKER) .ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
+	$(SERVERS) .ci/with-servers $(GO) test $(TESTFLAGS) $(PKGS)
 
 .PHONY: lint
 lint: ## gofmt, golangci-lint with go vet and the import rule
