@@ -71,12 +71,15 @@ cross join lateral (
 join perdure.letters d on d.letter = last.letter
 order by g.unfinished desc, g.last_seen desc, g.fingerprint`
 
-// From a time on, or up to one, letters are counted one by one.
+// From a time on, or up to one, letters are counted one by one, those of the groups that
+// were seen since: by the index of each, where it is not most of all letters.
 const listGroupsSince = `
 with d as materialized (
   select fingerprint, state, coalesce(kind, '') as kind, queue, reason, release, count(*) as n, min(died_at) as first_seen, max(died_at) as last_seen,
     count(*) filter (where died_at > now() - interval '1 hour') as hour
-  from perdure.letter_states
+  from (select fingerprint, state from perdure.group_rows where ` + ofCounts + `
+    group by 1, 2 having sum(n) > 0 and coalesce(max(last_seen) >= $10::timestamptz, true)) seen
+  join perdure.letter_states using (fingerprint, state)
   where ` + ofCounts + ` and died_at >= $10::timestamptz and ($11::timestamptz is null or died_at < $11) group by 1, 2, 3, 4, 5, 6),
 s as materialized (
   select fingerprint, state, sum(n)::bigint as n, min(first_seen) as first_seen, max(last_seen) as last_seen, sum(hour)::bigint as hour from d group by 1, 2),
