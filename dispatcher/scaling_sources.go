@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/perdure/perdure/internal/kafka"
+	"github.com/perdure/perdure/internal/tracker"
 )
 
 // countUpTo bounds the counting in Postgres: beyond it the backlog is only
@@ -47,10 +48,10 @@ func (s *scaling) waitingInPostgres(ctx context.Context, queue string, into *sam
 	return nil
 }
 
-// waitingInKafka adds what the queue's group has not committed on its topic.
-// Records that are done beyond the committed offset count as waiting: the
-// backlog is too high by at most what is in flight. Retries that wait for their
-// time in retry.* do not count.
+// waitingInKafka adds what the queue's group has not committed on its topic, less what
+// its commits say is done beyond them: one slow task may have thousands behind it. The
+// backlog is too high by what was done since. Retries that wait for their time in
+// retry.* do not count.
 func (s *scaling) waitingInKafka(ctx context.Context, queue string, into *sample) error {
 	topic, group := s.names.Tasks(queue), s.names.WorkerGroup(queue)
 	starts, err := s.kafka.ListStartOffsets(ctx, topic)
@@ -82,15 +83,15 @@ func (s *scaling) waitingInKafka(ctx context.Context, queue string, into *sample
 	}
 	behind := map[int32]int64{} // first offset that is not committed
 	for p, end := range ends[topic] {
-		at := starts[topic][p].Offset
+		at, done := starts[topic][p].Offset, int64(0)
 		if c, ok := committed.Lookup(topic, p); ok && c.At > at { // below it: trimmed
-			at = c.At
+			at, done = c.At, min(tracker.DoneBeyond(c.Metadata, c.At), max(end.Offset-c.At, 0))
 		}
 		into.produced += end.Offset
-		into.committed += at
-		if at < end.Offset {
+		into.committed += at + done
+		if at+done < end.Offset {
 			behind[p] = at
-			into.tasks += end.Offset - at
+			into.tasks += end.Offset - at - done
 		}
 	}
 	if into.workers, err = s.workers(ctx, group); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/perdure/perdure/internal/kafka"
 	"github.com/perdure/perdure/internal/pg"
 	"github.com/perdure/perdure/internal/testkit"
+	"github.com/perdure/perdure/internal/tracker"
 	"github.com/perdure/perdure/schemas"
 )
 
@@ -124,6 +125,47 @@ func TestBacklogIsCountedWhereItWaits(t *testing.T) {
 	expect(6, 50, 80)
 	exec(`insert into perdure.outbox (kind, queue, payload) values ('k', 'q', '1')`)
 	expect(7, 50, 80)
+
+	// One of them is slow, and all behind it in its partition are done.
+	ends, err := adm.ListEndOffsets(ctx, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	committed, err := adm.FetchOffsets(ctx, names.WorkerGroup("q"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	topics, err := adm.ListTopics(ctx, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := int64(7)
+	ends.Each(func(end kadm.ListedOffset) {
+		c, ok := committed.Lookup(topic, end.Partition)
+		if !ok || c.At < 1 || end.Offset < c.At+2 {
+			return
+		}
+		tr, err := tracker.New(c.At, "", topics[topic].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := c.At; at < end.Offset; at++ {
+			if tr.Deliver(at, 0); at > c.At {
+				tr.Ack(at)
+			}
+		}
+		said, _ := tr.Commit()
+		o := kadm.Offsets{}
+		o.Add(kadm.Offset{Topic: topic, Partition: end.Partition, At: said.Offset, LeaderEpoch: -1, Metadata: said.Metadata})
+		if err := adm.CommitAllOffsets(ctx, names.WorkerGroup("q"), o); err != nil {
+			t.Fatal(err)
+		}
+		left -= end.Offset - c.At - 1
+	})
+	if left == 7 {
+		t.Fatal("no partition has two records that are not committed")
+	}
+	expect(left, 0, 80)
 }
 
 func TestScalingSaysWhoIsAway(t *testing.T) {

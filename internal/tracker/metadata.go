@@ -150,6 +150,23 @@ func TopicID(metadata string) (id [16]byte, ok bool) {
 	return id, id != noID
 }
 
+// DoneBeyond counts the records beyond a committed offset that its metadata says are
+// done; 0 where it says nothing, or is not ours.
+func DoneBeyond(metadata string, committed int64) (n int64) {
+	id, ok := TopicID(metadata)
+	if !ok {
+		return 0
+	}
+	g, err := decode(metadata, id, committed)
+	if g == nil || err != nil {
+		return 0
+	}
+	for _, r := range g.ranges {
+		n += r.to - r.from
+	}
+	return n
+}
+
 // unpack returns the bytes of metadata that is ours.
 func unpack(s string) ([]byte, error) {
 	if len(s) > MaxMetadata {
