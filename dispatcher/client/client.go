@@ -229,7 +229,7 @@ func allOrNothing(out []Outcome) ([]Ref, error) {
 
 // EnqueueEach accepts every task that is right, in one transaction of its own,
 // and says for each what became of it. An error means that none was accepted,
-// or, with ErrUnavailable, that it is not known.
+// or, with ErrUnavailable or the end of ctx, that it is not known.
 func (c *Client) EnqueueEach(ctx context.Context, tasks []Task) ([]Outcome, error) {
 	out := make([]Outcome, len(tasks))
 	var source string
@@ -267,7 +267,7 @@ func (c *Client) EnqueueEach(ctx context.Context, tasks []Task) ([]Outcome, erro
 // each, in their order; its error takes all of them back.
 func (c *Client) insertAll(ctx context.Context, source string, rows []*row, accept func([]Outcome) error) error {
 	out := make([]Outcome, len(rows))
-	pool, pooled := c.db.(pool)
+	pool, pooled := c.db.(*pgxpool.Pool) // what wraps one may have its own Begin
 	if few := len(rows) < copyFrom; (few || pooled) && !slices.ContainsFunc(rows, (*row).keyed) {
 		err := again(func() error {
 			if few {
@@ -326,19 +326,14 @@ func (c *Client) insertFew(ctx context.Context, source string, rows []*row, out 
 	return wrap("write the outbox rows", err)
 }
 
-// pool is what lends a connection: *pgxpool.Pool.
-type pool interface {
-	Acquire(context.Context) (*pgxpool.Conn, error)
-}
-
 // copyAll writes rows without keys in two round trips: the first begins the transaction
 // and takes the ids, the second ends it.
-func (c *Client) copyAll(ctx context.Context, pool pool, source string, rows []*row, out []Outcome) error {
+func (c *Client) copyAll(ctx context.Context, pool *pgxpool.Pool, source string, rows []*row, out []Outcome) error {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return wrap("begin", err)
 	}
-	defer conn.Release() // it closes one that is still in the transaction
+	defer giveBack(ctx, conn)
 	var b pgx.Batch
 	b.Queue("begin")
 	b.Queue(sqlLockTimeout, c.lockTimeoutText())
@@ -355,6 +350,16 @@ func (c *Client) copyAll(ctx context.Context, pool pool, source string, rows []*
 		out[i] = Outcome{Ref: ref(source, place.generation, place.ids[i], r.scheduled, false)}
 	}
 	return wrap("copy the outbox rows and commit", err)
+}
+
+// giveBack ends what a failure left open: a connection in a transaction would be closed.
+func giveBack(ctx context.Context, conn *pgxpool.Conn) {
+	defer conn.Release()
+	if c := conn.Conn(); !c.IsClosed() && c.PgConn().TxStatus() != 'I' {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_, _ = c.Exec(ctx, "rollback") // else it is closed
+	}
 }
 
 func isInvalid(err error) bool {

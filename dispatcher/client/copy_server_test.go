@@ -27,6 +27,7 @@ func TestABatchThatIsNotWrittenLeavesNothing(t *testing.T) {
 		}
 	}
 	run(`create function public.refuse() returns trigger language plpgsql as $$ begin raise 'refused at %', tg_argv[0]; end $$`)
+	made := pool.Stat().NewConnsCount()
 	for when, trigger := range map[string]string{
 		"its rows": `create trigger refuse before insert on perdure.outbox for each row execute function public.refuse('its rows')`,
 		"its end":  `create constraint trigger refuse after insert on perdure.outbox deferrable initially deferred for each row execute function public.refuse('its end')`,
@@ -44,6 +45,9 @@ func TestABatchThatIsNotWrittenLeavesNothing(t *testing.T) {
 			}
 			return rows == 0 && open == 0, fmt.Sprintf("refused at %s: %d rows are there, %d sessions are in a transaction", when, rows, open)
 		})
+	}
+	if n := pool.Stat().NewConnsCount() - made; n > 0 {
+		t.Errorf("%d connections were made: those of refused batches were closed", n)
 	}
 	refs, err := c.EnqueueMany(t.Context(), batch)
 	if err != nil || len(refs) != len(batch) {

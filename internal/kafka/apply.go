@@ -16,8 +16,9 @@ import (
 const visiblePoll = 50 * time.Millisecond
 
 // Apply does every change that is Auto, and returns when the brokers show the
-// topics that it made and heed the groups that it set, or ctx ends. It goes on after a failure and returns all
-// of them, joined. Another process doing the same at once is well.
+// topics that it made and heed the groups that it set, or ctx ends. It goes on after
+// a failure and returns all of them, joined. Another process doing the same at once
+// is well.
 func Apply(ctx context.Context, adm *kadm.Client, changes []Change) error {
 	var errs []error
 	var made []string

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -170,12 +171,20 @@ func setGroup(ctx context.Context, c Change) error {
 	return fmt.Errorf("kafka: set %s=%s on share group %s%s: %w", c.Setting, c.Want, c.Topic, hint, err)
 }
 
+// again asks a broker once more where a connection was lost.
+type again struct{ *kgo.Broker }
+
+func (a again) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
+	return a.RetriableRequest(ctx, req)
+}
+
 // toldByEach is what each broker that answers tells of a group: the controller knows
 // of a change first, and the leader of a partition decides where its group begins by
 // what it knows itself.
 func toldByEach(ctx context.Context, cl Requests, group string) (told []map[string]string, err error) {
+	err = unreachable("read settings of group "+group, errors.New("no broker is known"))
 	for _, b := range cl.DiscoveredBrokers() {
-		have, broken := GroupSettings(ctx, b, group)
+		have, broken := GroupSettings(ctx, again{b}, group)
 		if refused := (*kerr.Error)(nil); broken == nil {
 			told = append(told, have)
 		} else if err = broken; errors.As(broken, &refused) || ctx.Err() != nil {
@@ -188,8 +197,13 @@ func toldByEach(ctx context.Context, cl Requests, group string) (told []map[stri
 	return nil, err
 }
 
+// brokersLearn bounds how long a broker may take to know what the controller was told.
+const brokersLearn = time.Minute
+
 // heeded waits until each broker knows a share group as it was set.
 func heeded(ctx context.Context, cl Requests, group string) error {
+	ctx, cancel := context.WithTimeout(ctx, brokersLearn)
+	defer cancel()
 	tick := time.NewTicker(visiblePoll)
 	defer tick.Stop()
 	for {
@@ -223,7 +237,7 @@ func CheckShareGroup(ctx context.Context, adm *kadm.Client, cl Requests, group s
 	if err := shareSupport(ctx, adm, group); err != nil {
 		return 0, fmt.Errorf("kafka: %w", err)
 	}
-	told, err := toldByEach(ctx, cl, group)
+	told, err := agreed(ctx, cl, group)
 	if err != nil {
 		return 0, err
 	}
@@ -237,6 +251,32 @@ func CheckShareGroup(ctx context.Context, adm *kadm.Client, cl Requests, group s
 		}
 	}
 	return cmp.Or(deliveries, ShareDeliveriesLeast), nil // Kafka's default, where no broker tells
+}
+
+// agreed is toldByEach once all tell the same, or when they had time for it: somebody may
+// have set the group just now.
+func agreed(ctx context.Context, cl Requests, group string) (told []map[string]string, err error) {
+	tick := time.NewTicker(visiblePoll)
+	defer tick.Stop()
+	for end := time.Now().Add(brokersLearn); ; {
+		now, err := toldByEach(ctx, cl, group)
+		if err != nil && (told == nil || ctx.Err() == nil) {
+			return nil, err
+		} else if err == nil {
+			told = now
+		}
+		same := !slices.ContainsFunc(told, func(have map[string]string) bool {
+			return have[ShareResetSetting] != told[0][ShareResetSetting] || have[ShareLimitSetting] != told[0][ShareLimitSetting]
+		})
+		if same || time.Now().After(end) {
+			return told, nil
+		}
+		select {
+		case <-ctx.Done():
+			return told, nil
+		case <-tick.C:
+		}
+	}
 }
 
 // lossy lists which of a share group's settings would lose records, and tells how

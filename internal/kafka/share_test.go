@@ -113,8 +113,14 @@ func TestASettingOfAShareGroupIsWaitedForOnEachBroker(t *testing.T) {
 	if n := late.Load(); n >= 0 {
 		t.Errorf("a worker may join while a broker would begin at the end: it would say so %d more times", n)
 	}
-	late.Store(1)
-	if _, err := kafka.CheckShareGroup(deadline(t), adm, cl, group); err == nil || !strings.Contains(err.Error(), kafka.ShareResetSetting) {
+	late.Store(3)
+	if _, err := kafka.CheckShareGroup(deadline(t), adm, cl, group); err != nil || late.Load() >= 0 {
+		t.Errorf("a broker that learns of it in a moment: %v", err)
+	}
+	late.Store(1 << 20)
+	soon, cancel := context.WithTimeout(deadline(t), time.Second)
+	defer cancel()
+	if _, err := kafka.CheckShareGroup(soon, adm, cl, group); err == nil || !strings.Contains(err.Error(), kafka.ShareResetSetting) {
 		t.Errorf("one of the brokers would begin at the end: %v", err)
 	}
 }

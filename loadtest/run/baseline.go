@@ -22,8 +22,8 @@ type Baseline struct {
 	Topic string    // begins the topics' names
 }
 
-// besideRate is how many records a second ask, while the load runs, how long Kafka takes
-// then: too few to be a load.
+// besideRate is how many records a second at most ask, while the load runs, how long Kafka
+// takes then: a twentieth of the load, or fewer.
 const besideRate = 200
 
 // measure offers records of the payload's size at o's rate for d and adds to h

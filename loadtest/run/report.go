@@ -101,7 +101,7 @@ func (r *Report) Text(w io.Writer) {
 		row("Kafka alone, due → polled", *r.KafkaAlone)
 	}
 	if r.KafkaBeside != nil {
-		row("Kafka beside it, due → polled", *r.KafkaBeside)
+		row("Kafka under it, to polled", *r.KafkaBeside)
 	}
 	fmt.Fprintf(w, "CPU        %.1f µs a task", r.CPUTotal)
 	for i, c := range r.CPU {

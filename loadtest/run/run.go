@@ -103,7 +103,7 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 	}()
 	if l.opts.Baseline {
 		few := l.opts
-		few.Rate = min(few.Rate, besideRate)
+		few.Rate = min(few.Rate/20, besideRate)
 		probe.Go(func() error {
 			return sys.Kafka().measure(probing, "beside", few, l.opts.Duration, gen.payloads, beside)
 		})
