@@ -86,7 +86,7 @@ kinds:
 
 	f.Kafka, f.Redis = testkit.Kafka(t), testkit.Redis(t)
 	f.DB = testkit.Postgres(t).URL
-	apiAddr := freeAddr(t)
+	apiAddr := testkit.FreeAddr(t)
 	f.api = "http://" + apiAddr
 	f.env = append(os.Environ(),
 		"PERDURE_CATALOG="+filepath.Join(f.dir, "catalog.yaml"),
@@ -143,7 +143,7 @@ type role struct {
 // start runs a role and waits until it is ready.
 func (f *fleet) start(name, instance string, env ...string) *role {
 	f.t.Helper()
-	r := &role{name: name + " " + instance, addr: freeAddr(f.t), cmd: f.command(name), done: make(chan struct{})}
+	r := &role{name: name + " " + instance, addr: testkit.FreeAddr(f.t), cmd: f.command(name), done: make(chan struct{})}
 	if name == "dispatcher" {
 		r.addr = strings.TrimPrefix(f.api, "http://")
 	}
@@ -234,13 +234,6 @@ func listen(t *testing.T) net.Listener {
 		t.Fatal(err)
 	}
 	return ln
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln := listen(t)
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // tail is the end of a log.

@@ -85,7 +85,7 @@ func refusals(t *testing.T, f *fleet, k testkit.SecureKafka, sasl func(string, s
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			cmd := f.command("relay")
-			cmd.Env = append(append(append([]string{}, f.env...), tt.env...), "PERDURE_INSTANCE=refused", "PERDURE_HTTP_ADDR="+freeAddr(t))
+			cmd.Env = append(append(append([]string{}, f.env...), tt.env...), "PERDURE_INSTANCE=refused", "PERDURE_HTTP_ADDR="+testkit.FreeAddr(t))
 			began := time.Now()
 			out, err := cmd.CombinedOutput()
 			if err == nil || cmd.ProcessState.ExitCode() != 1 {

@@ -18,7 +18,7 @@ func TestTwoSourcesOfOnePool(t *testing.T) {
 	f.env = append(f.env, "PERDURE_SOURCE=north")
 	south := *f
 	south.DB = testkit.Postgres(t).URL
-	south.api = "http://" + freeAddr(t)
+	south.api = "http://" + testkit.FreeAddr(t)
 	south.env = append(append([]string(nil), f.env...), "PERDURE_SOURCE=south", "PERDURE_POSTGRES_URL="+south.DB, "PERDURE_API_URL="+south.api)
 	f.DB = testkit.Postgres(t).URL // the fleet's own belongs to the source main
 	f.env = append(f.env, "PERDURE_POSTGRES_URL="+f.DB)

@@ -9,11 +9,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -50,10 +48,10 @@ func NewSecureKafka(t testing.TB) SecureKafka {
 	if err != nil {
 		t.Skipf("testkit: a Kafka of the test's own: %v", err)
 	}
-	k := SecureKafka{SASL: freeAddr(t), MTLS: freeAddr(t), User: "perdure", Password: "s3cret=/+", Certificates: NewCertificates(t)}
+	k := SecureKafka{SASL: FreeAddr(t), MTLS: FreeAddr(t), User: "perdure", Password: "s3cret=/+", Certificates: NewCertificates(t)}
 	dir := t.TempDir()
 	props := filepath.Join(dir, "server.properties")
-	if err := os.WriteFile(props, []byte(k.properties(dir, freeAddr(t), freeAddr(t))), 0o600); err != nil {
+	if err := os.WriteFile(props, []byte(k.properties(dir, FreeAddr(t), FreeAddr(t))), 0o600); err != nil {
 		t.Fatalf("testkit: %v", err)
 	}
 	jvm := []string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx400m", "-cp", filepath.Join(lib, "*")}
@@ -152,14 +150,4 @@ func (k SecureKafka) Token(t testing.TB, lives time.Duration) string {
 	}
 	b64 := base64.RawURLEncoding.EncodeToString
 	return b64([]byte(`{"alg":"none"}`)) + "." + b64(claims) + "."
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("testkit: %v", err)
-	}
-	defer ln.Close() //nolint:errcheck // only its address is wanted
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
 }
