@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/perdure/perdure/internal/pg"
 	"github.com/perdure/perdure/internal/testkit"
 )
 
@@ -167,4 +168,35 @@ func TestCountsBoundWhenLettersDied(t *testing.T) {
 	exec(`select perdure.fold_groups(100)`)
 	exec(`select perdure.prune_groups()`)
 	agree("after all was added")
+}
+
+// What is too low when the migration comes, it tells: also of a database whose counts were
+// pruned by the version before.
+func TestBoundsThatAreTooLowAreToldByTheMigration(t *testing.T) {
+	r := newDesk(t).rig
+	for i, state := range []string{"held", "held", "resolved", "open"} {
+		r.deadRows([]deadRow{{letter: fmt.Sprintf("main-1-%d@0", i), kind: "k", queue: "q", reason: "x", state: state, group: fmt.Sprint("fp1:", i), died: time.Unix(1e9+int64(i), 0)}})
+	}
+	for _, sql := range []string{
+		`select perdure.fold_groups(100)`,
+		`update perdure.group_counts set last_seen = case fingerprint when 'fp1:0' then null when 'fp1:1' then last_seen - interval '1 hour' else last_seen end`,
+		`delete from perdure.migrations where version_id >= 68`,
+	} {
+		if _, err := r.db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.counted() == "" {
+		t.Fatal("no bound is too low before")
+	}
+	if err := pg.Migrate(t.Context(), r.db.Config().ConnString(), testkit.MigratedSource); err != nil {
+		t.Fatal(err)
+	}
+	if wrong := r.counted(); wrong != "" {
+		t.Error(wrong)
+	}
+	var told int
+	if err := r.db.QueryRow(t.Context(), `select count(*) from perdure.group_changes`).Scan(&told); err != nil || told != 2 {
+		t.Errorf("%d bounds were told, %v; two were too low", told, err)
+	}
 }
