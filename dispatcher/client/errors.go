@@ -27,7 +27,8 @@ var (
 	// 40P01) and must be run again by who began it.
 	ErrSerialization = errors.New("transaction must be run again")
 	// ErrUnavailable: Postgres did not answer. Whether the task was accepted is
-	// not known; with an IdempotencyKey it is safe to try again.
+	// not known; with an IdempotencyKey it is safe to try again. The same holds for
+	// context.Canceled, which is told as itself.
 	ErrUnavailable = errors.New("postgres does not answer")
 	// ErrNotMigrated: the database lacks Perdure's tables or its source's name.
 	ErrNotMigrated = errors.New("database is not migrated: run `perdure migrate up`")
