@@ -182,19 +182,23 @@ func (a again) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, er
 // of a change first, and the leader of a partition decides where its group begins by
 // what it knows itself.
 func toldByEach(ctx context.Context, cl Requests, group string) (told []map[string]string, err error) {
-	err = unreachable("read settings of group "+group, errors.New("no broker is known"))
+	away := unreachable("read settings of group "+group, errors.New("no broker is known"))
 	for _, b := range cl.DiscoveredBrokers() {
-		have, broken := GroupSettings(ctx, again{b}, group)
-		if refused := (*kerr.Error)(nil); broken == nil {
+		have, err := GroupSettings(ctx, again{b}, group)
+		var refused *kerr.Error
+		switch {
+		case err == nil:
 			told = append(told, have)
-		} else if err = broken; errors.As(broken, &refused) || ctx.Err() != nil {
-			return nil, broken
+		case errors.As(err, &refused), ctx.Err() != nil:
+			return nil, err
+		default:
+			away = err
 		}
 	}
-	if len(told) > 0 {
-		return told, nil // of a broker that is away nothing begins
+	if len(told) == 0 {
+		return nil, away
 	}
-	return nil, err
+	return told, nil // no group begins at a broker that is away
 }
 
 // brokersLearn bounds how long a broker may take to know what the controller was told.
@@ -255,25 +259,27 @@ func CheckShareGroup(ctx context.Context, adm *kadm.Client, cl Requests, group s
 
 // agreed is toldByEach once all tell the same, or when they had time for it: somebody may
 // have set the group just now.
-func agreed(ctx context.Context, cl Requests, group string) (told []map[string]string, err error) {
+func agreed(ctx context.Context, cl Requests, group string) ([]map[string]string, error) {
 	tick := time.NewTicker(visiblePoll)
 	defer tick.Stop()
+	var last []map[string]string
 	for end := time.Now().Add(brokersLearn); ; {
-		now, err := toldByEach(ctx, cl, group)
-		if err != nil && (told == nil || ctx.Err() == nil) {
+		told, err := toldByEach(ctx, cl, group)
+		switch {
+		case err == nil:
+			last = told
+		case last == nil || ctx.Err() == nil:
 			return nil, err
-		} else if err == nil {
-			told = now
 		}
-		same := !slices.ContainsFunc(told, func(have map[string]string) bool {
-			return have[ShareResetSetting] != told[0][ShareResetSetting] || have[ShareLimitSetting] != told[0][ShareLimitSetting]
+		differ := slices.ContainsFunc(last, func(have map[string]string) bool {
+			return have[ShareResetSetting] != last[0][ShareResetSetting] || have[ShareLimitSetting] != last[0][ShareLimitSetting]
 		})
-		if same || time.Now().After(end) {
-			return told, nil
+		if !differ || time.Now().After(end) {
+			return last, nil
 		}
 		select {
 		case <-ctx.Done():
-			return told, nil
+			return last, nil
 		case <-tick.C:
 		}
 	}
