@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// FreeAddr is a loopback address for a server that a test starts later. It is below the
-// ports that outgoing connections take, and .ci/servers: nobody takes it meanwhile but
-// another test, by a rare chance.
+// FreeAddr is a loopback address for a server that a test starts later. Its port is below
+// those of outgoing connections and of .ci/servers: nobody takes it meanwhile but another
+// test, by a rare chance.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
