@@ -21,6 +21,7 @@ const (
 	MostLooked  = 2000            // letters that a page looks at
 	mostLong    = 5 * time.Second // that a page takes
 	whereAtOnce = 2               // conditions that a process runs at once
+	whereFinds  = 256             // letters that are found between two looks at the clock
 )
 
 // ErrNoJQ is returned where there is no jq: only the programs of Perdure know how to start the process.
@@ -66,6 +67,7 @@ func (s *Letters) Where(ctx context.Context, f Filter, where, cursor string, lim
 	defer child.Close()
 	before, beforeID = f.until(before, beforeID)
 	x := s.finder(&f, groups, before, beforeID)
+	x.most = whereFinds
 	var rest []found
 	for began := time.Now(); looked < MostLooked && time.Since(began) < s.longest; {
 		if len(rest) == 0 {

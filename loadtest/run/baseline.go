@@ -12,6 +12,7 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -30,29 +31,35 @@ const besideRate = 200
 // how long each took from when it was due to when it was polled. part names its
 // topic: one that was just deleted cannot be made again at once.
 func (b *Baseline) measure(ctx context.Context, part string, o Options, d time.Duration, p *Payloads, h *hdrhistogram.Histogram) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("kafka itself, %s the load: %w", part, err)
+		}
+	}()
 	topic := b.Topic + "-" + part
 	cl, err := kgo.NewClient(append(append([]kgo.Opt(nil), b.Opts...),
 		kgo.DefaultProduceTopic(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.ProducerLinger(0), kgo.FetchMaxWait(time.Second))...)
 	if err != nil {
-		return fmt.Errorf("kafka alone: client: %w", err)
+		return fmt.Errorf("client: %w", err)
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
-	if _, err := adm.CreateTopic(ctx, int32(o.Partitions), -1, nil, topic); err != nil {
-		return fmt.Errorf("kafka alone: make topic %s: %w", topic, err)
-	}
-	cl.AddConsumeTopics(topic)
+	// Also one whose making was not waited for until its end.
 	defer func() {
-		if _, derr := adm.DeleteTopic(context.WithoutCancel(ctx), topic); derr != nil {
-			err = errors.Join(err, fmt.Errorf("kafka alone: delete topic %s: %w", topic, derr))
+		if _, derr := adm.DeleteTopic(context.WithoutCancel(ctx), topic); derr != nil && !errors.Is(derr, kerr.UnknownTopicOrPartition) {
+			err = errors.Join(err, fmt.Errorf("delete topic %s: %w", topic, derr))
 		}
 	}()
+	if _, err := adm.CreateTopic(ctx, int32(o.Partitions), -1, nil, topic); err != nil {
+		return fmt.Errorf("make topic %s: %w", topic, err)
+	}
+	cl.AddConsumeTopics(topic)
 	// The first records also pay for connections, and for partitions of a new
 	// topic that have no leader yet: not counted, and sent to every partition.
 	cold := max(100, 20*o.Partitions)
 	if err := cl.ProduceSync(ctx, records(cold, p)...).FirstErr(); err != nil {
-		return fmt.Errorf("kafka alone: produce: %w", err)
+		return fmt.Errorf("produce: %w", err)
 	}
 	if err := poll(ctx, cl, h, time.Now(), cold); err != nil {
 		return err
@@ -103,12 +110,12 @@ func produce(ctx context.Context, cl *kgo.Client, rate float64, n int, start tim
 		i++
 	}
 	if err := cl.Flush(ctx); err != nil {
-		return fmt.Errorf("kafka alone: flush: %w", err)
+		return fmt.Errorf("flush: %w", err)
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	if failed != nil {
-		return fmt.Errorf("kafka alone: produce: %w", failed)
+		return fmt.Errorf("produce: %w", failed)
 	}
 	return nil
 }
@@ -120,7 +127,7 @@ func poll(ctx context.Context, cl *kgo.Client, h *hdrhistogram.Histogram, start 
 		f := cl.PollFetches(ctx)
 		now := time.Since(start)
 		if err := f.Err0(); err != nil {
-			return fmt.Errorf("kafka alone: %d of %d records came back: %w", got, n, err)
+			return fmt.Errorf("%d of %d records came back: %w", got, n, err)
 		}
 		f.EachRecord(func(r *kgo.Record) {
 			got++

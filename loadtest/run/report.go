@@ -36,6 +36,7 @@ type Report struct {
 	FromCommit  Latency  `json:"latency_from_commit"` // to the handler's start
 	KafkaAlone  *Latency `json:"kafka_alone,omitempty"`
 	KafkaBeside *Latency `json:"kafka_beside,omitempty"` // of a few records a second while the load ran
+	NotMeasured string   `json:"kafka_beside_error,omitempty"`
 
 	CPU        []CPU             `json:"cpu"`
 	CPUTotal   float64           `json:"cpu_us_per_task"` // over all that was counted
@@ -102,6 +103,9 @@ func (r *Report) Text(w io.Writer) {
 	}
 	if r.KafkaBeside != nil {
 		row("Kafka under it, to polled", *r.KafkaBeside)
+	}
+	if r.NotMeasured != "" {
+		fmt.Fprintln(w, "Kafka under it was not measured:", r.NotMeasured)
 	}
 	fmt.Fprintf(w, "CPU        %.1f µs a task", r.CPUTotal)
 	for i, c := range r.CPU {

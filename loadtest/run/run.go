@@ -124,9 +124,7 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := probe.Wait(); err != nil {
-		return nil, err
-	}
+	failedProbe := probe.Wait() // costs one figure, not the others
 	if err := half("after"); err != nil {
 		return nil, err
 	}
@@ -135,6 +133,9 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 	if l.opts.Baseline {
 		a, b := summary(alone), summary(beside)
 		rep.KafkaAlone, rep.KafkaBeside = &a, &b
+		if failedProbe != nil {
+			rep.KafkaBeside, rep.NotMeasured = nil, failedProbe.Error()
+		}
 	}
 	return rep, nil
 }

@@ -23,6 +23,7 @@ type fake struct {
 	drop   map[int]bool         // tasks that never begin
 	twice  map[int]bool
 	failed chan error
+	kafka  *Baseline
 
 	mu   sync.Mutex
 	done int
@@ -66,7 +67,7 @@ func (f *fake) Done(context.Context) (int, error) {
 }
 
 func (f *fake) Lag(context.Context) (int64, error) { return 0, nil }
-func (f *fake) Kafka() *Baseline                   { return nil }
+func (f *fake) Kafka() *Baseline                   { return f.kafka }
 func (f *fake) Servers() []Server                  { return nil }
 func (f *fake) Failed() <-chan error               { return f.failed }
 
