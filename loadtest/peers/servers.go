@@ -56,15 +56,16 @@ func (s servers) durable(ctx context.Context) (lines []string, restore func() er
 		return nil, nil, fmt.Errorf("postgres: %w", err)
 	}
 	defer conn.Close(ctx) //nolint:errcheck // only read from
-	var version, fsync, commit, pages string
-	if err := conn.QueryRow(ctx, `select current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes')`).
-		Scan(&version, &fsync, &commit, &pages); err != nil {
+	var version, fsync, commit, pages, buffers, wal string
+	if err := conn.QueryRow(ctx, `select current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes'),
+		current_setting('shared_buffers'), current_setting('max_wal_size')`).
+		Scan(&version, &fsync, &commit, &pages, &buffers, &wal); err != nil {
 		return nil, nil, fmt.Errorf("postgres: settings: %w", err)
 	}
 	if fsync != "on" || commit != "on" {
 		return nil, nil, fmt.Errorf("postgres: fsync=%s, synchronous_commit=%s: both must be on", fsync, commit)
 	}
-	lines = append(lines, fmt.Sprintf("Postgres %s: fsync=%s, synchronous_commit=%s, full_page_writes=%s", version, fsync, commit, pages))
+	lines = append(lines, fmt.Sprintf("Postgres %s: fsync=%s, synchronous_commit=%s, full_page_writes=%s, shared_buffers=%s, max_wal_size=%s", version, fsync, commit, pages, buffers, wal))
 
 	rdb := redis.NewClient(&redis.Options{Addr: s.redis})
 	info, err := rdb.InfoMap(ctx, "server").Result()
