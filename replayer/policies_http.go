@@ -105,12 +105,13 @@ func (p *Policies) view(ctx context.Context, pol *schemas.Policy) (PolicyView, e
 }
 
 // Who lets a policy act again says that something has changed: it tries what it
-// had given up.
+// had given up, and a replay that was cancelled before is not held against it.
 const switchPolicy = `
 with g as (delete from perdure.policy_groups where policy = $1 and $2)
 insert into perdure.policies (policy, enabled, note) values ($1, $2, $3)
 on conflict (policy) do update set enabled = $2, note = $3, strikes = 0, told = '', changed_at = clock_timestamp(),
-  since = case when $2 then clock_timestamp() else policies.since end`
+  since = case when $2 then clock_timestamp() else policies.since end,
+  judged = policies.judged or $2 and exists (select from perdure.replays r where r.replay = policies.replay and r.state = 'cancelled')`
 
 // Switch lets a policy act, or not, and writes it down.
 func (p *Policies) Switch(ctx context.Context, name string, on bool, who, why string) error {

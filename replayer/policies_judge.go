@@ -76,7 +76,7 @@ func (p *Policies) sayWaits(ctx context.Context, pol *schemas.Policy, s *standin
 
 const concludeAct = `
 update perdure.policies set judged = true, strikes = $2, enabled = enabled and $3 = '',
-  note = case when $3 <> '' then $3 when $4 <> '' then $4 else note end, changed_at = clock_timestamp() where policy = $1`
+  note = case when $3 <> '' then $3 when $4 <> '' then $4 else note end, changed_at = clock_timestamp() where policy = $1 and judged = $5`
 
 // conclude ends an act: bad makes it a strike, off switches the policy off.
 func (p *Policies) conclude(ctx context.Context, pol *schemas.Policy, s *standing, bad, off string, moved bool) error {
@@ -88,9 +88,14 @@ func (p *Policies) conclude(ctx context.Context, pol *schemas.Policy, s *standin
 	case moved:
 		s.strikes = 0
 	}
+	was := s.judged
 	s.judged, s.enabled = true, s.enabled && off == ""
 	err := pgx.BeginFunc(ctx, p.deps.DB, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, concludeAct, pol.Name, s.strikes, off, bad); err != nil || off == "" {
+		tag, err := tx.Exec(ctx, concludeAct, pol.Name, s.strikes, off, bad, was)
+		if err == nil && tag.RowsAffected() == 0 {
+			off = "" // a person let it act meanwhile, and knew of the replay
+		}
+		if err != nil || off == "" {
 			return err
 		}
 		return note(ctx, tx, "perdure", "policy.disable", "", off, map[string]any{"policy": pol.Name})

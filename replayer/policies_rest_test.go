@@ -185,3 +185,40 @@ func TestAPolicySaysWhomItWaitsFor(t *testing.T) {
 		t.Errorf("%+v, %s is %s", v, old, r.get(old).State)
 	}
 }
+
+// Whoever cancels a policy's replay switches it off; whoever lets it act after that knew.
+func TestAPolicyThatIsEnabledAfterItsReplayWasCancelledStaysSo(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 3, nil)
+	p := r.policies(nil)
+	r.looks(p, 2)
+	cancel := func() {
+		t.Helper()
+		if err := p.jobs.Cancel(t.Context(), r.policy(p).Replay, "ann", "not now"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	r.looks(p, 1)
+	if v := r.policy(p); v.Enabled || !strings.Contains(v.Note, "a person cancelled") {
+		t.Errorf("cancelled: %+v", v)
+	}
+	if err := p.Switch(t.Context(), "mend", true, "ann", "now"); err != nil {
+		t.Fatal(err)
+	}
+	r.looks(p, 1)
+	cancel()
+	if err := p.Switch(t.Context(), "mend", true, "ann", "no, now"); err != nil { // before the policy has looked
+		t.Fatal(err)
+	}
+	r.looks(p, 1)
+	if v := r.policy(p); !v.Enabled || v.Note == "not now" {
+		t.Errorf("enabled again: %+v", v)
+	}
+	if n := r.count(`select count(*) from perdure.replays where state = 'running'`); n != 1 {
+		t.Errorf("%d replays run, want the third", n)
+	}
+	if n := r.count(`select count(*) from perdure.audit where what = 'policy.disable'`); n != 1 {
+		t.Errorf("the audit says %d times that it was switched off, want once", n)
+	}
+}

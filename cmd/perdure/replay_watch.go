@@ -37,7 +37,7 @@ func newReplayWatch(c *cli) *cobra.Command {
 			defer cl.Close()
 			show, finish := c.replayBar()
 			var last replayer.Replay
-			err = cl.Events(cmd.Context(), apiclient.Path("replays", args[0], "watch"), func(_ string, data []byte) error {
+			err = cl.Follow(cmd.Context(), apiclient.Path("replays", args[0], "watch"), c.lost, func(_ string, data []byte) error {
 				last = replayer.Replay{}
 				if err := json.Unmarshal(data, &last); err != nil {
 					return fmt.Errorf("an event is not a replay: %w", err)
@@ -103,6 +103,11 @@ func (c *cli) replayBar() (show func(*replayer.Replay), finish func()) {
 		}
 }
 
+// lost says that a stream broke, and that it is asked again.
+func (c *cli) lost(err error) {
+	fmt.Fprintf(c.errOut, "%v\n  the replay goes on by itself; asking again for a minute\n", err)
+}
+
 var errFollowed = errors.New("what was waited for has come")
 
 // follow waits until done says so of a replay; Ctrl-C leaves it running. A replay that
@@ -126,7 +131,7 @@ func (c *cli) follow(ctx context.Context, cl *apiclient.Client, r *replayer.Repl
 	})
 	defer untaken.Stop()
 	for !done(r) && watch.Err() == nil {
-		err := cl.Events(watch, apiclient.Path("replays", r.ID, "watch"), func(_ string, data []byte) error {
+		err := cl.Follow(watch, apiclient.Path("replays", r.ID, "watch"), c.lost, func(_ string, data []byte) error {
 			next := replayer.Replay{}
 			if err := json.Unmarshal(data, &next); err != nil {
 				return fmt.Errorf("an event is not a replay: %w", err)
@@ -142,7 +147,7 @@ func (c *cli) follow(ctx context.Context, cl *apiclient.Client, r *replayer.Repl
 			return nil
 		})
 		if err != nil && !errors.Is(err, errFollowed) && watch.Err() == nil {
-			return err
+			return fmt.Errorf("%w\n  the replay goes on by itself: perdure replay watch %s", err, r.ID)
 		}
 	}
 	if ctx.Err() != nil {

@@ -186,7 +186,7 @@ func (c *Client) unreachable(err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return fmt.Errorf("no answer from the API at %s: %w: is `perdure up` or `perdure dispatcher` running there?", c.base.Redacted(), err)
+	return awayError{fmt.Errorf("no answer from the API at %s: %w: is `perdure up` or `perdure dispatcher` running there?", c.base.Redacted(), err)}
 }
 
 // Problem is an RFC 9457 answer, as the API gives every error.

@@ -10,7 +10,50 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 )
+
+// awayFor is how long Follow waits for an API that was there.
+const awayFor = time.Minute
+
+// awayError is of an API that gave no answer, or none to its end.
+type awayError struct{ error }
+
+func (e awayError) Unwrap() error { return e.error }
+
+// Follow is Events until the event "end", over streams that break and an API that is
+// restarted meanwhile: it is asked again for a minute, and lost is told why, once each
+// time. One that does not answer at first is an error at once.
+func (c *Client) Follow(ctx context.Context, path string, lost func(error), each func(event string, data []byte) error) error {
+	var heard time.Time // zero = nothing yet
+	told, ended := false, false
+	for {
+		err := c.Events(ctx, path, func(event string, data []byte) error {
+			heard, told, ended = time.Now(), false, event == "end"
+			return each(event, data)
+		})
+		if ended || ctx.Err() != nil || err != nil && !away(err) || time.Since(heard) > awayFor {
+			return err
+		}
+		if err != nil && !told {
+			told = true
+			lost(err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// away reports whether an API may answer later.
+func away(err error) bool {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p.Status == http.StatusBadGateway || p.Status == http.StatusServiceUnavailable || p.Status == http.StatusGatewayTimeout
+	}
+	return errors.As(err, new(awayError))
+}
 
 // Events asks for path and hands each event to each, until the server ends the
 // stream, each fails or ctx ends. data is not kept by Events.
@@ -47,7 +90,7 @@ func (c *Client) Events(ctx context.Context, path string, each func(event string
 		}
 	}
 	if err := lines.Err(); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("GET %s: the stream broke: %w", path, err)
+		return awayError{fmt.Errorf("GET %s: the stream broke: %w", path, err)}
 	}
 	return nil
 }
