@@ -20,7 +20,8 @@ from perdure.group_rows where state = 'open'`
 
 const (
 	lookAnyway = time.Minute // at letters that rest, for one
-	lookShare  = 10          // a look waits for so many times as long as the last took
+	lookShare  = 10          // a look waits for so many times as long as the last took, at most for
+	lookPause  = 5 * time.Minute
 )
 
 // looked is what a policy's last look came to.
@@ -52,7 +53,7 @@ func (p *Policies) unchanged(pol *schemas.Policy, s *standing, now time.Time) bo
 // found keeps what a look found that began at began.
 func (p *Policies) found(pol *schemas.Policy, s *standing, groups []PolicyGroup, began time.Time) {
 	now := time.Now()
-	l := looked{as: p.as(pol, s), until: began.Add(lookAnyway), not: now.Add(lookShare * now.Sub(began))}
+	l := looked{as: p.as(pol, s), until: began.Add(lookAnyway), not: now.Add(min(lookShare*now.Sub(began), lookPause))}
 	for i := range groups {
 		switch g := &groups[i]; {
 		case g.Waits == "" || g.again:

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/perdure/perdure/internal/testkit"
 	"github.com/perdure/perdure/schemas"
 )
@@ -220,5 +222,42 @@ func TestAPolicyThatIsEnabledAfterItsReplayWasCancelledStaysSo(t *testing.T) {
 	}
 	if n := r.count(`select count(*) from perdure.audit where what = 'policy.disable'`); n != 1 {
 		t.Errorf("the audit says %d times that it was switched off, want once", n)
+	}
+}
+
+// Postgres keeps a plan with a prepared statement after its fifth use. One that was made
+// while there were no letters reads all of them for each: with 8,000 of a group a policy
+// looked for minutes.
+func TestNoPlanIsKeptOfHowAPolicyFindsLetters(t *testing.T) {
+	r := newRig(t)
+	x := r.replayer("a", &known{})
+	p := r.policies(nil)
+	r.looks(p, 10)
+	for round := range 7 {
+		r.letters(10*round+1, 10*round+3, nil)
+		r.looks(p, 2)
+		r.ends(p, x)
+	}
+	if n := r.count(`select count(*) from perdure.replays`); n < 7 {
+		t.Fatalf("%d replays, want 7", n)
+	}
+	conns := r.db.AcquireAllIdle(t.Context())
+	if len(conns) == 0 {
+		t.Fatal("no connection to ask")
+	}
+	for _, c := range conns {
+		defer c.Release()
+		rows, err := c.Query(t.Context(), `select left(statement, 200) from pg_prepared_statements
+where statement ~ 'letter_states' and statement ~ 'join perdure\.letters|, perdure\.letters' and generic_plans > 0`, pgx.QueryExecModeExec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sql := range kept {
+			t.Errorf("a plan is kept of %s", sql)
+		}
 	}
 }
