@@ -280,7 +280,7 @@ func (j *Jobs) needsApproval(ctx context.Context, tx pgx.Tx, id string, letters 
 	}
 	var kind string
 	err := tx.QueryRow(ctx, `select d.kind from perdure.replay_letters l join perdure.letter_states d on d.letter = l.letter
-where l.replay = $1 and d.kind = any($2::text[]) limit 1`, id, j.sensitive).Scan(&kind)
+where l.replay = $1 and d.kind = any($2::text[]) limit 1`, pgx.QueryExecModeCacheDescribe, id, j.sensitive).Scan(&kind) // as in matching
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
 	}
