@@ -66,8 +66,31 @@ func startNodeOf(t *testing.T, endpoint, text string) {
 			return false, err.Error()
 		}
 		code, _, errOut := call(t, "tasks", "get", "main-1-999")
-		return code == 1 && strings.Contains(errOut, "no task has this id"), errOut
+		if code != 1 || !strings.Contains(errOut, "no task has this id") {
+			return false, errOut
+		}
+		return ready(t) // it answers before it accepts
 	})
+}
+
+// ready asks whether every role of the node is.
+func ready(t *testing.T) (bool, string) {
+	t.Helper()
+	cfg, err := config.Load()
+	if err != nil {
+		return false, err.Error()
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, cfg.APIURL+"/readyz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, err.Error()
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	return err == nil && res.StatusCode == http.StatusOK, string(body)
 }
 
 // says runs a command that must succeed and whose output must hold every word.
