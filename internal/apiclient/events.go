@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// awayFor is how long Follow waits for an API that was there.
-const awayFor = time.Minute
+// awayFor is how long Follow waits for an API that was there; tests make it shorter.
+var awayFor = time.Minute
 
 // awayError is of an API that gave no answer, or none to its end.
 type awayError struct{ error }
@@ -25,19 +25,24 @@ func (e awayError) Unwrap() error { return e.error }
 // restarted meanwhile: it is asked again for a minute, and lost is told why, once each
 // time. One that does not answer at first is an error at once.
 func (c *Client) Follow(ctx context.Context, path string, lost func(error), each func(event string, data []byte) error) error {
-	var heard time.Time // zero = nothing yet
-	told, ended := false, false
+	heard, ended := false, false
+	var since time.Time // it has been away; zero = it was there just now
 	for {
 		err := c.Events(ctx, path, func(event string, data []byte) error {
-			heard, told, ended = time.Now(), false, event == "end"
+			heard, ended, since = true, event == "end", time.Time{}
 			return each(event, data)
 		})
-		if ended || ctx.Err() != nil || err != nil && !away(err) || time.Since(heard) > awayFor {
-			return err
+		if err == nil && !ended {
+			err = awayError{fmt.Errorf("GET %s: the stream ended before its end", path)}
 		}
-		if err != nil && !told {
-			told = true
+		switch {
+		case ended || ctx.Err() != nil || !heard || !away(err):
+			return err
+		case since.IsZero():
+			since = time.Now()
 			lost(err)
+		case time.Since(since) > awayFor:
+			return err
 		}
 		select {
 		case <-time.After(time.Second):

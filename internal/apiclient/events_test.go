@@ -7,6 +7,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/perdure/perdure/internal/apiclient"
 )
 
 // TestAStreamThatBreaksIsFollowed: cut off, ended early, not ready, then the end.
@@ -39,8 +42,34 @@ func TestAStreamThatBreaksIsFollowed(t *testing.T) {
 	if err != nil || fmt.Sprint(got) != "[replay1 replay2 end4]" {
 		t.Errorf("%v, events %v", err, got)
 	}
-	if len(lost) != 2 || !strings.Contains(lost[0], "the stream broke") || !strings.Contains(lost[1], "503") {
+	if len(lost) != 2 || !strings.Contains(lost[0], "the stream broke") || !strings.Contains(lost[1], "before its end") {
 		t.Errorf("told of %q", lost)
+	}
+}
+
+// TestAQuietStreamIsFollowedToo: what says nothing for longer than an API may be away, as a
+// replay that is paused, is asked again all the same; what stays away is given up.
+func TestAQuietStreamIsFollowedToo(t *testing.T) {
+	old := apiclient.WaitsFor(1500 * time.Millisecond)
+	defer apiclient.WaitsFor(old)
+	asked := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked > 2 {
+			http.Error(w, "starting", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, "event: replay\ndata: 1\n\n")
+		w.(http.Flusher).Flush()
+		time.Sleep(2 * time.Second)
+	}))
+	defer srv.Close()
+	events, lost := 0, 0
+	err := client(t, srv.URL).Follow(t.Context(), "/v1/replays/r/watch", func(error) { lost++ }, func(string, []byte) error {
+		events++
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "503") || events != 2 || lost != 2 {
+		t.Errorf("%v after %d events and %d breaks, want 503 after 2 and 2", err, events, lost)
 	}
 }
 
