@@ -90,7 +90,7 @@ func (r *Replayer) commitMove(ctx context.Context, j *job, args ...any) (moved [
 				return err
 			}
 		}
-		rows, err := tx.Query(ctx, r.sql.move, append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+		rows, err := tx.Query(ctx, r.sql.move, append([]any{plannedEachTime}, args...)...)
 		if err != nil {
 			return err
 		}

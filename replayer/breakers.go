@@ -117,7 +117,7 @@ func (r *Replayer) canaryHeldBack(ctx context.Context, j *job) (string, error) {
 		kinds = append(kinds, kind)
 	}
 	var kind string
-	err = r.deps.DB.QueryRow(ctx, canaryKinds, pgx.QueryExecModeCacheDescribe, j.id, kinds).Scan(&kind)
+	err = r.deps.DB.QueryRow(ctx, canaryKinds, plannedEachTime, j.id, kinds).Scan(&kind)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return "", nil

@@ -296,7 +296,7 @@ func (r *Replayer) note(ctx context.Context, j *job, list []*letter, looked int6
 			results[i] = "would_replay"
 		}
 	}
-	rows, err := r.deps.DB.Query(ctx, noteLetters, pgx.QueryExecModeCacheDescribe, j.id, ns, results, details, looked)
+	rows, err := r.deps.DB.Query(ctx, noteLetters, plannedEachTime, j.id, ns, results, details, looked)
 	if err != nil {
 		return 0, err
 	}

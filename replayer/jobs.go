@@ -166,7 +166,7 @@ where l.replay = $1 and l.result = '' and d.state is distinct from 'open' and no
 
 // changed compares a plan's letters with what they are now.
 func changed(ctx context.Context, tx pgx.Tx, id string, letters int64, named bool) error {
-	rows, err := tx.Query(ctx, changedLetters, pgx.QueryExecModeCacheDescribe, id, named) // as in matching
+	rows, err := tx.Query(ctx, changedLetters, plannedEachTime, id, named)
 	if err != nil {
 		return err
 	}

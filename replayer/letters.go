@@ -58,8 +58,7 @@ func (j *Jobs) Letters(ctx context.Context, id, which string, after int64, limit
 	if !ok {
 		return nil, fmt.Errorf("replay %s: no letters are %q", id, which)
 	}
-	// Planned each time: for a plan that was just frozen no figures tell how rare what is asked for is.
-	rows, err := j.db.Query(ctx, query, pgx.QueryExecModeCacheDescribe, id, after, limit)
+	rows, err := j.db.Query(ctx, query, plannedEachTime, id, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("letters of replay %s: %w", id, err)
 	}

@@ -123,8 +123,6 @@ func (j *Jobs) Plan(ctx context.Context, p Plan) (string, error) {
 	}
 	id := "r-" + strings.ToLower(rand.Text()[:12])
 	err = pgx.BeginFunc(ctx, j.db, func(tx pgx.Tx) error {
-		// Planning a hundred thousand of ten million letters wants no plan made
-		// for one.
 		if _, err := tx.Exec(ctx, `insert into perdure.replays (replay, state, selector, dry_run, who, why) values ($1, 'planning', '{}', $2, $3, $4)`,
 			id, p.DryRun, p.Who, p.Why); err != nil {
 			return err
@@ -241,7 +239,7 @@ func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, before []string,
 		limit = noLimit
 	}
 	if where == nil {
-		_, err := tx.Exec(ctx, `with c as (`+from+freezeRest, append([]any{pgx.QueryExecModeCacheDescribe}, append(args, limit, id)...)...) // planned for what is asked
+		_, err := tx.Exec(ctx, `with c as (`+from+freezeRest, append([]any{plannedEachTime}, append(args, limit, id)...)...)
 		return err
 	}
 	return where.freeze(ctx, tx, id, `with c as materialized (`+from+chooseWhole, args, limit)
@@ -280,7 +278,7 @@ func (j *Jobs) needsApproval(ctx context.Context, tx pgx.Tx, id string, letters 
 	}
 	var kind string
 	err := tx.QueryRow(ctx, `select d.kind from perdure.replay_letters l join perdure.letter_states d on d.letter = l.letter
-where l.replay = $1 and d.kind = any($2::text[]) limit 1`, pgx.QueryExecModeCacheDescribe, id, j.sensitive).Scan(&kind) // as in matching
+where l.replay = $1 and d.kind = any($2::text[]) limit 1`, plannedEachTime, id, j.sensitive).Scan(&kind)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
 	}

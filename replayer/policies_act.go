@@ -117,7 +117,7 @@ func (p *Policies) dispose(ctx context.Context, pol *schemas.Policy, s *standing
 		slice := min(n, 1000)
 		var done int64
 		err := pgx.BeginFunc(ctx, p.deps.DB, func(tx pgx.Tx) error {
-			args := append([]any{pgx.QueryExecModeCacheDescribe}, matchArgs(pol)...) // as in matching
+			args := append([]any{plannedEachTime}, matchArgs(pol)...)
 			tag, err := tx.Exec(ctx, disposeLetters, append(args, g.Group, slice, string(state), who, "letter."+pol.Action, why)...)
 			if err != nil {
 				return err

@@ -81,9 +81,7 @@ func digest(pol *schemas.Policy) string { return sha256Hex(fmt.Sprintf("%+v", *p
 func (p *Policies) matching(ctx context.Context, pol *schemas.Policy, strikes int) ([]PolicyGroup, error) {
 	db, cat := p.deps.DB, p.deps.Catalog
 	notify := pol.Action == "notify"
-	// Planned each time (decision 0303): a plan kept from when there were no letters reads all of
-	// them for each, until Postgres has counted them.
-	args := append([]any{pgx.QueryExecModeCacheDescribe}, matchArgs(pol)...)
+	args := append([]any{plannedEachTime}, matchArgs(pol)...)
 	rows, err := db.Query(ctx, matchGroups, append(args, policyMost, pol.Name, digest(pol), restTime, notify)...)
 	if err != nil {
 		return nil, fmt.Errorf("find groups: %w", err)

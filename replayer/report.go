@@ -85,7 +85,7 @@ func (j *Jobs) Report(ctx context.Context, id string) (*Report, error) {
 	}
 	p := &Report{Replay: *r}
 	err = pgx.BeginTxFunc(ctx, j.db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, reportCauses, pgx.QueryExecModeCacheDescribe, id) // as in matching
+		rows, err := tx.Query(ctx, reportCauses, plannedEachTime, id)
 		if err != nil {
 			return err
 		}

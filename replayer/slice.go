@@ -242,7 +242,7 @@ const readers = 3
 
 // read fills list with the letters of places.
 func (r *Replayer) read(ctx context.Context, j *job, ns []int64, ids []string, list []letter) error {
-	rows, err := r.deps.DB.Query(ctx, readLetters, pgx.QueryExecModeCacheDescribe, j.id, ns, ids, j.state == Planning) // as in matching
+	rows, err := r.deps.DB.Query(ctx, readLetters, plannedEachTime, j.id, ns, ids, j.state == Planning)
 	if err != nil {
 		return fmt.Errorf("read letters: %w", err)
 	}

@@ -32,11 +32,11 @@ type Report struct {
 	EnqueuePerSecond float64 `json:"enqueued_per_s"`
 	TasksPerSecond   float64 `json:"tasks_per_s"`
 
-	FromDue     Latency  `json:"latency_from_due"`    // to the handler's start
-	FromCommit  Latency  `json:"latency_from_commit"` // to the handler's start
-	KafkaAlone  *Latency `json:"kafka_alone,omitempty"`
-	KafkaBeside *Latency `json:"kafka_beside,omitempty"` // of a few records a second while the load ran
-	NotMeasured string   `json:"kafka_beside_error,omitempty"`
+	FromDue          Latency  `json:"latency_from_due"`    // to the handler's start
+	FromCommit       Latency  `json:"latency_from_commit"` // to the handler's start
+	KafkaAlone       *Latency `json:"kafka_alone,omitempty"`
+	KafkaBeside      *Latency `json:"kafka_beside,omitempty"` // of a few records a second while the load ran
+	KafkaBesideError string   `json:"kafka_beside_error,omitempty"`
 
 	CPU        []CPU             `json:"cpu"`
 	CPUTotal   float64           `json:"cpu_us_per_task"` // over all that was counted
@@ -104,8 +104,8 @@ func (r *Report) Text(w io.Writer) {
 	if r.KafkaBeside != nil {
 		row("Kafka under it, to polled", *r.KafkaBeside)
 	}
-	if r.NotMeasured != "" {
-		fmt.Fprintln(w, "Kafka under it was not measured:", r.NotMeasured)
+	if r.KafkaBesideError != "" {
+		fmt.Fprintln(w, "Kafka under it was not measured:", r.KafkaBesideError)
 	}
 	fmt.Fprintf(w, "CPU        %.1f µs a task", r.CPUTotal)
 	for i, c := range r.CPU {

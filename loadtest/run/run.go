@@ -134,7 +134,7 @@ func (l *Loader) run(ctx context.Context, sys System) (*Report, error) {
 		a, b := summary(alone), summary(beside)
 		rep.KafkaAlone, rep.KafkaBeside = &a, &b
 		if failedProbe != nil {
-			rep.KafkaBeside, rep.NotMeasured = nil, failedProbe.Error()
+			rep.KafkaBeside, rep.KafkaBesideError = nil, failedProbe.Error()
 		}
 	}
 	return rep, nil
