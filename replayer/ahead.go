@@ -1,14 +1,12 @@
 package replayer
 
-// The next slice of a replay that has no rate is read while one moves: Postgres reads in
-// one session what others write.
+// The next slice of a replay that has no rate is read and weighed while one moves: Postgres
+// reads in one session what others write.
 
 import (
 	"context"
 	"slices"
 	"time"
-
-	"github.com/perdure/perdure/schemas"
 )
 
 // ahead is a slice that was read before its turn.
@@ -21,9 +19,10 @@ type ahead struct {
 	list  []letter
 }
 
-// staleAhead is how old a slice may be that was read ahead: what changed since is seen
-// when it moves, but for deadlines that have passed, and for letters that could not have
-// moved then. Those are read again: somebody may have released one.
+// staleAhead is how old a slice may be that was read ahead. What changed of a letter since
+// is seen when it moves; a task that was completed since absorbs its replay (judge); but a
+// deadline may have passed. Letters that could not go then are read again: somebody may have
+// released one, or its task was about to end.
 const staleAhead = 5 * time.Second
 
 // readAhead begins to read the n letters behind a place.
@@ -47,7 +46,7 @@ func (r *Replayer) readBefore(j *job, after int64, n int) []letter {
 	if a == nil || a.job != j.id || a.after != after || a.n != n || j.state != Running || time.Since(a.at) > staleAhead {
 		return nil
 	}
-	if slices.ContainsFunc(a.list, func(l letter) bool { return !l.found || l.state != schemas.LetterOpen }) {
+	if slices.ContainsFunc(a.list, func(l letter) bool { return l.why != "" && !l.why.doubt() }) {
 		return nil
 	}
 	return a.list

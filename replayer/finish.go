@@ -43,21 +43,19 @@ i as materialized (
 p as materialized (
   select * from i
   where (select r.result from perdure.replay_letters r where r.ctid = i.mark_at and r.replay = $1 and r.n = i.n) = ''
-    and (select t.letter from perdure.letters t where t.ctid = i.letter_at) = i.letter
     and (select x.task_id from perdure.resolutions x where x.task_id = i.task_id) is null
   order by letter),
 u as (
   update perdure.letter_states d set state = 'replaying', replays = replays + 1, changed_at = clock_timestamp()
-  from p where d.ctid = p.state_at and d.letter = p.letter and d.epoch = p.epoch and (d.state = 'open' or $9 and d.state = 'held')
-  returning p.n, p.key, p.content_type, p.headers, d.letter, p.task_id, d.epoch + 1 as epoch, d.kind, d.queue, p.fixed, p.repair, p.mark_at, p.letter_at),
-l as (
-  select u.*, coalesce(u.fixed, t.payload) as payload, t.deadline from u join perdure.letters t on t.ctid = u.letter_at),
-s as materialized (select nextval('perdure.outbox_id_seq') as id, o.* from (select * from l order by n) o),
+  from p join perdure.letters t on t.ctid = p.letter_at and t.letter = p.letter
+  where d.ctid = p.state_at and d.letter = p.letter and d.epoch = p.epoch and (d.state = 'open' or $9 and d.state = 'held')
+  returning p.n, p.key, p.content_type, p.headers, d.letter, p.task_id, d.epoch + 1 as epoch, d.kind, d.queue, coalesce(p.fixed, t.payload) as payload, t.deadline, p.repair, p.mark_at),
+s as materialized (select nextval('perdure.outbox_id_seq') as id, o.* from (select * from u order by n) o),
 o as (
   insert into perdure.outbox (id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline)
   select id, epoch, task_id, kind, queue, key, content_type, headers, payload, deadline from s),
 f as (
-  insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from l where repair is not null
+  insert into perdure.replay_fixes (replay, n, letter, payload, repair) select $1, n, letter, payload, repair from s where repair is not null
   on conflict (replay, n) do update set payload = excluded.payload, repair = excluded.repair, moved = true, at = clock_timestamp()),
 m as materialized (select n, id, mark_at from s),
 r as (

@@ -140,42 +140,7 @@ func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) (list
 		return nil, false, err
 	}
 	more = len(list) == n
-	var ids []string
-	var at []int
-	for i := range list {
-		l := &list[i]
-		if !l.found {
-			if _, err := schemas.ParseID(l.id); err == nil { // a task that a person named
-				ids, at = append(ids, l.id), append(at, i)
-			}
-			l.why = noLetter(claims.Claim{}) // until its claim says more
-			continue
-		}
-		if l.why = before(l, r.deps.Catalog); l.why == "" {
-			l.row, l.why = rebuild(l)
-		}
-		if l.why == "" {
-			ids, at = append(ids, l.taskID), append(at, i)
-		}
-	}
 	r.step("read")
-	if len(ids) > 0 {
-		known, err := r.deps.Claims.Get(ctx, ids...)
-		if err != nil {
-			return nil, false, fmt.Errorf("read %d claims: %w", len(ids), err)
-		}
-		for k, i := range at {
-			list[i].claim = known[k]
-			if !list[i].found {
-				list[i].why = noLetter(known[k])
-				continue
-			}
-			l := &list[i]
-			if l.why = judge(l, known[k], r.deps.Catalog.Kinds[l.kind]); l.why == "" && l.reason == schemas.ReasonUnknown {
-				l.why = refuse(unknownWord, "its effect may have happened")
-			}
-		}
-	}
 	done, err := r.consult(ctx, j, list)
 	if err != nil {
 		return nil, false, err
@@ -203,8 +168,9 @@ func (r *Replayer) judged(ctx context.Context, j *job, after int64, n int) (list
 	return list, more, nil
 }
 
-// next reads letters that were not looked at yet. It begins where this process
-// was: passing over a million finished rows in every slice would take the time.
+// next reads letters that were not looked at yet, with why each may not go as far as its
+// row and its claim tell. It begins where this process was: passing over a million
+// finished rows in every slice would take the time.
 func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]letter, error) {
 	rows, err := r.deps.DB.Query(ctx, nextOfPlan, j.id, after, n)
 	if err != nil {
@@ -222,7 +188,7 @@ func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]lett
 	}); err != nil {
 		return nil, fmt.Errorf("read the plan: %w", err)
 	}
-	// In parts: where letters are on disk, it is waited for several of them at once.
+	// In parts: while one waits for the disk or for claims, another is read.
 	list := make([]letter, len(ns))
 	for i := range list {
 		list[i].markAt = marks[i]
@@ -232,7 +198,12 @@ func (r *Replayer) next(ctx context.Context, j *job, after int64, n int) ([]lett
 	size := max(leastPart, (len(ns)+readers-1)/readers)
 	for from := 0; from < len(ns); from += size {
 		to := min(from+size, len(ns))
-		all.Go(func() error { return r.read(ctx, j, ns[from:to], ids[from:to], list[from:to]) })
+		all.Go(func() error {
+			if err := r.read(ctx, j, ns[from:to], ids[from:to], list[from:to]); err != nil {
+				return err
+			}
+			return r.weigh(ctx, list[from:to])
+		})
 	}
 	return list, all.Wait()
 }
@@ -258,6 +229,48 @@ func (r *Replayer) read(ctx context.Context, j *job, ns []int64, ids []string, l
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read letters: %w", err)
+	}
+	return nil
+}
+
+// weigh says of letters that were read why each may not go: by its row, by what its
+// headers tell, and by its claim.
+func (r *Replayer) weigh(ctx context.Context, list []letter) error {
+	var ids []string
+	var at []int
+	for i := range list {
+		l := &list[i]
+		if !l.found {
+			if _, err := schemas.ParseID(l.id); err == nil { // a task that a person named
+				ids, at = append(ids, l.id), append(at, i)
+			}
+			l.why = noLetter(claims.Claim{}) // until its claim says more
+			continue
+		}
+		if l.why = before(l, r.deps.Catalog); l.why == "" {
+			l.row, l.why = rebuild(l)
+		}
+		if l.why == "" {
+			ids, at = append(ids, l.taskID), append(at, i)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	known, err := r.deps.Claims.Get(ctx, ids...)
+	if err != nil {
+		return fmt.Errorf("read %d claims: %w", len(ids), err)
+	}
+	for k, i := range at {
+		l := &list[i]
+		l.claim = known[k]
+		if !l.found {
+			l.why = noLetter(l.claim)
+			continue
+		}
+		if l.why = judge(l, l.claim, r.deps.Catalog.Kinds[l.kind]); l.why == "" && l.reason == schemas.ReasonUnknown {
+			l.why = refuse(unknownWord, "its effect may have happened")
+		}
 	}
 	return nil
 }
