@@ -72,21 +72,33 @@ where ($2 = '' or d.fingerprint = $2) and ($3 = '' or d.kind = $3) and ($4 = '' 
   and ($5 = '' or d.reason = $5) and ($6 = '' or d.key = $6)
   and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9) and $13::text[] is null` + ofPatterns
 
-// By kind, queue or key letters are found by its index, in the order of their deaths,
-// else by their states; and what nobody asks of is not read: a left join of which no
-// column is named is none.
+// Letters are found by their states, of which the open ones are passed through, the
+// oldest first; those of a key by its index; and those of a kind or a queue by its index
+// where they are few, each state then by its letter: Postgres would read all states to
+// join them. What nobody asks of is not read: a left join of which no column is named is
+// none, and an index alone tells of what it has.
 const (
 	chooseByState = `
 select d.letter, d.died_at from perdure.letter_states d left join perdure.letters l on l.letter = d.letter
 where d.state = 'open' and ($2 = '' or d.fingerprint = $2) and ($3 = '' or d.kind = $3) and ($4 = '' or d.queue = $4)
   and ($5 = '' or d.reason = $5) and ($6 = '' or l.key = $6)
   and ($7::timestamptz is null or d.died_at >= $7) and ($8::timestamptz is null or d.died_at < $8) and ($9 = 0 or d.epoch < $9) and $1::text[] is null` + ofPatterns + forPolicy
-	chooseByKind = `
-select l.letter, l.died_at from perdure.letters l join perdure.letter_states d on d.letter = l.letter
-where d.state = 'open' and ($2 = '' or d.fingerprint = $2) and ($3 = '' or l.kind = $3) and ($4 = '' or l.queue = $4)
+	chooseByKey = `
+select l.letter, l.died_at from perdure.letters l join perdure.letter_states d on d.letter = l.letter` + openOfLetters
+	chooseFew = `
+select l.letter, l.died_at from perdure.letters l cross join lateral (select * from perdure.letter_states where letter = l.letter offset 0) d` + openOfLetters
+
+	openOfLetters = `
+where d.state = 'open' and ($2 = '' or d.fingerprint = $2) and ($3 = '' or l.kind = $3) and ($4 = '' or case when $3 = '' then l.queue else d.queue end = $4)
   and ($5 = '' or d.reason = $5) and ($6 = '' or l.key = $6)
   and ($7::timestamptz is null or l.died_at >= $7) and ($8::timestamptz is null or l.died_at < $8) and ($9 = 0 or d.epoch < $9) and $1::text[] is null` + ofPatterns + forPolicy
 )
+
+// areFew: of a kind's or else a queue's letters, in whatever state, each state is looked up
+// sooner than the open states of all are passed through.
+const areFew = `
+with most as (select 10000 + greatest(reltuples, 0)::bigint / 20 as n from pg_class where oid = 'perdure.letters'::regclass)
+select (select count(*) from (select from perdure.letters where ($1 = '' or kind = $1) and ($1 <> '' or queue = $2) limit (select n + 1 from most)) l) <= n from most`
 
 const freezeRest = ` order by died_at nulls last, letter limit $14)
 insert into perdure.replay_letters (replay, letter, n) select $15, letter, row_number() over (order by died_at nulls last, letter) from c`
@@ -232,8 +244,17 @@ func freeze(ctx context.Context, tx pgx.Tx, id string, s *Spec, before []string,
 	switch sel := &s.Selector; {
 	case len(sel.IDs) > 0:
 		from = chooseIDs
-	case sel.Group == "" && (sel.Queue != "" || sel.Key != "" || sel.Kind != "" && !strings.Contains(sel.Kind, "*")):
-		from = chooseByKind
+	case sel.Group != "":
+	case sel.Key != "":
+		from = chooseByKey
+	case sel.Queue != "" || sel.Kind != "" && !strings.Contains(sel.Kind, "*"):
+		var few bool
+		if err := tx.QueryRow(ctx, areFew, plannedEachTime, args[2], args[3]).Scan(&few); err != nil {
+			return err
+		}
+		if few {
+			from = chooseFew
+		}
 	}
 	if limit == 0 {
 		limit = noLimit

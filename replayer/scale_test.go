@@ -5,6 +5,7 @@ package replayer
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,5 +63,65 @@ func TestALetterOfANewPlanIsFoundWithoutTheOthers(t *testing.T) {
 	})
 	if read > 50*letters {
 		t.Errorf("%d index entries of the plan were read for %d letters", read, letters)
+	}
+}
+
+// Few letters are found by their own index, many by their states, and by either the same.
+func TestEachWayToChooseFindsTheSame(t *testing.T) {
+	r := newRig(t)
+	r.bulk(12_000)
+	r.exec(`update perdure.dead_letters set kind = 'rare' where task_id like 'main-1-1__'`)
+	r.exec(`update perdure.dead_letters set queue = 'another' where task_id like 'main-1-_7_'`)
+	r.exec(`update perdure.dead_letters set state = 'held' where task_id like 'main-1-__8'`)
+	r.exec(`update perdure.dead_letters set reason = 'expired' where task_id like 'main-1-_5_'`)
+	since := time.Time{}
+	if err := r.db.QueryRow(t.Context(), `select died_at from perdure.letters where letter = 'main-1-150@0'`).Scan(&since); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		Selector
+		want int
+		few  bool
+	}{
+		{Selector{Kind: "idem"}, 12_000 - 100 - 8*10, false}, // of three digits ten a hundred are held
+		{Selector{Kind: "rare"}, 90, true},
+		{Selector{Queue: "another"}, 81, true},
+		{Selector{Queue: "payments"}, 12_000 - 9*10 - 81, false},
+		{Selector{Kind: "rare", Queue: "another"}, 9, true},
+		{Selector{Kind: "rare", Reason: "expired"}, 9, true},
+		{Selector{Kind: "rare", Since: since}, 45, true},
+		{Selector{Kind: "idem", Until: since}, 99, false},
+		{Selector{Kind: "none"}, 0, true},
+	} {
+		args := append(c.args(), nil)
+		var few bool
+		if err := r.db.QueryRow(t.Context(), areFew, c.Kind, c.Queue).Scan(&few); err != nil {
+			t.Fatal(err)
+		}
+		if few != c.few {
+			t.Errorf("%+v: few is %v", c.Selector, few)
+		}
+		var first []string
+		for i, sql := range []string{chooseByState, chooseByKey, chooseFew} {
+			rows, err := r.db.Query(t.Context(), sql+` order by died_at nulls last, letter`, append([]any{plannedEachTime}, args...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (letter string, err error) {
+				var died time.Time
+				return letter, row.Scan(&letter, &died)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(list) != c.want {
+				t.Errorf("%+v: %d letters are found in way %d, want %d", c.Selector, len(list), i, c.want)
+			}
+			if i == 0 {
+				first = list
+			} else if !slices.Equal(list, first) {
+				t.Errorf("%+v: way %d finds others than the first", c.Selector, i)
+			}
+		}
 	}
 }
