@@ -100,27 +100,40 @@ func (b *lettersBench) filled(ctx context.Context, srv servers) (*pgxpool.Pool, 
 		return nil, err
 	}
 	if !there {
-		if _, err := conn.Exec(ctx, `create database `+b.database); err != nil {
+		if err := b.fill(ctx, conn, u); err != nil {
 			return nil, err
 		}
 	}
 	u.Path = "/" + b.database
-	if !there {
-		if err := pg.Migrate(ctx, u.String(), "bench"); err != nil {
-			return nil, err
-		}
+	return pg.Pool(ctx, u.String())
+}
+
+// fill makes the large index, under another name until it is whole: what was cut off is not
+// taken for an index, and is made anew.
+func (b *lettersBench) fill(ctx context.Context, conn *pgx.Conn, at *url.URL) error {
+	filling := b.database + "_filling"
+	if _, err := conn.Exec(ctx, `drop database if exists `+filling); err != nil { // refused while another fills it
+		return fmt.Errorf("start to fill anew: %w", err)
+	}
+	if _, err := conn.Exec(ctx, `create database `+filling); err != nil {
+		return err
+	}
+	u := *at
+	u.Path = "/" + filling
+	if err := pg.Migrate(ctx, u.String(), "bench"); err != nil {
+		return err
 	}
 	pool, err := pg.Pool(ctx, u.String())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if !there {
-		if err := fillIndex(ctx, pool, b.letters); err != nil {
-			pool.Close()
-			return nil, err
-		}
+	err = fillIndex(ctx, pool, b.letters)
+	pool.Close()
+	if err != nil {
+		return err
 	}
-	return pool, nil
+	_, err = conn.Exec(ctx, `alter database `+filling+` rename to `+b.database)
+	return err
 }
 
 func (b *lettersBench) runFill(ctx context.Context, srv servers) (string, error) {
