@@ -54,6 +54,9 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 			return false, err
 		}
 	}
+	if !w.full {
+		t.pace(ctx)
+	}
 	behind, err := t.moveCursor(ctx, w, d)
 	if err != nil {
 		return false, err
@@ -73,6 +76,17 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	t.reuse(w.slab)
 	t.ahead = ahead
 	return true, aheadErr
+}
+
+// pace waits until the cursor may move past a window, and what was written meanwhile be
+// read with it. Passes that follow each other at once carry a task or two each, and cost
+// all servers more than what a task waits for is worth. The first after a pause waits for
+// nothing, nor does a chunk of a large window.
+func (t *term) pace(ctx context.Context) {
+	if wait := t.r.cfg.Pace - time.Since(t.moved); wait > 0 {
+		sleep(ctx, wait)
+	}
+	t.moved = time.Now()
 }
 
 // nothingNew reports whether the database's snapshot is still the one under which

@@ -70,6 +70,27 @@ func TestAReplayKeepsItsTaskID(t *testing.T) {
 	}
 }
 
+// Passes that each find a task follow each other no faster than the pace.
+func TestSmallPassesKeepAPace(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	const pace = 100 * time.Millisecond
+	g.run(g.relay("a", func(c *Config) { c.Pace = pace }))
+	g.enqueue("first", 1)
+	g.drained(10 * time.Second)
+	began := time.Now()
+	n := 1
+	for ; time.Since(began) < time.Second; n++ {
+		g.enqueue("k", n)
+	}
+	g.drained(10 * time.Second)
+	most := int(time.Since(began)/pace) + 2
+	if passes := one[int](g, `select count(*) from perdure.relay_log`); passes > most {
+		t.Errorf("%d tasks in a second went in %d passes, want %d at most", n, passes, most)
+	}
+	g.first(n, g.names.Tasks("payments"))
+}
+
 func TestAnEmptyPassWritesNothing(t *testing.T) {
 	t.Parallel()
 	g := newRig(t)

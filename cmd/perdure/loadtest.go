@@ -78,6 +78,7 @@ perdure loadtest run --mix noop=8,sleep=1,http=1 --cpuprofile cpu.pprof -o json`
 	f.IntVar(&opts.InFlight, "in-flight", opts.InFlight, "closed: tasks sent and not begun, at most; 0 = all")
 	f.Float64Var(&opts.Rate, "rate", opts.Rate, "open: tasks a second")
 	f.DurationVar(&opts.Duration, "duration", opts.Duration, "open: for how long")
+	f.DurationVar(&opts.Linger, "linger", opts.Linger, "open: how long a producer gathers what is due before it sends it")
 	f.BoolVar(&opts.Baseline, "baseline", opts.Baseline, "open: measure Kafka alone at the same rate, half before and half after, and under the load by a few records a second")
 	f.IntVar(&opts.Payload, "payload", opts.Payload, "bytes of a task's payload")
 	f.StringVar(&opts.Entropy, "entropy", opts.Entropy, "of the payload: random or text (compressible)")

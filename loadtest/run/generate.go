@@ -101,7 +101,8 @@ func (g *generator) reserve(ctx context.Context, n int) (got int, err error) {
 }
 
 // open returns the taking of an open loop that starts now: task i is due at
-// i / rate, and keeps that time however late it is taken.
+// i / rate, and keeps that time however late it is taken. What is due is taken once the
+// first of it has been due for Options.Linger.
 func (g *generator) open(from int) func(context.Context, int) (int, int, error) {
 	start := g.now()
 	dueAt := func(i int) int64 { return start + int64(float64(i-from)/g.opts.Rate*1e9) }
@@ -114,12 +115,12 @@ func (g *generator) open(from int) func(context.Context, int) (int, int, error) 
 			}
 			now := g.now()
 			first = g.next
-			for g.next < g.end && count < n && dueAt(g.next) <= now {
+			wait := time.Duration(dueAt(first)-now) + g.opts.Linger
+			for wait <= 0 && g.next < g.end && count < n && dueAt(g.next) <= now {
 				g.due[g.next] = dueAt(g.next)
 				g.next++
 				count++
 			}
-			wait := time.Duration(dueAt(g.next) - now)
 			g.mu.Unlock()
 			if count > 0 {
 				return first, count, nil

@@ -30,6 +30,7 @@ type Options struct {
 	InFlight int           `json:"in_flight,omitempty"`   // closed: accepted and not begun, at most; 0 = all of them
 	Rate     float64       `json:"rate,omitempty"`        // open: tasks a second
 	Duration time.Duration `json:"duration_ns,omitempty"` // open
+	Linger   time.Duration `json:"linger_ns,omitempty"`   // open: how long a producer gathers what is due before it sends it
 
 	Payload int           `json:"payload_bytes"`
 	Entropy string        `json:"entropy"`
@@ -63,7 +64,7 @@ func Defaults() Options {
 // with it left out in silence, another run is measured than was meant. given
 // reports whether an option of that name was.
 func (o *Options) CheckGiven(given func(name string) bool) error {
-	other, loop := map[string][]string{Closed: {"rate", "duration"}, Open: {"tasks", "in-flight"}}, Open
+	other, loop := map[string][]string{Closed: {"rate", "duration", "linger"}, Open: {"tasks", "in-flight"}}, Open
 	if o.Loop == Open {
 		loop = Closed
 	}
@@ -88,9 +89,10 @@ func (o *Options) Check() error {
 	if o.Loop == Open {
 		wrong(!(o.Rate > 0 && o.Rate <= 1e6), "rate %v: want more than 0 and at most 1000000 tasks a second", o.Rate)
 		wrong(o.Duration < 100*time.Millisecond || o.Duration > 24*time.Hour, "duration %s: want 100ms to 24h", o.Duration)
+		wrong(o.Linger < 0 || o.Linger > 10*time.Second, "linger %s: want 0 to 10s", o.Linger)
 		o.Tasks, o.InFlight = int(o.Rate*o.Duration.Seconds()), 0
 	} else {
-		o.Rate, o.Duration = 0, 0
+		o.Rate, o.Duration, o.Linger = 0, 0, 0
 		wrong(o.Baseline, "baseline: Kafka alone is compared at a rate: use it with an open loop")
 	}
 	wrong(o.Tasks < 1 || o.Tasks > maxTasks, "%d tasks: want 1 to %d", o.Tasks, maxTasks)

@@ -14,6 +14,7 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		{"loop", func(o *Options) { o.Loop = "spiral" }},
 		{"rate", func(o *Options) { o.Loop, o.Rate = Open, 0 }},
 		{"duration", func(o *Options) { o.Loop, o.Duration = Open, time.Millisecond }},
+		{"linger", func(o *Options) { o.Loop, o.Linger = Open, -1 }},
 		{"tasks", func(o *Options) { o.Tasks = 0 }},
 		{"in flight", func(o *Options) { o.InFlight = -1 }},
 		{"payload", func(o *Options) { o.Payload = 10 }},

@@ -78,6 +78,9 @@ func (r *Report) Text(w io.Writer) {
 	switch {
 	case o.Loop == Open:
 		loop = fmt.Sprintf("open loop, %g tasks/s for %s", o.Rate, o.Duration)
+		if o.Linger > 0 {
+			loop += fmt.Sprintf(", gathered for %s", o.Linger)
+		}
 	case o.InFlight > 0:
 		loop += fmt.Sprintf(", %d in flight", o.InFlight)
 	}

@@ -181,6 +181,31 @@ func TestStallIsNotLeftOut(t *testing.T) {
 	}
 }
 
+// A producer that gathers sends nothing sooner than its first task has been due for so
+// long, and counts that from when each was due.
+func TestAProducerGathers(t *testing.T) {
+	o := small()
+	o.Loop, o.Rate, o.Duration, o.Producers, o.Batch, o.Linger = Open, 500, time.Second, 1, 1000, 100*time.Millisecond
+	sent := 0
+	rep, err := load(t, o, func(f *fake) {
+		f.before = func(n int) error {
+			if n >= o.Warmup {
+				sent++
+			}
+			return nil
+		}
+	})
+	if err != nil || rep.Err() != nil {
+		t.Fatal(err, rep)
+	}
+	if sent < 1 || sent > 11 {
+		t.Errorf("500 tasks in a second went in %d transactions, want one in 100 ms at most", sent)
+	}
+	if rep.FromDue.Max < 95 || rep.FromCommit.P90 > 90 {
+		t.Errorf("at most %.0f ms from due, p90 %.0f ms from commit: the gathering is of the first alone", rep.FromDue.Max, rep.FromCommit.P90)
+	}
+}
+
 func TestProgressIsShown(t *testing.T) {
 	var b strings.Builder
 	var mu sync.Mutex
