@@ -54,8 +54,9 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 			return false, err
 		}
 	}
+	var paused time.Duration
 	if !w.full && len(w.rows) < handful {
-		t.pace(ctx)
+		paused = t.pace(ctx)
 	}
 	behind, err := t.moveCursor(ctx, w, d)
 	if err != nil {
@@ -67,7 +68,7 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	if d.has(fateLater) {
 		t.filed(d)
 	}
-	t.r.metrics.pass(d, time.Since(began))
+	t.r.metrics.pass(d, time.Since(began)-paused)
 	if t.r.seams.moved != nil {
 		if err := t.r.seams.moved(ctx, t, w); err != nil {
 			return true, err
@@ -85,11 +86,13 @@ const handful = 32
 // pace waits until the cursor may move past a handful, and what was written meanwhile be read
 // with it. Passes of a task or two that follow each other at once cost all servers more than
 // what a task waits for is worth. The first after a pause waits for nothing.
-func (t *term) pace(ctx context.Context) {
-	if wait := t.r.cfg.Pace - time.Since(t.moved); wait > 0 {
+func (t *term) pace(ctx context.Context) (waited time.Duration) {
+	began := time.Now()
+	if wait := t.r.cfg.Pace - began.Sub(t.moved); wait > 0 {
 		sleep(ctx, wait)
 	}
 	t.moved = time.Now()
+	return t.moved.Sub(began)
 }
 
 // nothingNew reports whether the database's snapshot is still the one under which

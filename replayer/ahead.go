@@ -7,6 +7,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/perdure/perdure/schemas"
 )
 
 // ahead is a slice that was read before its turn.
@@ -21,17 +23,22 @@ type ahead struct {
 
 // staleAhead is how old a slice may be that was read ahead. What changed of a letter since
 // is seen when it moves; a task that was completed since absorbs its replay (judge); but a
-// deadline may have passed. Letters that could not go then are read again: somebody may have
-// released one, or its task was about to end.
+// deadline may have passed.
 const staleAhead = 5 * time.Second
 
-// readAhead begins to read the n letters behind a place.
+// readAhead begins to read the n letters behind a place, unless another job's wait for their
+// turn: jobs that take turns would read each slice twice.
 func (r *Replayer) readAhead(ctx context.Context, j *job, after int64, n int) {
+	if a := r.ahead; a != nil && a.job != j.id && !a.stale() {
+		return
+	}
 	r.dropAhead()
+	ctx, cancel := context.WithTimeout(ctx, staleAhead)
 	a := &ahead{job: j.id, after: after, n: n, at: time.Now(), done: make(chan struct{})}
 	r.ahead = a
 	of := *j
 	go func() {
+		defer cancel()
 		defer close(a.done)
 		if list, err := r.next(ctx, &of, after, n); err == nil { // else it is read in its turn, which says why it cannot be
 			a.list = list
@@ -39,23 +46,47 @@ func (r *Replayer) readAhead(ctx context.Context, j *job, after int64, n int) {
 	}()
 }
 
-// readBefore returns the n letters behind a place if they were read ahead; nil: they were not.
+// readBefore returns the n letters behind a place if they were read ahead; nil: they were
+// not, or one of them could not go then and may now.
 func (r *Replayer) readBefore(j *job, after int64, n int) []letter {
 	a := r.ahead
-	r.dropAhead()
-	if a == nil || a.job != j.id || a.after != after || a.n != n || j.state != Running || time.Since(a.at) > staleAhead {
+	if a == nil || a.job != j.id {
 		return nil
 	}
-	if slices.ContainsFunc(a.list, func(l letter) bool { return l.why != "" && !l.why.doubt() }) {
+	r.dropAhead()
+	if a.after != after || a.n != n || j.state != Running || a.stale() || slices.ContainsFunc(a.list, mayPass) {
 		return nil
 	}
 	return a.list
 }
 
-// dropAhead waits for what is being read ahead, and forgets it.
+// mayPass reports whether what speaks against a letter may be over in a moment: somebody
+// releases it, its task ends, its row comes.
+func mayPass(l letter) bool {
+	if l.why == "" || l.why.doubt() {
+		return false
+	}
+	switch l.why.word() {
+	case "not-found", "running", "replaying":
+		return true
+	}
+	return l.state != schemas.LetterOpen && l.state != schemas.LetterResolved
+}
+
+func (a *ahead) stale() bool { return time.Since(a.at) >= staleAhead }
+
+// dropAhead forgets what is being read ahead. It waits for it while it is of use: Redis may
+// answer much later, and a job's lease does not wait.
 func (r *Replayer) dropAhead() {
-	if r.ahead != nil {
-		<-r.ahead.done
-		r.ahead = nil
+	a := r.ahead
+	if a == nil {
+		return
+	}
+	r.ahead = nil
+	late := time.NewTimer(staleAhead - time.Since(a.at))
+	defer late.Stop()
+	select {
+	case <-a.done:
+	case <-late.C:
 	}
 }

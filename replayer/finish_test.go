@@ -206,6 +206,77 @@ func TestALetterThatWasReleasedIsReadAgain(t *testing.T) {
 	}
 }
 
+// The same of one whose task ran then. What is over for good keeps no slice from being used.
+func TestALetterWhoseTaskRanIsReadAgain(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 3, nil)
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+	j := &job{id: id, state: Running}
+	for _, tt := range []struct {
+		state claims.State
+		want  int
+		word  string
+	}{{claims.Running, 0, ""}, {claims.Waiting, 0, ""}, {claims.Done, 3, "completed"}, {claims.Dead, 3, ""}} {
+		x := r.replayer("a", &known{at: map[string]claims.Claim{"main-1-2": {State: tt.state}}})
+		x.readAhead(t.Context(), j, 0, 100)
+		list := x.readBefore(j, 0, 100)
+		if len(list) != tt.want || len(list) > 1 && list[1].why.word() != tt.word {
+			t.Errorf("claim %v: %d letters are judged as they were, want %d", tt.state, len(list), tt.want)
+		}
+	}
+}
+
+// Replays that take turns do not read each other's slices away.
+func TestASliceWaitsForItsReplaysTurn(t *testing.T) {
+	r := newRig(t)
+	r.letters(1, 3, nil)
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+	x := r.replayer("a", &known{})
+	j, other := &job{id: id, state: Running}, &job{id: "another", state: Running}
+	x.readAhead(t.Context(), j, 0, 100)
+	if list := x.readBefore(other, 0, 100); list != nil {
+		t.Errorf("another replay got %d letters of it", len(list))
+	}
+	x.readAhead(t.Context(), other, 0, 100)
+	if list := x.readBefore(j, 0, 100); len(list) != 3 {
+		t.Errorf("%d letters were read ahead, want 3", len(list))
+	}
+}
+
+// stuckClaims answer when they are let go, whatever their caller waits for.
+type stuckClaims struct {
+	known
+	let chan struct{}
+}
+
+func (s *stuckClaims) Get(ctx context.Context, ids ...string) ([]claims.Claim, error) {
+	<-s.let
+	return s.known.Get(ctx, ids...)
+}
+
+// A Redis that does not answer what is asked ahead must not cost the job its lease.
+func TestWhatIsReadAheadIsNotWaitedForForever(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.letters(1, 3, nil)
+	id := r.plan(Plan{Spec: Spec{Selector: Selector{All: true}}, Start: true})
+	stuck := &stuckClaims{let: make(chan struct{})}
+	x := r.replayer("a", stuck)
+	j := &job{id: id, state: Running}
+	x.readAhead(t.Context(), j, 0, 100)
+	got := make(chan []letter)
+	go func() { got <- x.readBefore(j, 0, 100) }()
+	select {
+	case list := <-got:
+		if list != nil {
+			t.Errorf("%d letters without a claim", len(list))
+		}
+	case <-time.After(4 * staleAhead):
+		t.Error("it is still waited for")
+	}
+	close(stuck.let)
+}
+
 // One that a slice left out is looked at again while the pass goes on: whoever looks for
 // what is left begins there.
 func TestALetterThatWasLeftOutMovesBeforeTheEnd(t *testing.T) {

@@ -77,6 +77,11 @@ func (r refusal) completed() bool { return strings.HasPrefix(string(r), complete
 // heldWord begins the refusal of a letter that is held for a person.
 const heldWord = "held"
 
+func (r refusal) word() string {
+	word, _, _ := strings.Cut(string(r), ":")
+	return word
+}
+
 // text is what follows the word.
 func (r refusal) text() string {
 	_, text, _ := strings.Cut(string(r), ": ")

@@ -50,7 +50,7 @@ type Deps struct {
 
 // plannedEachTime goes with statements that join the letters of a group or of a plan
 // (decision 0303). A plan that Postgres kept from when there were few reads all of them
-// for each, and of a plan of ours that was just frozen it has no figures.
+// for each, and of a replay's plan that was just frozen it has no figures.
 const plannedEachTime = pgx.QueryExecModeCacheDescribe
 
 // Replayer works on started replays. Any number of processes may run one.

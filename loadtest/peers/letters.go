@@ -95,6 +95,10 @@ func (b *lettersBench) filled(ctx context.Context, srv servers) (*pgxpool.Pool, 
 		return nil, err
 	}
 	defer conn.Close(ctx) //nolint:errcheck // nothing is under way
+	// Until conn is closed: who comes while another fills the index waits for it.
+	if _, err := conn.Exec(ctx, `select pg_advisory_lock(hashtext('fill ' || $1))`, b.database); err != nil {
+		return nil, err
+	}
 	var there bool
 	if err := conn.QueryRow(ctx, `select exists (select from pg_database where datname = $1)`, b.database).Scan(&there); err != nil {
 		return nil, err
@@ -112,7 +116,7 @@ func (b *lettersBench) filled(ctx context.Context, srv servers) (*pgxpool.Pool, 
 // taken for an index, and is made anew.
 func (b *lettersBench) fill(ctx context.Context, conn *pgx.Conn, at *url.URL) error {
 	filling := b.database + "_filling"
-	if _, err := conn.Exec(ctx, `drop database if exists `+filling); err != nil { // refused while another fills it
+	if _, err := conn.Exec(ctx, `drop database if exists `+filling); err != nil {
 		return fmt.Errorf("start to fill anew: %w", err)
 	}
 	if _, err := conn.Exec(ctx, `create database `+filling); err != nil {
