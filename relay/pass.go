@@ -79,8 +79,8 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 	return true, aheadErr
 }
 
-// handful is of how many tasks a pass is worth its while: at its most eager a relay carries
-// more from 15,000 tasks a second on.
+// handful is from how many tasks on a pass is not put off. A relay that never waits carries
+// that many from 15,000 tasks a second on.
 const handful = 32
 
 // pace waits until the cursor may move past a handful, and what was written meanwhile be read

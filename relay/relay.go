@@ -31,7 +31,7 @@ type Config struct {
 	ChunkBytes int           // 8 MiB: payload bytes of a pass at most, the last row excepted
 	LeaseTTL   time.Duration // 5s: a relay that was stopped, or whose host is gone, is replaced after this long; a killed one at once
 	Standby    time.Duration // 50ms: how often a standby looks at the lease; one look costs about 0.1 ms
-	Pace       time.Duration // 3ms: between two moves of the cursor at least, while each is past a handful of tasks
+	Pace       time.Duration // 3ms: between the beginnings of two moves of the cursor at least, while fewer than a handful of tasks go with each
 	Idle       time.Duration // 10ms: the longest pause between two looks for writes; see await
 	Patience   time.Duration // 2s: a topic that acknowledges nothing for this long while others do is parked
 	Delivery   time.Duration // 30s: how long the client tries a record before the pass is begun anew

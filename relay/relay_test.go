@@ -80,7 +80,7 @@ func TestSmallPassesKeepAPace(t *testing.T) {
 	began := time.Now()
 	for ; time.Since(began) < time.Second; n++ {
 		g.enqueue("k", n)
-		time.Sleep(pace / (handful / 2))
+		time.Sleep(pace / (handful / 2)) // half a handful within a pace, or fewer
 	}
 	g.drained(10 * time.Second)
 	most := int(time.Since(began)/pace) + 2

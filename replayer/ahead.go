@@ -50,11 +50,11 @@ func (r *Replayer) readAhead(ctx context.Context, j *job, after int64, n int) {
 // not, or one of them could not go then and may now.
 func (r *Replayer) readBefore(j *job, after int64, n int) []letter {
 	a := r.ahead
-	if a == nil || a.job != j.id {
-		return nil
+	if a == nil || a.job != j.id && !a.stale() {
+		return nil // the other job's turn comes
 	}
 	r.dropAhead()
-	if a.after != after || a.n != n || j.state != Running || a.stale() || slices.ContainsFunc(a.list, mayPass) {
+	if a.job != j.id || a.after != after || a.n != n || j.state != Running || a.stale() || slices.ContainsFunc(a.list, mayPass) {
 		return nil
 	}
 	return a.list
@@ -66,11 +66,7 @@ func mayPass(l letter) bool {
 	if l.why == "" || l.why.doubt() {
 		return false
 	}
-	switch l.why.word() {
-	case "not-found", "running", "replaying":
-		return true
-	}
-	return l.state != schemas.LetterOpen && l.state != schemas.LetterResolved
+	return l.why.word() == runningWord || l.state != schemas.LetterOpen && l.state != schemas.LetterResolved // no state: no row
 }
 
 func (a *ahead) stale() bool { return time.Since(a.at) >= staleAhead }

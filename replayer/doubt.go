@@ -26,7 +26,7 @@ const (
 )
 
 func (r refusal) doubt() bool {
-	return strings.HasPrefix(string(r), unknownWord+":") || strings.HasPrefix(string(r), unprovenWord+":")
+	return r.word() == unknownWord || r.word() == unprovenWord
 }
 
 // abandonedClass is of an attempt whose handler may be running still, so that no
@@ -104,7 +104,7 @@ func (j *job) person(l *letter, doubt string) refusal {
 	if l.named && strings.TrimSpace(j.why) != "" {
 		return ""
 	}
-	word, _, _ := strings.Cut(string(l.why), ":")
+	word := l.why.word()
 	return refuse(word, "%s; find out: if it did not happen, replay it by its id with a reason (--why), else discard it", doubt)
 }
 

@@ -69,26 +69,27 @@ func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// completedWord begins the refusal of a task that is completed.
-const completedWord = "completed"
-
-func (r refusal) completed() bool { return strings.HasPrefix(string(r), completedWord+":") }
-
-// heldWord begins the refusal of a letter that is held for a person.
-const heldWord = "held"
+// Words of refusals that something asks for; those of letters in doubt are with consult.
+const (
+	completedWord = "completed" // the task is
+	heldWord      = "held"      // for a person
+	runningWord   = "running"   // the task is, or waits for a retry
+)
 
 func (r refusal) word() string {
 	word, _, _ := strings.Cut(string(r), ":")
 	return word
 }
 
+func (r refusal) completed() bool { return r.word() == completedWord }
+
+func (r refusal) held() bool { return r.word() == heldWord }
+
 // text is what follows the word.
 func (r refusal) text() string {
 	_, text, _ := strings.Cut(string(r), ": ")
 	return text
 }
-
-func (r refusal) held() bool { return strings.HasPrefix(string(r), heldWord+":") }
 
 // before is judged without Redis: letters that cannot move whatever it says.
 func before(l *letter, cat *schemas.Catalog) refusal {
@@ -138,7 +139,7 @@ func noLetter(c claims.Claim) refusal {
 	case claims.Cancelled:
 		return refuse("cancelled", "the task was cancelled, and left no dead letter")
 	case claims.Running, claims.Waiting:
-		return refuse("running", "the task is not dead: it is running or waits for a retry")
+		return refuse(runningWord, "the task is not dead: it is running or waits for a retry")
 	}
 	return refuse("not-found", "no dead letter has this id")
 }
@@ -162,7 +163,7 @@ func judge(l *letter, c claims.Claim, kind *schemas.Kind) refusal {
 			// of it is left that could decide the claim: Redis no longer knows.
 			break
 		}
-		return refuse("running", "the task is running or waits for a retry (epoch %d); look again later", c.Epoch)
+		return refuse(runningWord, "the task is running or waits for a retry (epoch %d); look again later", c.Epoch)
 	case claims.Dead:
 		if c.Epoch == l.epoch {
 			return ""

@@ -50,7 +50,8 @@ func TestAStreamThatBreaksIsFollowed(t *testing.T) {
 // TestAQuietStreamIsFollowedToo: what says nothing for longer than an API may be away, as a
 // replay that is paused, is asked again all the same; what stays away is given up.
 func TestAQuietStreamIsFollowedToo(t *testing.T) {
-	old := apiclient.WaitsFor(1500 * time.Millisecond)
+	const patience = 1500 * time.Millisecond // more than Follow waits before it asks again
+	old := apiclient.WaitsFor(patience)
 	defer apiclient.WaitsFor(old)
 	asked := 0
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -60,7 +61,7 @@ func TestAQuietStreamIsFollowedToo(t *testing.T) {
 		}
 		fmt.Fprint(w, "event: replay\ndata: 1\n\n")
 		w.(http.Flusher).Flush()
-		time.Sleep(2 * time.Second)
+		time.Sleep(patience + patience/3) // quiet
 	}))
 	defer srv.Close()
 	events, lost := 0, 0
