@@ -171,21 +171,21 @@ func (c *commit) run(ctx context.Context) error {
 	return err
 }
 
-// andRead is the transaction and the read of what lies behind it. The read is not a part
+// andRead is the transaction and a read of what lies behind it. The read is not a part
 // of it: one whose answer nobody takes must not keep the cursor locked.
-func (c *commit) andRead() *pgx.Batch {
+func (c *commit) andRead(sql string, args ...any) *pgx.Batch {
 	both := &pgx.Batch{}
 	both.Queue(`begin`)
 	both.QueuedQueries = append(both.QueuedQueries, c.batch.QueuedQueries...)
 	both.Queue(`commit`)
-	both.Queue(c.t.r.sql.behind, c.t.r.cfg.Source, c.t.fence, c.t.limit+1, c.t.bound())
+	both.Queue(sql, append([]any{c.t.r.cfg.Source, c.t.fence}, args...)...)
 	return both
 }
 
 // runAndRead sends the transaction, whose first statement is moveBeyond, and the read
-// behind it in one round trip.
-func (c *commit) runAndRead(ctx context.Context) (w *window, over bool, err error) {
-	results := c.t.conn.SendBatch(ctx, c.andRead())
+// behind it in one round trip. take is given what the read answers.
+func (c *commit) runAndRead(ctx context.Context, both *pgx.Batch, take func(pgx.Rows) error) (err error) {
+	results := c.t.conn.SendBatch(ctx, both)
 	defer func() {
 		if cerr := results.Close(); err == nil && cerr != nil {
 			err = fmt.Errorf("postgres: read the outbox: %w", cerr)
@@ -196,21 +196,26 @@ func (c *commit) runAndRead(ctx context.Context) (w *window, over bool, err erro
 		}
 	}()
 	if _, err := results.Exec(); err != nil {
-		return nil, false, fmt.Errorf("postgres: move the relay's cursor: %w", err)
+		return fmt.Errorf("postgres: move the relay's cursor: %w", err)
 	}
 	place, err := c.moved(results)
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	if _, err := results.Exec(); err != nil {
-		return nil, false, fmt.Errorf("postgres: move the relay's cursor: %w", err)
+		return fmt.Errorf("postgres: move the relay's cursor: %w", err)
 	}
 	c.t.place = place
 	rows, err := results.Query()
 	if err != nil {
-		return nil, false, fmt.Errorf("postgres: read the outbox: %w", err)
+		return fmt.Errorf("postgres: read the outbox: %w", err)
 	}
-	return c.t.receive(rows)
+	return take(rows)
+}
+
+// andWindow is the transaction and the window behind it.
+func (c *commit) andWindow() *pgx.Batch {
+	return c.andRead(c.t.r.sql.behind, c.t.limit+1, c.t.bound())
 }
 
 // moved takes the answers of the commit's own statements.

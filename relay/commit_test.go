@@ -35,7 +35,7 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	} {
 		for _, run := range []func(*commit) error{
 			func(c *commit) error { return c.run(t.Context()) },
-			func(c *commit) error { _, _, err := c.runAndRead(t.Context()); return err },
+			func(c *commit) error { return c.runAndRead(t.Context(), c.andWindow(), unread) },
 		} {
 			c := tm.commit(moveBeyond, beyond)
 			c.add(x.sql, x.args...)
@@ -59,7 +59,8 @@ func TestAPassThatFilesTooFewMovesNothing(t *testing.T) {
 	if err := c.run(t.Context()); !errors.Is(err, errLeaseLost) {
 		t.Errorf("with a lost fence: %v", err)
 	}
-	if _, _, err := tm.commit(moveBeyond, beyond).runAndRead(t.Context()); !errors.Is(err, errLeaseLost) {
+	behind := tm.commit(moveBeyond, beyond)
+	if err := behind.runAndRead(t.Context(), behind.andWindow(), unread); !errors.Is(err, errLeaseLost) {
 		t.Errorf("with a lost fence, and a read: %v", err)
 	}
 	g.setCursor(tm, `fence = fence - 1`)
@@ -87,7 +88,7 @@ func TestAnAnswerThatNobodyTakesLocksNothing(t *testing.T) {
 	tm := g.upkeep(time.Hour)
 	// More than the sockets between them hold.
 	g.exec(`insert into perdure.outbox (kind, queue, payload) select 'post', 'mail', convert_to('"' || repeat(md5(n::text), 30000) || '"', 'UTF8') from generate_series(1, 60) n`)
-	results := tm.conn.SendBatch(t.Context(), tm.commit(moveBeyond, firstSnapshot).andRead())
+	results := tm.conn.SendBatch(t.Context(), tm.commit(moveBeyond, firstSnapshot).andWindow())
 	pid := tm.conn.PgConn().PID()
 	testkit.Eventually(t, time.Minute, func() (bool, string) {
 		return one[bool](g, `select coalesce(wait_event = 'ClientWrite', false) from pg_stat_activity where pid = $1`, int(pid)), "the server is not kept waiting by its reader"
@@ -138,7 +139,8 @@ func TestAPassLooksAtOneVersionOfTheCursor(t *testing.T) {
 	for name, x := range map[string]struct{ sql, types, args string }{
 		"window":     {tm.r.sql.window, "text, bigint, tid, boolean, bigint, bigint", head + place + `, false, 1, 999999`},
 		"behind":     {tm.r.sql.behind, "text, bigint, bigint, bigint", head + `, 1, 999999`},
-		"next":       {tm.r.sql.next, "text, bigint, tid, bigint", head + place + `, 1`},
+		"bounds":     {tm.r.sql.bounds, "text, bigint, tid, bigint", head + place + `, 1`},
+		"behind it":  {tm.r.sql.boundsBehind, "text, bigint", head},
 		"moveBeyond": {moveBeyond, "text, bigint, tid, text", head + place + `, '` + firstSnapshot + `'`},
 		"holdCursor": {holdCursor, "text, bigint, tid", head + place},
 	} {

@@ -5,6 +5,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,8 +23,9 @@ import (
 
 // mutation replaces a part of the statements. Each part must be there.
 type mutation struct {
-	window, behind, beyond, rest [2]string // what, by what; zero = left alone
-	unsorted                     bool      // a window's rows stay in the order of the index, by xid
+	window, behind, beyond, rest, bounds, boundsBehind [2]string // what, by what; zero = left alone
+
+	unsorted bool // a window's rows stay in the order of the index, by xid
 }
 
 func (m mutation) apply(t *testing.T, s *statements) {
@@ -31,7 +33,7 @@ func (m mutation) apply(t *testing.T, s *statements) {
 	for _, x := range []struct {
 		sql  *string
 		swap [2]string
-	}{{&s.window, m.window}, {&s.behind, m.behind}, {&s.beyond, m.beyond}, {&s.rest, m.rest}} {
+	}{{&s.window, m.window}, {&s.behind, m.behind}, {&s.beyond, m.beyond}, {&s.rest, m.rest}, {&s.bounds, m.bounds}, {&s.boundsBehind, m.boundsBehind}} {
 		if x.swap[0] == "" {
 			continue
 		}
@@ -86,6 +88,22 @@ func TestMutationsTurnTheCheckerRed(t *testing.T) {
 		"no late branch behind a move": {
 			mutation{behind: [2]string{"where pg_visible_in_snapshot(x, s.upto)", "where false and pg_visible_in_snapshot(x, s.upto)"}},
 			lateCommitBesideMove,
+		},
+		"no late branch where a large window begins": {
+			mutation{bounds: [2]string{"where pg_visible_in_snapshot(x, s.upto)", "where false and pg_visible_in_snapshot(x, s.upto)"}},
+			lateCommitBeforeManyRows,
+		},
+		"no late branch behind a large window": {
+			mutation{boundsBehind: [2]string{"where pg_visible_in_snapshot(x, s.upto)", "where false and pg_visible_in_snapshot(x, s.upto)"}},
+			lateCommitBesideLargeMove,
+		},
+		"a large window that ends too soon": {
+			mutation{bounds: [2]string{"max(r.id)", "min(r.id) + 2"}},
+			lateCommitBeforeManyRows,
+		},
+		"too soon, behind a large one": {
+			mutation{boundsBehind: [2]string{"max(r.id)", "min(r.id)"}},
+			lateCommitBesideLargeMove,
 		},
 		"a move that goes further than its window": {
 			mutation{beyond: [2]string{"prev = $4::text::pg_snapshot", "prev = case when $4::text is not null then pg_current_snapshot() end"}},
@@ -212,6 +230,59 @@ func lateCommitBesideMove(t *testing.T, m mutation) []string {
 		return err
 	})
 	return g.verdict(m.patience())
+}
+
+// lateCommitBeforeManyRows: the same, and more than a chunk comes with it.
+func lateCommitBeforeManyRows(t *testing.T, m mutation) []string {
+	g := newRig(t)
+	late := g.begin()
+	g.enqueueIn(late, "x", 1)
+	many := g.begin()
+	for n := range 5 {
+		g.enqueueIn(many, "y", n)
+	}
+	r := g.relay("a", func(c *Config) { c.Chunk = 2 })
+	m.apply(t, &r.sql)
+	var once sync.Once
+	r.seams.beforeCursor = func(ctx context.Context, _ *term, _ *window) (err error) {
+		once.Do(func() { err = errors.Join(late.Commit(ctx), many.Commit(ctx)) })
+		return err
+	}
+	g.enqueue("first", 0)
+	g.run(r)
+	return g.verdict(m.patience())
+}
+
+// lateCommitBesideLargeMove: a transaction writes before a window of several chunks and
+// commits while the last of them is passed.
+func lateCommitBesideLargeMove(t *testing.T, m mutation) []string {
+	g := newRig(t)
+	late := g.begin()
+	g.enqueueIn(late, "x", 1)
+	for n := range 6 {
+		g.enqueue("y", n)
+	}
+	r := g.relay("a", func(c *Config) { c.Chunk = 2 })
+	m.apply(t, &r.sql)
+	last := false
+	r.seams.beforeCursor = func(ctx context.Context, tm *term, w *window) (err error) {
+		if !last && tm.large && !w.full {
+			last = true
+			if err = late.Commit(ctx); err == nil {
+				_, err = enqueue(ctx, g.db, "y", 6)
+			}
+		}
+		return err
+	}
+	run := g.run(r)
+	wrong := g.verdict(m.patience())
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if !last {
+		t.Fatal("no large window came to its end")
+	}
+	return wrong
 }
 
 // idsInANewPartition: ids come to a partition that the relay has not looked at so far. Beside

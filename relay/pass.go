@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // pass relays one chunk. busy says that there were rows. An empty pass writes
@@ -55,7 +57,7 @@ func (t *term) pass(ctx context.Context) (busy bool, err error) {
 		}
 	}
 	var paused time.Duration
-	if !w.full && len(w.rows) < handful {
+	if !w.full && !t.large && len(w.rows) < handful {
 		paused = t.pace(ctx)
 	}
 	behind, err := t.moveCursor(ctx, w, d)
@@ -191,12 +193,18 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) (behind *
 			return nil, err
 		}
 	}
-	limit := t.limit
-	behind, over, err := c.runAndRead(ctx)
+	if t.large {
+		return t.moveBeyondLarge(ctx, c)
+	}
+	limit, over := t.limit, false
+	err = c.runAndRead(ctx, c.andWindow(), func(rows pgx.Rows) (err error) {
+		behind, over, err = t.receive(rows)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	t.large, t.target = false, held
+	t.target = held
 	switch {
 	case t.outgrown(behind):
 		return t.readWindow(ctx)
@@ -208,6 +216,28 @@ func (t *term) moveCursor(ctx context.Context, w *window, d *delivery) (behind *
 		return nil, nil
 	}
 	t.r.sql.sort(behind.rows)
+	return behind, nil
+}
+
+// moveBeyondLarge is the end of moveCursor behind a large window.
+func (t *term) moveBeyondLarge(ctx context.Context, c *commit) (behind *window, err error) {
+	var d extent
+	err = c.runAndRead(ctx, c.andRead(t.r.sql.boundsBehind), func(rows pgx.Rows) (err error) {
+		_, d, err = scanBounds(rows)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.target, t.at, t.last = held, 0, d.last
+	if d.rows == 0 {
+		t.large, t.target = false, drained
+		return nil, nil
+	}
+	if behind, err = t.readRest(ctx, d.first-1); err != nil {
+		return nil, err
+	}
+	t.large = behind.full // what is a chunk at most is found as a window next time
 	return behind, nil
 }
 

@@ -63,9 +63,10 @@ func TestReadsUseTheIndexMadeForThem(t *testing.T) {
 				sql, types, args string
 				leaves           int // that are opened, the overflow partition among them
 			}{
-				"window": {r.sql.window, "text, bigint, tid, boolean, bigint, bigint", `'main', 1, '(0,1)', false, 100, 999999`, 2},
-				"behind": {r.sql.behind, "text, bigint, bigint, bigint", `'main', 1, 100, 999999`, 2},
-				"next":   {r.sql.next, "text, bigint, tid, bigint", `'main', 1, '(0,1)', 100`, 17},
+				"window":             {r.sql.window, "text, bigint, tid, boolean, bigint, bigint", `'main', 1, '(0,1)', false, 100, 999999`, 2},
+				"behind":             {r.sql.behind, "text, bigint, bigint, bigint", `'main', 1, 100, 999999`, 2},
+				"bounds":             {r.sql.bounds, "text, bigint, tid, bigint", `'main', 1, '(0,1)', 100`, 17},
+				"behind a large one": {r.sql.boundsBehind, "text, bigint", `'main', 1`, 17},
 			} {
 				plan := explain(t, conn, x.sql, generic, x.types, x.args)
 				if strings.Count(plan, "_xid_id_idx") != strings.Count(plan, "Index Cond: ((xid >=")+strings.Count(plan, "Index Cond: (xid = ") || strings.Count(plan, "_xid_id_idx") != 2*x.leaves || strings.Contains(plan, "outbox_p0000000000_pkey") || strings.Contains(plan, "Seq Scan on outbox") {

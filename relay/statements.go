@@ -70,6 +70,8 @@ const headerRow = `select null::bigint, now(), s.upto::text, (select last_value:
 union all
 `
 
+const boundsOf = `select s.upto::text, d.* from s, (select min(r.id), max(r.id), count(*) from r%s) d`
+
 // statements are the reads of a pass, and the move between two of them. Each read is one
 // statement, autocommit, READ COMMITTED, in a transaction that owns no xid. No row at
 // all means that the fence is lost.
@@ -89,9 +91,11 @@ type statements struct {
 	behind string
 	// beyond: $4 the snapshot under which the window was read; see moveBeyond.
 	beyond string
-	// next: $4 an id. The lowest id of the difference above it
-	// and the cursor's, null where there is none.
-	next string
+	// bounds: $4 an id. Of the difference's rows above it and the cursor's: the lowest and
+	// the highest id, null where there is none, and how many they are.
+	bounds string
+	// boundsBehind: the same of the target that the move in front of it has left, from its beginning.
+	boundsBehind string
 	// rest: $4 rows at most, $5 and $6 ids. The rows of a held
 	// target with $5 < id ≤ $6 by primary key, in order. It may be asked before the
 	// cursor has come to $5: the set is the same.
@@ -101,11 +105,11 @@ type statements struct {
 
 func newStatements() statements {
 	return statements{
-		window: fresh + fmt.Sprintf(difference, outboxColumns, notAbove(`$6`)) + headerRow + `(select * from r limit $5)`,
-		behind: heldTarget + whereMoved + `),` + fmt.Sprintf(difference, outboxColumns, notAbove(`$4`)) + headerRow + `(select * from r limit $3)`,
-		beyond: moveBeyond,
-		next: heldTarget + atPlace + `),` + fmt.Sprintf(difference, `o.id`, ``) +
-			`select s.upto::text, (select min(r.id) from r where r.id + 0 > $4) from s`,
+		window:       fresh + fmt.Sprintf(difference, outboxColumns, notAbove(`$6`)) + headerRow + `(select * from r limit $5)`,
+		behind:       heldTarget + whereMoved + `),` + fmt.Sprintf(difference, outboxColumns, notAbove(`$4`)) + headerRow + `(select * from r limit $3)`,
+		beyond:       moveBeyond,
+		bounds:       heldTarget + atPlace + `),` + fmt.Sprintf(difference, `o.id`, ``) + fmt.Sprintf(boundsOf, ` where r.id + 0 > $4`),
+		boundsBehind: heldTarget + whereMoved + `),` + fmt.Sprintf(difference, `o.id`, ``) + fmt.Sprintf(boundsOf, ``),
 		rest: heldTarget + atPlace + `)
 ` + headerRow + `(select ` + outboxColumns + `
   from perdure.outbox o

@@ -35,6 +35,7 @@ type term struct {
 	target    target            // what the cursor holds
 	large     bool              // of a held target: the next chunk continues a large window
 	at        int64             // of which this id and all below are relayed
+	last      int64             // of which this is the highest; 0 = not known
 	moved     time.Time         // when the cursor was about to move past a handful; see pace
 	watch     watch             // waits for writes
 	empty     string            // the snapshot of a pass that found nothing, if it was the last one; "" = read

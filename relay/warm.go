@@ -55,9 +55,14 @@ func (t *term) rehearse(ctx context.Context) {
 	}
 	c := as.commit(moveBeyond, firstSnapshot)
 	c.log(&delivery{hops: []relaylog.Hop{{}}})
-	if _, _, err := c.runAndRead(ctx); err != nil && !errors.Is(err, errLeaseLost) {
+	if err := c.runAndRead(ctx, c.andWindow(), unread); err != nil && !errors.Is(err, errLeaseLost) {
 		t.r.log.Debug("a standby could not rehearse a pass", "cause", err)
 	}
+}
+
+func unread(rows pgx.Rows) error {
+	rows.Close()
+	return rows.Err()
 }
 
 // keepWarm has the clients connected to Kafka, and the topics of all queues known,

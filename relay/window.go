@@ -6,9 +6,12 @@ package relay
 // A window that fits a chunk is one read, by xid. Where one follows another, each is
 // read up to a target that the move past the one before has written into the cursor. A
 // larger one is read in chunks up to such a target by primary key, each while the one
-// before it is produced.
+// before it is produced, from the lowest of its ids to the highest. What is behind a large
+// one is likely to be large, too: of that the ids are asked first, because what a window
+// holds beyond a chunk would have been read for nothing.
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -48,7 +51,7 @@ type window struct {
 	upto    string // the snapshot read under
 	now     time.Time
 	flushed bool  // all that upto sees is on disk
-	full    bool  // there may be more below upto
+	full    bool  // there is more below upto
 	end     int64 // where full: ids up to this one are read
 	ids     int64 // the highest that was handed out
 	ended   bool  // the end of a large window: no rows, the cursor moves beyond
@@ -111,13 +114,9 @@ func (t *term) outgrown(w *window) bool {
 
 // openLarge begins with the held target, of which w is too much at once.
 func (t *term) openLarge(ctx context.Context, w *window) (*window, error) {
-	t.large, t.at = true, 0
 	t.reuse(w.slab)
-	next, _, err := t.next(ctx, 0)
-	if err != nil {
-		return nil, err
-	}
-	return t.readRest(ctx, max(0, next-1))
+	t.large, t.at, t.last = true, 0, 0
+	return t.readRest(ctx, 0)
 }
 
 // restSpan is how many ids a read by primary key looks at, for each task that it
@@ -125,62 +124,78 @@ func (t *term) openLarge(ctx context.Context, w *window) (*window, error) {
 // jumped over.
 const restSpan = 4
 
-// readRest reads the next chunk of a held target above id at.
+// readRest reads the next chunk of a held target above id at. The last one has the highest
+// id of the target's rows: it is not full.
 func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 	for {
+		if t.last <= at { // not known, or said wrongly: then nothing is above
+			upto, d, err := t.bounds(ctx, at)
+			if err != nil {
+				return nil, err
+			}
+			if d.rows == 0 {
+				return &window{slab: t.slab(), upto: upto, flushed: true, ended: true}, nil
+			}
+			at, t.last = d.first-1, d.last
+		}
 		// One partition at a time: its index gives the order, and nothing is sorted.
-		limit, to := t.limit, min(at+int64(restSpan*t.limit*max(1, t.bundled)), (at+1)/partitionSize*partitionSize+partitionSize-1)
+		limit, to := t.limit, min(at+int64(restSpan*t.limit*max(1, t.bundled)), (at+1)/partitionSize*partitionSize+partitionSize-1, t.last)
 		w, over, err := t.read(ctx, t.r.sql.rest, limit, at, to)
 		if err != nil {
 			return nil, err
 		}
-		if n := len(w.rows); n > 0 {
-			for i := 1; i < n; i++ {
-				if w.rows[i-1].id >= w.rows[i].id {
-					return nil, fmt.Errorf("relay: the outbox came out of order, id %d after %d", w.rows[i].id, w.rows[i-1].id)
-				}
+		n := len(w.rows)
+		if n == 0 {
+			t.reuse(w.slab)
+			at, t.last = to, 0 // a gap: where does it end?
+			continue
+		}
+		for i := 1; i < n; i++ {
+			if w.rows[i-1].id >= w.rows[i].id {
+				return nil, fmt.Errorf("relay: the outbox came out of order, id %d after %d", w.rows[i].id, w.rows[i-1].id)
 			}
-			w.full, w.end = true, w.rows[n-1].id
-			if !over && w.read < limit { // nothing else is up to there; a bundle's tasks may reach beyond
-				w.end = max(w.end, to)
-			}
-			return w, nil
 		}
-		t.reuse(w.slab)
-		next, upto, err := t.next(ctx, to)
-		if err != nil {
-			return nil, err
+		w.end = w.rows[n-1].id
+		if !over && w.read < limit { // nothing else is up to there; a bundle's tasks may reach beyond
+			w.end = max(w.end, to)
 		}
-		if next == 0 {
-			return &window{slab: t.slab(), upto: upto, now: w.now, flushed: true, ended: true}, nil
-		}
-		at = next - 1
+		w.full = w.end < t.last
+		return w, nil
 	}
 }
 
-// next is the lowest id of the difference above at; 0 = there is none.
-func (t *term) next(ctx context.Context, at int64) (id int64, upto string, err error) {
-	var least *int64
-	rows, err := t.conn.Query(ctx, t.r.sql.next, t.r.cfg.Source, t.fence, t.place, at)
-	if err != nil {
-		return 0, "", fmt.Errorf("postgres: look for the next row of the outbox: %w", err)
+// extent is what a difference reaches over.
+type extent struct {
+	first, last int64 // ids
+	rows        int64
+}
+
+// bounds looks at what the held target has above at.
+func (t *term) bounds(ctx context.Context, at int64) (upto string, d extent, err error) {
+	rows, err := t.conn.Query(ctx, t.r.sql.bounds, t.r.cfg.Source, t.fence, t.place, at)
+	if err == nil {
+		upto, d, err = scanBounds(rows)
 	}
+	return upto, d, err
+}
+
+func scanBounds(rows pgx.Rows) (upto string, d extent, err error) {
 	defer rows.Close()
 	if rows.Next() {
-		if err := rows.Scan(&upto, &least); err != nil {
-			return 0, "", fmt.Errorf("postgres: look for the next row of the outbox: %w", err)
+		var first, last *int64
+		err = rows.Scan(&upto, &first, &last, &d.rows)
+		if first != nil && last != nil {
+			d.first, d.last = *first, *last
 		}
 		rows.Close()
 	}
-	switch {
-	case rows.Err() != nil:
-		return 0, "", fmt.Errorf("postgres: look for the next row of the outbox: %w", rows.Err())
-	case upto == "":
-		return 0, "", fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
-	case least == nil:
-		return 0, upto, nil
+	if err = cmp.Or(err, rows.Err()); err != nil {
+		return "", d, fmt.Errorf("postgres: look where the outbox's next rows are: %w", err)
 	}
-	return *least, upto, nil
+	if upto == "" {
+		return "", d, fmt.Errorf("%w: the cursor has another fence", errLeaseLost)
+	}
+	return upto, d, nil
 }
 
 // read runs the read of a fresh window or of the rest of a large one; more is what
