@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/perdure/perdure/dlq"
@@ -69,48 +70,64 @@ func (p *pipeline) ask(batch []*delivery) {
 
 // claimLoop is the goroutine that waits for Redis.
 func (w *Worker) claimLoop(ctx context.Context) {
-	recs := make([]claims.Record, 0, w.cfg.Concurrency)
+	room := claimRoom{recs: make([]claims.Record, 0, w.cfg.Concurrency)}
 	for call := range w.claimCalls {
 		began := time.Now()
-		grants, err := w.claim(ctx, call.batch, recs)
+		grants, err := w.claim(ctx, call.batch, &room)
 		w.met.claimSeconds.Observe(time.Since(began).Seconds())
 		w.p.answers.put(claimAnswer{call.batch, grants, err})
 	}
 }
 
+// claimRoom is memory that one call after the other uses: the loop asks again only when
+// it has acted on the grants of the call before.
+type claimRoom struct {
+	recs   []claims.Record
+	grants []claims.Grant
+}
+
 // claim makes one call for each owner in the batch: an owner is an assignment's.
-func (w *Worker) claim(ctx context.Context, batch []*delivery, recs []claims.Record) ([]claims.Grant, error) {
+func (w *Worker) claim(ctx context.Context, batch []*delivery, room *claimRoom) (_ []claims.Grant, err error) {
+	owner := batch[0].asg.owner
+	all := !slices.ContainsFunc(batch, func(d *delivery) bool { return d.asg.owner != owner })
+	if all {
+		clear(room.grants)
+		room.grants, err = w.claimFor(ctx, owner, batch, room, room.grants[:0])
+		return room.grants, err
+	}
 	grants := make([]claims.Grant, len(batch))
 	asked := make([]bool, len(batch))
-	var part []claims.Grant
 	for i := range batch {
 		if asked[i] {
 			continue
 		}
-		owner := batch[i].asg.owner
-		recs = recs[:0]
-		for j := i; j < len(batch); j++ {
-			if batch[j].asg.owner == owner {
-				recs = append(recs, batch[j].record())
-			}
-		}
-		var err error
-		if part, err = w.deps.Claims.Claim(ctx, owner, recs, part[:0]); err != nil {
+		part, err := w.claimFor(ctx, batch[i].asg.owner, batch[i:], room, nil)
+		if err != nil {
 			if i > 0 {
 				// The answers of other owners stand; a zero verdict asks again.
 				return grants, nil
 			}
 			return nil, err
 		}
-		k := 0
 		for j := i; j < len(batch); j++ {
-			if batch[j].asg.owner == owner {
-				grants[j], asked[j] = part[k], true
-				k++
+			if batch[j].asg.owner == batch[i].asg.owner {
+				grants[j], asked[j] = part[0], true
+				part = part[1:]
 			}
 		}
 	}
 	return grants, nil
+}
+
+// claimFor appends the grants of the owner's deliveries among these.
+func (w *Worker) claimFor(ctx context.Context, owner string, among []*delivery, room *claimRoom, grants []claims.Grant) ([]claims.Grant, error) {
+	room.recs = room.recs[:0]
+	for _, d := range among {
+		if d.asg.owner == owner {
+			room.recs = append(room.recs, d.record())
+		}
+	}
+	return w.deps.Claims.Claim(ctx, owner, room.recs, grants)
 }
 
 // claimFailed puts everything back: nothing runs unclaimed.

@@ -2,7 +2,10 @@ package worker
 
 // Hand-over of batches from other goroutines to the pipeline's loop.
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // inbox collects items for the loop and wakes it. The zero inbox needs a wake
 // channel of capacity one.
@@ -18,6 +21,21 @@ func (b *inbox[T]) put(items ...T) {
 	b.mu.Lock()
 	b.items = append(b.items, items...)
 	b.mu.Unlock()
+	b.ring()
+}
+
+// putAll adds what items point to.
+func (b *inbox[T]) putAll(items []*T) {
+	b.mu.Lock()
+	b.items = slices.Grow(b.items, len(items))
+	for _, item := range items {
+		b.items = append(b.items, *item)
+	}
+	b.mu.Unlock()
+	b.ring()
+}
+
+func (b *inbox[T]) ring() {
 	select {
 	case b.wake <- struct{}{}:
 	default: // the loop has not looked since the last one

@@ -68,7 +68,7 @@ func decodeHistory(b []byte) []dlq.Attempt {
 // settleLoop writes outcomes until stop closes and nothing is left to write.
 func (w *Worker) settleLoop(ctx context.Context) {
 	for {
-		batch := append([]settlement(nil), w.p.toSettle.take()...)
+		batch := w.p.toSettle.take()
 		if len(batch) == 0 {
 			select {
 			case <-w.settleWake:
@@ -139,11 +139,7 @@ func (w *Worker) write(ctx context.Context, all []*settlement) (left []*settleme
 			left, err = append(left, part...), errors.Join(err, e)
 			continue
 		}
-		answered := make([]settlement, len(part))
-		for i, s := range part {
-			answered[i] = *s
-		}
-		w.p.settled.put(answered...)
+		w.p.settled.putAll(part)
 	}
 	return left, err
 }

@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"strconv"
 	"sync"
+
+	"github.com/perdure/perdure/schemas"
 )
 
 // Lease is where grants of one Claim call stand in Redis. Its holder passes it
@@ -92,13 +94,13 @@ func (s *Store) settleLease(l *Lease, taskID string) {
 	if l == nil {
 		return
 	}
-	_, bit, err := s.k.done(taskID)
+	id, err := schemas.ParseID(taskID)
 	if err != nil {
 		return // not reached: it was granted
 	}
 	l.mu.Lock()
 	had := l.open.count
-	l.open.remove(bit)
+	l.open.remove(id.Seq % ChunkBits)
 	spent := had > 0 && l.open.count == 0
 	l.mu.Unlock()
 	if spent {
