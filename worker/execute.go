@@ -3,7 +3,6 @@ package worker
 // Stage execute: a bounded pool of goroutines runs attempts.
 
 import (
-	"context"
 	"sync/atomic"
 	"time"
 
@@ -125,40 +124,6 @@ func (p *pipeline) lateOutcome(f *tryOut) {
 	p.settle(settlement{op: opLateDone, d: f.d, late: claims.Outcome{
 		TaskID: f.attempt.Task.ID, Epoch: f.attempt.Task.Epoch, Run: f.attempt.Run,
 	}})
-}
-
-// pool runs attempts on at most Concurrency goroutines, made when first needed.
-// run and replace are the loop's.
-type pool struct {
-	w       *Worker
-	ctx     context.Context // of the work; outlives the fetch's
-	work    chan *tryOut
-	spawned int
-}
-
-func newPool(ctx context.Context, w *Worker) *pool {
-	return &pool{w: w, ctx: ctx, work: make(chan *tryOut, w.cfg.Concurrency)}
-}
-
-func (p *pool) run(a *tryOut) {
-	if p.spawned < p.w.cfg.Concurrency {
-		p.spawned++
-		p.w.executors.Add(1)
-		go p.executor()
-	}
-	p.work <- a // never blocks: no more are running than slots
-}
-
-// replace makes up for a goroutine that is lost.
-func (p *pool) replace() { p.spawned-- }
-
-func (p *pool) executor() {
-	for a := range p.work {
-		if !p.one(a) {
-			return // abandoned meanwhile: not counted, not waited for any more
-		}
-	}
-	p.w.executors.Done()
 }
 
 // one runs an attempt and reports whether this goroutine still counts.

@@ -70,7 +70,7 @@ func (w *Worker) serve(ctx context.Context) error {
 	close(stopLoop)
 	<-w.loopEnded
 	w.giveUpRunning()
-	close(w.p.pool.work)
+	w.p.pool.close()
 	w.executors.Wait()
 	members := w.commitAll()
 	stopCalls()
