@@ -44,7 +44,8 @@ func (p *pipeline) stepCancel(now time.Time) {
 // toLookUp returns the running tasks whose turn it is: all, or those that were
 // not among the last ones.
 func (p *pipeline) toLookUp(now time.Time) (running []*tryOut) {
-	for d, a := range p.claimed {
+	for _, d := range p.claimed.list {
+		a := d.try
 		if a == nil || d.cancelled || a.looked == p.looks || now.Sub(d.started) < cancelAge {
 			continue
 		}
@@ -62,7 +63,7 @@ func (p *pipeline) toLookUp(now time.Time) (running []*tryOut) {
 // a timeout.
 func (p *pipeline) cancel(a *tryOut, now time.Time) {
 	d, end := a.d, a.end.Load()
-	if p.claimed[d] != a || d.cancelled || end == nil {
+	if d.try != a || d.cancelled || end == nil {
 		return // it has ended, or its goroutine is about to begin: the next look
 	}
 	d.cancelled = true

@@ -9,10 +9,11 @@ import (
 // looked up again.
 func TestMoreThanALookTakesHaveTurns(t *testing.T) {
 	const running = 2*cancelMost + cancelMost/2
-	p := &pipeline{claimed: map[*delivery]*tryOut{}, looks: 1}
+	p := &pipeline{looks: 1}
 	for range running {
 		d := &delivery{}
-		p.claimed[d] = &tryOut{d: d}
+		p.claimed.add(d)
+		d.try = &tryOut{d: d}
 	}
 	for round := range 2 {
 		seen := map[*tryOut]bool{}

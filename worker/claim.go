@@ -177,7 +177,7 @@ func (p *pipeline) granted1(d *delivery, g *claims.Grant, now time.Time) {
 		before := max(d.run, d.task.Run) // that of work elsewhere
 		d.run, d.attempt, d.inDoubt, d.local, d.lease, d.known = g.Run, g.Attempt, g.InDoubt, false, g.Lease, true
 		d.first = before == 0 && !g.InDoubt && g.Attempt == 1 && schemas.IsFirstRun(g.Run)
-		p.claimed[d] = nil
+		p.claimed.add(d)
 		if g.InDoubt && !g.Unheard {
 			p.tell(d, dlq.EventCrashed, execution.Result{}, map[string]any{"crashes": d.crashes})
 		}

@@ -58,6 +58,8 @@ type delivery struct {
 	inDoubt   bool
 	first     bool          // its run is the first that the task was ever granted, as far as is known
 	lease     *claims.Lease // of its grant; goes back with its outcome
+	try       *tryOut       // under way; nil = none, or it has ended
+	holder    int           // its place among the pipeline's claimed, from one; 0 = it is not there
 	known     bool          // it was asked about before, and has a claim
 	history   []dlq.Attempt
 	started   time.Time
@@ -102,4 +104,26 @@ func (d *delivery) remember(r execution.Result, instance string, now time.Time) 
 		N: d.attempt, Run: d.run, Start: d.started.UTC(), End: now.UTC(), Worker: instance,
 		ErrorClass: r.Class, Message: r.Message, Stack: r.Stack, Fingerprint: r.Fingerprint,
 	})
+}
+
+// holders are deliveries that hold a claim R, in no order.
+type holders struct{ list []*delivery }
+
+func (h *holders) add(d *delivery) {
+	if d.holder == 0 {
+		h.list = append(h.list, d)
+		d.holder = len(h.list)
+	}
+}
+
+// remove takes a delivery out, if it is there.
+func (h *holders) remove(d *delivery) {
+	if d.holder == 0 {
+		return
+	}
+	end := len(h.list) - 1
+	last := h.list[end]
+	h.list[d.holder-1], last.holder = last, d.holder
+	h.list[end], h.list = nil, h.list[:end]
+	d.holder, d.try = 0, nil
 }

@@ -51,7 +51,7 @@ func (p *pipeline) stepExecute(now time.Time) {
 		}}
 		a.attempt.Notes, a.seen = &a.notes, now
 		a.deadline = now.Add(execution.Timeout(&a.attempt, now))
-		p.claimed[d] = a
+		d.try = a
 		p.running++
 		p.pool.run(a)
 	}
@@ -60,7 +60,9 @@ func (p *pipeline) stepExecute(now time.Time) {
 
 	if now.After(p.patrol) {
 		p.patrol = now.Add(patrolEvery)
-		for d, a := range p.claimed {
+		for i := len(p.claimed.list) - 1; i >= 0; i-- { // one that is given up may leave the list
+			d := p.claimed.list[i]
+			a := d.try
 			if a != nil && p.silenced(a, now) {
 				p.hush(a, now)
 			}
@@ -110,7 +112,7 @@ func (p *pipeline) abandon(d *delivery, a *tryOut, now time.Time) {
 
 // ended gives the slot of an attempt back; the claim is still held.
 func (p *pipeline) ended(d *delivery) {
-	p.claimed[d] = nil
+	d.try = nil
 	p.running--
 	p.freeSlot(d)
 }

@@ -58,7 +58,7 @@ func (p *pipeline) isolating(now time.Time) bool {
 	if p.began.IsZero() {
 		p.began = now
 	}
-	if p.asking || len(p.claimed) > 0 || now.Before(p.redisOff) {
+	if p.asking || len(p.claimed.list) > 0 || now.Before(p.redisOff) {
 		if now.Sub(p.began) < isolateWait {
 			return true
 		}

@@ -104,7 +104,7 @@ func (w *Worker) reassert(ctx context.Context) error {
 			}
 			return byOwner[owner]
 		}
-		for d := range w.p.claimed {
+		for _, d := range w.p.claimed.list {
 			k := of(d.asg.owner)
 			k.held = append(k.held, claims.Held{Record: d.record(), Run: d.run, Crashes: d.crashes})
 		}

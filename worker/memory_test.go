@@ -306,7 +306,8 @@ func backlogMemory(t *testing.T, tasks int) {
 	const size = 256
 	w := newWorld(t, memoryCatalog)
 	w.backlog(tasks, size)
-	s := w.measure(64)
+	const concurrency = 64
+	s := w.measure(concurrency)
 	s.letGo()
 	// What it holds, and one answer of each broker, twenty times as large as sent.
 	bound := uint64(worker.DefaultMaxHeld*(heapBound+size) + len(w.kafka.Brokers)*24<<20)
@@ -320,7 +321,7 @@ func backlogMemory(t *testing.T, tasks int) {
 		if f.Heap > bound {
 			t.Errorf("a heap of %.1f MiB, want at most %.1f", mib(f.Heap), mib(bound))
 		}
-		if part > 1 && f.Goroutines > first.Goroutines+16 {
+		if part > 1 && f.Goroutines > first.Goroutines+concurrency+16 {
 			t.Errorf("goroutines grew from %d to %d", first.Goroutines, f.Goroutines)
 		}
 	}

@@ -84,9 +84,9 @@ func (p *pipeline) sayOldest(a *assignment, held time.Duration) bool {
 // so it is for alarms only.
 func (p *pipeline) find(a *assignment, offset int64) (*delivery, string) {
 	is := func(d *delivery) bool { return d.asg == a && d.rec.Offset == offset }
-	for d, try := range p.claimed {
+	for _, d := range p.claimed.list {
 		if is(d) {
-			if try == nil {
+			if d.try == nil {
 				return d, "its outcome is being written to Redis"
 			}
 			return d, "it runs"

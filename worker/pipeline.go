@@ -53,7 +53,7 @@ type pipeline struct {
 	redisPause time.Duration
 	redisOff   time.Time // claim: nothing is asked before
 	granted    []*delivery
-	claimed    map[*delivery]*tryOut // execute: what holds a claim R; nil = its attempt has ended
+	claimed    holders // execute: what holds a claim R
 	running    int
 	finished   inbox[*tryOut]
 	toSettle   inbox[settlement] // outcome
@@ -175,7 +175,9 @@ func (p *pipeline) letGo(d *delivery) {
 	p.busy--
 	d.asg.busy--
 	delete(p.away, d)
-	p.isolated(d, time.Now())
+	if p.alone == d {
+		p.isolated(d, time.Now())
+	}
 	if d.asg.draining && d.asg.busy == 0 && d.asg.drained != nil {
 		close(d.asg.drained)
 		d.asg.drained = nil

@@ -112,8 +112,8 @@ func within(done <-chan struct{}, d time.Duration) bool {
 // giveUpRunning stops counting executors that did not come back. The loop has
 // ended, so that its fields may be read.
 func (w *Worker) giveUpRunning() {
-	for d, a := range w.p.claimed {
-		if a != nil && a.state.CompareAndSwap(tryRunning, tryAbandoned) {
+	for _, d := range w.p.claimed.list {
+		if a := d.try; a != nil && a.state.CompareAndSwap(tryRunning, tryAbandoned) {
 			w.executors.Done()
 			w.log.Warn("left in doubt by a stop", "task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue, "attempt", d.attempt, "run", d.run)
 		}

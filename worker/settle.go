@@ -221,7 +221,7 @@ func (p *pipeline) settled1(s *settlement, now time.Time) {
 		p.lateSettled(s, now)
 		return
 	}
-	delete(p.claimed, d)
+	p.claimed.remove(d)
 	switch s.op {
 	case opHandBack:
 		p.park(d, now.Add(parkFor))
@@ -298,7 +298,7 @@ func (p *pipeline) ack(d *delivery, now time.Time) {
 func (p *pipeline) leaveInDoubt(d *delivery, r execution.Result, now time.Time) {
 	p.log.Warn("left in doubt by a stop", "task_id", d.task.ID, "kind", d.task.Kind, "queue", d.task.Queue,
 		"attempt", d.attempt, "run", d.run, "err", r.Message)
-	delete(p.claimed, d)
+	p.claimed.remove(d)
 	p.letGo(d)
 	p.release(d, now)
 }

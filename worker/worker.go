@@ -348,7 +348,7 @@ func newPipeline(w *Worker) *pipeline {
 	wake := make(chan struct{}, 1)
 	p := &pipeline{
 		Worker: w, wake: wake, slots: w.cfg.Concurrency, looks: 1,
-		lines: map[string]*keyLine{}, claimed: map[*delivery]*tryOut{}, away: map[*delivery]string{},
+		lines: map[string]*keyLine{}, away: map[*delivery]string{},
 		strays: strays{byKind: map[string]int{}},
 	}
 	p.arrived.wake, p.answers.wake, p.finished.wake = wake, wake, wake
