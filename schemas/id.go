@@ -65,11 +65,18 @@ func ParseID(s string) (ID, error) {
 
 // canonical reads a positive decimal number that has exactly one spelling.
 func canonical(s string, limit int64) (int64, bool) {
-	if s == "" || s[0] < '1' || s[0] > '9' {
+	if s == "" || s[0] == '0' || len(s) > 19 {
 		return 0, false
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	return n, err == nil && n <= limit
+	var n uint64 // 19 digits always fit
+	for i := range len(s) {
+		c := s[i] - '0'
+		if c > 9 {
+			return 0, false
+		}
+		n = 10*n + uint64(c)
+	}
+	return int64(n), n <= uint64(limit)
 }
 
 // ValidSource reports whether s can name a producing database: 1 to 32 bytes

@@ -121,9 +121,9 @@ func (w *Worker) reassert(ctx context.Context) error {
 			}
 		}
 		for _, m := range w.p.recent {
-			if now.Sub(m.at) <= doneMemory {
+			if m.age(now) <= doneMemory {
 				k := of(m.owner)
-				k.done = append(k.done, m.out)
+				k.done = append(k.done, claims.Outcome{TaskID: m.taskID, Epoch: m.epoch, Run: m.run})
 			}
 		}
 		answer <- byOwner
@@ -146,14 +146,13 @@ func (w *Worker) reassert(ctx context.Context) error {
 	return nil
 }
 
+func (m *doneMark) age(now time.Time) time.Duration { return time.Duration(now.UnixNano() - m.at) }
+
 // recall remembers a completed task for reassert.
 func (p *pipeline) recall(d *delivery, now time.Time) {
-	p.recent = append(p.recent, doneMark{
-		owner: d.asg.owner, at: now,
-		out: claims.Outcome{TaskID: d.task.ID, Epoch: d.task.Epoch, Run: d.run},
-	})
+	p.recent = append(p.recent, doneMark{owner: d.asg.owner, taskID: d.task.ID, epoch: d.task.Epoch, run: d.run, at: now.UnixNano()})
 	// Drop the old half by half: amortized, one comparison a task.
-	if half := len(p.recent) / 2; half >= 1024 && (now.Sub(p.recent[half].at) > doneMemory || len(p.recent) > maxDoneMemory) {
+	if half := len(p.recent) / 2; half >= 1024 && (p.recent[half].age(now) > doneMemory || len(p.recent) > maxDoneMemory) {
 		p.recent = append(p.recent[:0], p.recent[half:]...)
 	}
 }

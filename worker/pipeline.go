@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/perdure/perdure/internal/claims"
 )
 
 // stages are all that happens to a record, in order. The loop calls each step
@@ -81,10 +79,13 @@ type pipeline struct {
 	away map[*delivery]string // held, and in none of the above: what it waits for, for alarms
 }
 
+// doneMark is small: a worker keeps many.
 type doneMark struct {
-	owner string
-	out   claims.Outcome
-	at    time.Time
+	owner  string
+	taskID string
+	epoch  int
+	run    int64
+	at     int64 // Unix nanoseconds
 }
 
 // loop runs the stages until stop is closed.
