@@ -282,7 +282,7 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 		}
 		g.setCursor(tm, `upto = $1::text::pg_snapshot, at_id = $2`, w.upto, w.rows[at].id)
 		var rest []int64
-		for tm.large, tm.at = true, w.rows[at].id; ; {
+		for tm.large, tm.at, tm.last = true, w.rows[at].id, 0; ; {
 			tm.limit = 1 + rng.IntN(9)
 			c, err := tm.readWindow(t.Context())
 			if err != nil {
@@ -291,7 +291,7 @@ func TestBothReadsOfAWindowGiveTheSameRows(t *testing.T) {
 			for _, o := range c.rows {
 				rest = append(rest, o.id)
 			}
-			if c.ended {
+			if !c.full {
 				break
 			}
 			tm.at = c.end

@@ -230,7 +230,7 @@ func (t *term) moveBeyondLarge(ctx context.Context, c *commit) (behind *window, 
 		return nil, err
 	}
 	t.target, t.at, t.last = held, 0, d.last
-	if d.rows == 0 {
+	if d.empty {
 		t.large, t.target = false, drained
 		return nil, nil
 	}

@@ -70,7 +70,7 @@ const headerRow = `select null::bigint, now(), s.upto::text, (select last_value:
 union all
 `
 
-const boundsOf = `select s.upto::text, d.* from s, (select min(r.id), max(r.id), count(*) from r%s) d`
+const boundsOf = `select s.upto::text, d.* from s, (select min(r.id), max(r.id) from r%s) d`
 
 // statements are the reads of a pass, and the move between two of them. Each read is one
 // statement, autocommit, READ COMMITTED, in a transaction that owns no xid. No row at
@@ -92,7 +92,7 @@ type statements struct {
 	// beyond: $4 the snapshot under which the window was read; see moveBeyond.
 	beyond string
 	// bounds: $4 an id. Of the difference's rows above it and the cursor's: the lowest and
-	// the highest id, null where there is none, and how many they are.
+	// the highest id, null where there is none.
 	bounds string
 	// boundsBehind: the same of the target that the move in front of it has left, from its beginning.
 	boundsBehind string

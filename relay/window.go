@@ -128,12 +128,12 @@ const restSpan = 4
 // id of the target's rows: it is not full.
 func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 	for {
-		if t.last <= at { // not known, or said wrongly: then nothing is above
+		if t.last <= at { // not known
 			upto, d, err := t.bounds(ctx, at)
 			if err != nil {
 				return nil, err
 			}
-			if d.rows == 0 {
+			if d.empty {
 				return &window{slab: t.slab(), upto: upto, flushed: true, ended: true}, nil
 			}
 			at, t.last = d.first-1, d.last
@@ -167,24 +167,24 @@ func (t *term) readRest(ctx context.Context, at int64) (*window, error) {
 // extent is what a difference reaches over.
 type extent struct {
 	first, last int64 // ids
-	rows        int64
+	empty       bool
 }
 
 // bounds looks at what the held target has above at.
 func (t *term) bounds(ctx context.Context, at int64) (upto string, d extent, err error) {
 	rows, err := t.conn.Query(ctx, t.r.sql.bounds, t.r.cfg.Source, t.fence, t.place, at)
-	if err == nil {
-		upto, d, err = scanBounds(rows)
+	if err != nil {
+		return "", d, fmt.Errorf("postgres: look where the outbox's next rows are: %w", err)
 	}
-	return upto, d, err
+	return scanBounds(rows)
 }
 
 func scanBounds(rows pgx.Rows) (upto string, d extent, err error) {
 	defer rows.Close()
 	if rows.Next() {
 		var first, last *int64
-		err = rows.Scan(&upto, &first, &last, &d.rows)
-		if first != nil && last != nil {
+		err = rows.Scan(&upto, &first, &last)
+		if d.empty = first == nil || last == nil; !d.empty {
 			d.first, d.last = *first, *last
 		}
 		rows.Close()

@@ -60,7 +60,7 @@ func (p *pipeline) stepExecute(now time.Time) {
 
 	if now.After(p.patrol) {
 		p.patrol = now.Add(patrolEvery)
-		for i := len(p.claimed.list) - 1; i >= 0; i-- { // one that is given up may leave the list
+		for i := len(p.claimed.list) - 1; i >= 0; i-- { // the one that is given up may leave the list
 			d := p.claimed.list[i]
 			a := d.try
 			if a != nil && p.silenced(a, now) {
@@ -85,9 +85,10 @@ func (p *pipeline) stepExecute(now time.Time) {
 
 // ignores reports whether a handler had its chance to see the end of its context.
 // The chance begins when the loop sees the deadline pass, not at the deadline: a
-// process that was suspended meanwhile gave its handlers none.
+// process that was suspended meanwhile gave its handlers none. Nor has one that did not
+// begin yet.
 func (a *tryOut) ignores(now time.Time, grace time.Duration) bool {
-	if now.Before(a.deadline) {
+	if now.Before(a.deadline) || a.end.Load() == nil {
 		return false
 	}
 	if a.overdue.IsZero() {

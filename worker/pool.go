@@ -4,17 +4,19 @@ package worker
 
 import (
 	"context"
+	"runtime"
 	"sync"
 )
 
 // pool runs attempts on at most Concurrency goroutines, made when first needed, in the
 // order in which they are given to it.
 //
-// An attempt never waits behind one that runs: whoever takes one while others are queued
-// has had another goroutine woken before it begins. But only one is woken at a time, and
-// the next when that one takes its first. So short attempts are taken one after the other
-// by the few goroutines that are awake, where a wake-up for each would cost more than they
-// do, and long ones all begin at once. Go's own scheduler wakes its threads like that.
+// No attempt waits for one that runs to end: whoever takes one while others are queued has
+// another goroutine woken before it begins. But no more are on their way at a time than can
+// run at once, and the next is woken when one of them takes its first. So short attempts are
+// taken one after the other by the few goroutines that are awake, where a wake-up for each
+// would cost more than they do, and long ones all begin at once. Go's own scheduler wakes its
+// threads like that.
 type pool struct {
 	w   *Worker
 	ctx context.Context // of the work; outlives the fetch's
@@ -23,12 +25,15 @@ type pool struct {
 	queue   []*tryOut // those from head on; no more than slots
 	head    int
 	idle    []chan struct{} // of goroutines that sleep; the last went to sleep last, its stack is warm
-	waking  bool            // one was woken or made, and has not looked at the queue yet
+	waking  int             // that were woken or made, and have not looked at the queue yet
 	spawned int
 	closed  bool
 }
 
 func newPool(ctx context.Context, w *Worker) *pool { return &pool{w: w, ctx: ctx} }
+
+// wakeMost is how many may be on their way at once.
+var wakeMost = runtime.GOMAXPROCS(0)
 
 // run gives an attempt to the pool. It never blocks; no more are running than slots.
 func (p *pool) run(a *tryOut) {
@@ -47,13 +52,13 @@ func (p *pool) run(a *tryOut) {
 // one of them is about to come for more: there is a goroutine for each slot.
 func (p *pool) wake() {
 	switch n := len(p.idle); {
-	case p.waking:
+	case p.waking >= wakeMost:
 	case n > 0:
-		p.waking = true
+		p.waking++
 		p.idle[n-1] <- struct{}{} // capacity one, and empty
 		p.idle = p.idle[:n-1]
 	case p.spawned < p.w.cfg.Concurrency:
-		p.waking = true
+		p.waking++
 		p.spawned++
 		p.w.executors.Add(1)
 		go p.executor()
@@ -70,15 +75,22 @@ func (p *pool) replace() {
 	p.mu.Unlock()
 }
 
-// close ends the goroutines when the queue is empty.
-func (p *pool) close() {
+// close ends the goroutines, each when its attempt has ended, and returns what was queued:
+// no goroutine has begun it, and none will.
+func (p *pool) close() (queued []*tryOut) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	queued, p.queue, p.head = p.queue[p.head:], nil, 0
+	for _, a := range queued {
+		a.state.Store(tryAbandoned)
+	}
+	p.waking += len(p.idle)
 	for _, sleeper := range p.idle {
 		sleeper <- struct{}{}
 	}
 	p.idle = nil
+	return queued
 }
 
 func (p *pool) executor() {
@@ -101,7 +113,7 @@ func (p *pool) take(sleeper chan struct{}, woken bool) *tryOut {
 	defer p.mu.Unlock()
 	for {
 		if woken {
-			p.waking = false
+			p.waking--
 		}
 		if p.head < len(p.queue) {
 			break

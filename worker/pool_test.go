@@ -116,6 +116,39 @@ func TestALostGoroutineIsMadeUpFor(t *testing.T) {
 	r.end(t)
 }
 
+// What no goroutine has begun at a stop is given up without one: nobody begins it after it,
+// and nobody is waited for.
+func TestAStopGivesUpWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	hold := make(chan struct{})
+	r := newPoolRig(3, func(n int) {
+		if n > 0 {
+			t.Errorf("%d was begun", n)
+		}
+		<-hold
+	})
+	r.w.log, r.w.p.pool = testkit.Logger(t), r.pool
+	for n := range 3 {
+		a := r.attempt(n)
+		a.d.try = a
+		r.w.p.claimed.add(a.d)
+		if n == 0 {
+			r.run(a)
+			testkit.Eventually(t, time.Minute, func() (bool, string) { return a.end.Load() != nil, "it has not begun" })
+			continue
+		}
+		if a.ignores(time.Now(), 0) || a.ignores(time.Now().Add(time.Hour), 0) {
+			t.Error("what has not begun ignores its context")
+		}
+		r.mu.Lock() // on their way to it are goroutines that get no time
+		r.queue = append(r.queue, a)
+		r.mu.Unlock()
+	}
+	r.w.giveUpRunning()
+	r.end(t)
+	close(hold)
+}
+
 // Attempts of any length, as slots come free: each runs once, they begin in order where
 // there is one slot, and the queue does not grow.
 func TestEachAttemptRunsOnce(t *testing.T) {
@@ -146,6 +179,10 @@ func TestEachAttemptRunsOnce(t *testing.T) {
 			if room := r.room(); room > 8*slots+8 {
 				t.Fatalf("%d slots: the queue has room for %d", slots, room)
 			}
+		}
+		for free < slots {
+			<-r.woken
+			free += len(r.w.p.finished.take())
 		}
 		r.end(t)
 		if slots > 1 {

@@ -70,7 +70,6 @@ func (w *Worker) serve(ctx context.Context) error {
 	close(stopLoop)
 	<-w.loopEnded
 	w.giveUpRunning()
-	w.p.pool.close()
 	w.executors.Wait()
 	members := w.commitAll()
 	stopCalls()
@@ -109,9 +108,12 @@ func within(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// giveUpRunning stops counting executors that did not come back. The loop has
-// ended, so that its fields may be read.
+// giveUpRunning ends the pool, and stops counting executors that did not come back. The
+// loop has ended, so that its fields may be read.
 func (w *Worker) giveUpRunning() {
+	for _, a := range w.p.pool.close() {
+		w.log.Warn("left in doubt by a stop, before it began", "task_id", a.d.task.ID, "kind", a.d.task.Kind, "queue", a.d.task.Queue, "attempt", a.d.attempt, "run", a.d.run)
+	}
 	for _, d := range w.p.claimed.list {
 		if a := d.try; a != nil && a.state.CompareAndSwap(tryRunning, tryAbandoned) {
 			w.executors.Done()
