@@ -44,37 +44,39 @@ type delivery struct {
 
 	due       time.Time     // in the waiting heap: when to go on
 	parked    time.Time     // shared: since when another owner runs it; zero = not
-	lent      bool          // shared: it waits, and its room is another's
 	seen      time.Time     // of an unknown kind: since when it waits here
 	heapAt    int           // index there, -1 = not in it
-	local     bool          // its claim waits here (W): re-asserted if Redis is lost
-	timer     bool          // its record sees after work that goes on elsewhere
 	elsewhere time.Duration // its work goes on elsewhere, and may be silent for so long; 0 = it does not
 	condemn   schemas.Reason
 	why       execution.Result // of the condemnation, or of the last attempt
 	attempt   int              // to ask for, then the one granted
 	run       int64
 	crashes   int
-	inDoubt   bool
-	first     bool          // its run is the first that the task was ever granted, as far as is known
 	lease     *claims.Lease // of its grant; goes back with its outcome
 	try       *tryOut       // under way; nil = none, or it has ended
 	holder    int           // its place among the pipeline's claimed, from one; 0 = it is not there
-	known     bool          // it was asked about before, and has a claim
 	history   []dlq.Attempt
 	started   time.Time
-	cancelled bool // somebody asked, and its context was ended
-	alone     bool // a suspect that runs while nothing else does
-	asks      int  // of the reconcile hook that gave no answer
-	probe     bool // its kind's breaker is open and waits for what comes of it
+	asks      int // of the reconcile hook that gave no answer
 
 	word      schemas.Line    // to its key's line; zero = it says nothing
 	blockedBy string          // the letter that it waits for
-	blocked   bool            // its own block stands
 	resume    func(time.Time) // what it does when its wait is over, before anything else
 
-	hop   []*kgo.Record // what Kafka must have before the acknowledgement
-	rehop bool          // Kafka refused it: try the hop again, not the claim
+	hop []*kgo.Record // what Kafka must have before the acknowledgement
+
+	// Together, for a worker holds thousands.
+	lent      bool // shared: it waits, and its room is another's
+	local     bool // its claim waits here (W): re-asserted if Redis is lost
+	timer     bool // its record sees after work that goes on elsewhere
+	inDoubt   bool
+	first     bool // its run is the first that the task was ever granted, as far as is known
+	known     bool // it was asked about before, and has a claim
+	cancelled bool // somebody asked, and its context was ended
+	alone     bool // a suspect that runs while nothing else does
+	probe     bool // its kind's breaker is open and waits for what comes of it
+	blocked   bool // its own block stands
+	rehop     bool // Kafka refused the hop: try that again, not the claim
 }
 
 func (d *delivery) coord() claims.Coord {
