@@ -128,15 +128,3 @@ func (p *pipeline) lateOutcome(f *tryOut) {
 		TaskID: f.attempt.Task.ID, Epoch: f.attempt.Task.Epoch, Run: f.attempt.Run,
 	}})
 }
-
-// one runs an attempt and reports whether this goroutine still counts.
-func (p *pool) one(a *tryOut) bool {
-	ctx := &a.ctx
-	ctx.parent, ctx.deadline = p.ctx, a.deadline
-	a.end.Store(ctx)
-	a.result = a.d.kind.exec.Execute(ctx, &a.attempt)
-	ctx.end()
-	a.late = !a.state.CompareAndSwap(tryRunning, tryFinished)
-	p.w.p.finished.put(a)
-	return !a.late
-}

@@ -136,3 +136,15 @@ func (p *pool) take(sleeper chan struct{}, woken bool) *tryOut {
 	}
 	return a
 }
+
+// one runs an attempt and reports whether this goroutine still counts.
+func (p *pool) one(a *tryOut) bool {
+	ctx := &a.ctx
+	ctx.parent, ctx.deadline = p.ctx, a.deadline
+	a.end.Store(ctx)
+	a.result = a.d.kind.exec.Execute(ctx, &a.attempt)
+	ctx.end()
+	a.late = !a.state.CompareAndSwap(tryRunning, tryFinished)
+	p.w.p.finished.put(a)
+	return !a.late
+}

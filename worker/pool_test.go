@@ -42,17 +42,31 @@ func (r *poolRig) attempt(n int) *tryOut {
 	return &tryOut{d: &delivery{kind: &r.kind}, attempt: execution.Attempt{N: n}}
 }
 
+// ended waits until attempts have ended, and says how many.
+func (r *poolRig) ended(t *testing.T) int {
+	t.Helper()
+	inTime(t, r.woken, "no attempt ends")
+	return len(r.w.p.finished.take())
+}
+
+// inTime receives, or fails the test.
+func inTime[T any](t *testing.T, from <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-from:
+	case <-time.After(time.Minute):
+		t.Fatal(what)
+	}
+	return v
+}
+
 // end closes the pool and waits for its goroutines.
 func (r *poolRig) end(t *testing.T) {
 	t.Helper()
 	r.close()
 	ended := make(chan struct{})
 	go func() { r.w.executors.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-time.After(time.Minute):
-		t.Fatal("goroutines of the pool do not end")
-	}
+	inTime(t, ended, "goroutines of the pool do not end")
 }
 
 // As many as there are slots begin, though none of them ever ends.
@@ -108,11 +122,11 @@ func TestALostGoroutineIsMadeUpFor(t *testing.T) {
 	lost.state.Store(tryAbandoned)
 	r.replace()
 	r.w.executors.Done()
-	if n := <-ran; n != 1 {
+	if n := inTime(t, ran, "what is queued does not run"); n != 1 {
 		t.Fatalf("ran %d", n)
 	}
 	close(hold)
-	<-ran
+	inTime(t, ran, "the lost one does not end")
 	r.end(t)
 }
 
@@ -171,8 +185,7 @@ func TestEachAttemptRunsOnce(t *testing.T) {
 		free := slots
 		for n := range attempts {
 			for free == 0 {
-				<-r.woken
-				free += len(r.w.p.finished.take())
+				free += r.ended(t)
 			}
 			free--
 			r.run(r.attempt(n))
@@ -181,8 +194,7 @@ func TestEachAttemptRunsOnce(t *testing.T) {
 			}
 		}
 		for free < slots {
-			<-r.woken
-			free += len(r.w.p.finished.take())
+			free += r.ended(t)
 		}
 		r.end(t)
 		if slots > 1 {
